@@ -1,1 +1,43 @@
-"""lossmith: training objectives for PyTorch, behind one convention and held to their word."""
+"""lossmith: training objectives for PyTorch, behind one convention and held to their word.
+
+Every objective is a function on torch's shapes, ``lossmith.generalized_cross_entropy(logits, target, q=0.7)``, found by its standard
+name here or in its room (``lossmith.classification``). Rooms are imported when first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lossmith import card
+from lossmith._checks import validate
+from lossmith._module import objective
+from lossmith._reduce import denominator
+
+if TYPE_CHECKING:
+    from lossmith.classification import *  # noqa: F403
+    from lossmith.segmentation import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "study")
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'lossmith' has no attribute {name!r}")
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"lossmith.{name}")
+    for room in card.ROOMS:
+        module = importlib.import_module(f"lossmith.{room}")
+        if name in module.__all__:
+            return getattr(module, name)
+    from lossmith._checks import nearest
+
+    raise AttributeError(f"module 'lossmith' has no attribute {name!r}{nearest(name, __dir__())}")
+
+
+def __dir__() -> list[str]:
+    rooms = [importlib.import_module(f"lossmith.{room}") for room in card.ROOMS]
+    return sorted({*__all__, *_SUBPACKAGES, *(name for room in rooms for name in room.__all__)})
+
+
+__all__ = ["card", "denominator", "objective", "validate"]

@@ -1,0 +1,73 @@
+"""How lossmith complains: one line that names the argument, what came and what was wanted.
+
+Shapes, dtypes and plain numbers are always checked. Checks of values would synchronise a GPU, so on other devices than the CPU
+they run only under :func:`validate`.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+_validating = False
+
+
+class validate:
+    """Switch the checks of values on or off, for good or for a ``with`` block.
+
+    Off (the default), only shapes, dtypes, plain numbers and, on the CPU, class indices are checked. On, every call also checks
+    that probabilities are probabilities, weights are not negative and tensor hyper-parameters lie in their range, at the price of a
+    synchronisation with the device a call.
+
+    Example:
+        >>> import torch, lossmith
+        >>> with lossmith.validate(True):
+        ...     lossmith.cross_entropy(torch.zeros(1, 2), torch.tensor([[0.9, 0.9]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: cross_entropy: target, as class probabilities, must be >= 0 and sum to 1 over the classes; got a row that sums to 1.8
+    """
+
+    def __init__(self, on: bool = True) -> None:
+        global _validating
+        self._before, _validating = _validating, bool(on)
+
+    def __enter__(self) -> "validate":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _validating
+        _validating = self._before
+
+
+def validating() -> bool:
+    return _validating
+
+
+def describe(value: object) -> str:
+    """What came, in a few words: ``float32 (4, 10)`` for a tensor, the repr otherwise."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'weight'?`` when some known name is close, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def holds(condition: Callable[[], Tensor], on: Tensor, *, always_on_cpu: bool = False) -> bool:
+    """Whether a condition on values holds, where it may be asked at all; True where it may not.
+
+    It may be asked under :func:`validate`, or on the CPU when it is cheap (``always_on_cpu``); never while compiling, and not of a
+    tensor without readable values (under ``vmap``, fake tensors).
+    """
+    if torch.compiler.is_compiling() or not (_validating or (always_on_cpu and on.device.type == "cpu")):
+        return True
+    try:
+        return bool(condition())
+    except RuntimeError:  # data-dependent control flow under vmap or on a fake tensor: there is no value to ask
+        return True

@@ -1,0 +1,276 @@
+"""Where torch's shapes, masks, weights and reductions become plain rows of classes, and back.
+
+An objective's author writes a function on rows; the library adds torch's shapes ``(c,)``, ``(n, c)``, ``(n, c, *d)``, class indices
+and class probabilities, weights, masks, reductions, dtype rules and checks. Three forms, by what the row function takes:
+
+=============  =========================================================  ==================================================
+form           row function                                               contract
+=============  =========================================================  ==================================================
+``log_prob``   ``row(log_p_y)``                                           elementwise in the target's log-probability
+``log_probs``  ``row(log_p_y, log_p)``, ``log_p`` one trailing axis more  reduces ``log_p`` over its last axis, and no other use
+``logits``     ``row(z, y)``, ``z`` `(*rows, c)`, ``y`` `(*rows)` indices  anything, along the last axis of ``z``
+=============  =========================================================  ==================================================
+
+Each gives one loss a row. Class probabilities mean one thing throughout: the expectation of the loss over labels drawn from them,
+:math:`\\sum_k t_k w_k \\ell(z, k)`. The class axis stays where it is, shapes are static, and nothing is indexed by a boolean: masked
+rows are replaced *before* ``log_softmax`` and again after the row function, because masking the output alone leaves NaN * 0 in the
+gradient.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lossmith._checks import describe, holds
+from lossmith._reduce import Call, check_floating, check_weight, full_precision, read, reduce, working_dtype
+from lossmith._typing import Bool, Float, Hyper, Integer
+
+
+@runtime_checkable
+class LogitSource(Protocol):
+    """Logits that need not exist as a tensor: what an objective of the form ``log_prob`` asks of them."""
+
+    @property
+    def rows(self) -> torch.Size:
+        """The shape of an index target."""
+        ...
+
+    @property
+    def classes(self) -> int: ...
+
+    def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """log p_y of every kept row; rows that are not kept may hold any finite number."""
+        ...
+
+
+class Batch(NamedTuple):
+    """A call's rows, checked and masked."""
+
+    axis: int
+    classes: int
+    keep: Bool[Tensor, "*rows"]
+    label: Integer[Tensor, "*rows"] | None
+    soft: Float[Tensor, "n c *d"] | None
+    class_weight: Float[Tensor, " c"] | None
+    sample_weight: Float[Tensor, "*rows"] | None
+    options: Call
+
+    def mask(self, input: Tensor) -> Tensor:
+        """The input with every masked row replaced by zeros, so that what it held reaches neither value nor gradient."""
+        return torch.where(self.keep.unsqueeze(self.axis), input, 0)
+
+    def per_class(self, weight: Tensor) -> Tensor:
+        """A vector over the classes, shaped to broadcast along the class axis where it is."""
+        return weight.reshape(-1, *[1] * (self.keep.ndim - self.axis))
+
+
+def of_log_prob(
+    row: Callable[..., Tensor],
+    input: Float[Tensor, "n c *d"] | LogitSource,
+    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    options: Mapping[str, Any],
+    *,
+    smoothing: Hyper = 0.0,
+    **hyper: Hyper,
+) -> Tensor:
+    """An objective of the target's log-probability alone; `smoothing` mixes the target with the uniform distribution."""
+    opt = read(row, options, hyper)
+    batch = frame(opt, input, target)
+    smooth = isinstance(smoothing, Tensor) or smoothing != 0
+    if not isinstance(input, Tensor):
+        if smooth:
+            raise TypeError(f"{opt.name}: a {type(input).__name__} takes no label smoothing; got {smoothing}")
+        return _finish(batch, row(input.target_log_prob(batch.label, batch.keep), **hyper))
+    with full_precision(input):
+        log_p = log_probabilities(batch, input)
+        if smooth:
+            return _finish(batch, _smoothed(batch, row, log_p, smoothing, hyper), weighted=True)
+        return _finish(batch, expected(batch, log_p, lambda lp: row(lp, **hyper)))
+
+
+def log_probabilities(batch: Batch, input: Float[Tensor, "n c *d"]) -> Float[Tensor, "n c *d"]:
+    """log p of every class, in float32 at least, without what the masked rows held."""
+    return F.log_softmax(batch.mask(input), batch.axis, dtype=working_dtype(input))
+
+
+def expected(batch: Batch, log_p: Float[Tensor, "n c *d"], row: Callable[[Tensor], Tensor]) -> Float[Tensor, "*rows"]:
+    """A function of the target's log-probability: at the label, or in expectation over class probabilities."""
+    if batch.label is None:
+        return _expectation(batch, row, log_p)
+    return row(_pick(log_p, batch.label, batch.axis))
+
+
+def of_log_probs(
+    row: Callable[..., Tensor],
+    input: Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    options: Mapping[str, Any],
+    **hyper: Hyper,
+) -> Tensor:
+    """An objective of the target's log-probability and of sums over the row of all log-probabilities."""
+    opt = read(row, options, hyper)
+    batch = frame(opt, input, target)
+    with full_precision(input):
+        log_p = log_probabilities(batch, input).movedim(batch.axis, -1)
+        if batch.label is not None:
+            return _finish(batch, row(_pick(log_p, batch.label, -1), log_p, **hyper))
+        # every class in turn as the label: log_p of shape (*rows, 1, c) broadcasts, and nothing of size c x c is held
+        each = row(log_p, log_p.unsqueeze(-2), **hyper).movedim(-1, batch.axis)
+        return _finish(batch, _expectation(batch, lambda value: value, each))
+
+
+def of_logits(
+    row: Callable[..., Tensor],
+    input: Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    options: Mapping[str, Any],
+    **hyper: Any,
+) -> Tensor:
+    """An objective of the row of logits and the label. Class probabilities cost a factor c in memory here, not in the other forms."""
+    opt = read(row, options, hyper)
+    batch = frame(opt, input, target)
+    with full_precision(input):
+        z = batch.mask(input).to(working_dtype(input)).movedim(batch.axis, -1)
+        if batch.label is not None:
+            return _finish(batch, row(z, batch.label, **hyper))
+        every = torch.arange(batch.classes, device=z.device).expand(*z.shape[:-1], -1)
+        each = row(z.unsqueeze(-2).expand(*z.shape, -1), every, **hyper).movedim(-1, batch.axis)
+        return _finish(batch, _expectation(batch, lambda value: value, each))
+
+
+def pick(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """The label's entry of every row."""
+    return _pick(z, y, -1)
+
+
+def is_label(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"]) -> Bool[Tensor, "*rows c"]:
+    """Which entries are the label's. (``F.one_hot`` fails under ``vmap(grad)``.)"""
+    return y.unsqueeze(-1) == torch.arange(z.shape[-1], device=z.device)
+
+
+def _pick(x: Tensor, label: Tensor, axis: int) -> Tensor:
+    return x.gather(axis, label.unsqueeze(axis)).squeeze(axis)
+
+
+def _expectation(batch: Batch, row: Callable[[Tensor], Tensor], x: Float[Tensor, "n c *d"]) -> Float[Tensor, "*rows"]:
+    """sum_k t_k w_k row(x_k). A class of probability 0 is left out, value and gradient: its loss may be infinite."""
+    assert batch.soft is not None
+    named = batch.soft != 0
+    value = torch.where(named, row(torch.where(named, x, 0)), 0) * batch.soft
+    if batch.class_weight is not None:
+        value = value * batch.per_class(batch.class_weight)
+    return value.sum(batch.axis)
+
+
+def _smoothed(
+    batch: Batch, row: Callable[..., Tensor], log_p: Tensor, smoothing: Hyper, hyper: Mapping[str, Any]
+) -> Float[Tensor, "*rows"]:
+    """The loss against (1 - s) target + s / c, weighed by class as torch weighs it."""
+    if batch.label is None:
+        assert batch.soft is not None
+        batch = batch._replace(soft=batch.soft * (1 - smoothing) + smoothing / batch.classes)
+        return _expectation(batch, lambda lp: row(lp, **hyper), log_p)
+    every = row(log_p, **hyper)
+    hard = row(_pick(log_p, batch.label, batch.axis), **hyper)
+    if batch.class_weight is not None:
+        every = every * batch.per_class(batch.class_weight)
+        hard = hard * batch.class_weight[batch.label]
+    return (1 - smoothing) * hard + every.sum(batch.axis) * (smoothing / batch.classes)
+
+
+def weigh(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
+    """Losses times their weights (unless the class weights are in them already), and the weights a mean divides by; 0 where masked."""
+    each = torch.ones_like(value)
+    if batch.label is not None and batch.class_weight is not None:
+        each = batch.class_weight[batch.label]
+        value = value if weighted else value * each
+    if batch.sample_weight is not None:
+        each, value = each * batch.sample_weight, value * batch.sample_weight
+    return torch.where(batch.keep, value, 0), torch.where(batch.keep, each, 0)
+
+
+def _finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> Tensor:
+    value, each = weigh(batch, value, weighted=weighted)
+    return reduce(value, each, batch.options)
+
+
+def frame(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource, target: Tensor) -> Batch:
+    """Check the arguments against each other, and find the class axis, the mask and the labels."""
+    axis, rows, classes = _layout(opt, input)
+    if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
+        raise TypeError(f"{opt.name}: target must be integer class indices or class probabilities; got {describe(target)}")
+    if isinstance(input, Tensor) and target.device != input.device:
+        raise ValueError(f"{opt.name}: target must be on the input's device {input.device}; it is on {target.device}")
+    if target.is_floating_point():
+        _check_soft(opt, input, target, rows)
+        keep = torch.ones(rows, dtype=torch.bool, device=target.device)
+    else:
+        if target.shape != rows:
+            raise ValueError(f"{opt.name}: target must have shape {tuple(rows)}, the input's without the classes; got {describe(target)}")
+        keep = target != opt.ignore_index
+    like = input if isinstance(input, Tensor) else torch.empty(0, device=target.device)
+    weight, sample_weight = opt.weight, opt.sample_weight
+    if weight is not None:
+        weight = check_weight(opt.name, "weight", weight, (classes,), like)
+    if sample_weight is not None:
+        sample_weight = check_weight(opt.name, "sample_weight", sample_weight, tuple(rows), like)
+        keep = keep & (sample_weight != 0)
+    if target.is_floating_point():
+        soft = torch.where(keep.unsqueeze(axis), target, 0).to(working_dtype(like))
+        _check_probabilities(opt.name, soft, keep, axis)
+        return Batch(axis, classes, keep, None, soft, weight, sample_weight, opt)
+    label = torch.where(keep, target, 0).long()
+    _check_indices(opt, label, classes)
+    return Batch(axis, classes, keep, label, None, weight, sample_weight, opt)
+
+
+def _layout(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource) -> tuple[int, torch.Size, int]:
+    """The class axis, the shape of the rows and the number of classes."""
+    if not isinstance(input, Tensor) and isinstance(input, LogitSource):
+        return len(input.rows), input.rows, input.classes
+    check_floating(opt.name, input)
+    if input.ndim == 0:
+        raise ValueError(f"{opt.name}: input must have shape (c,), (n, c) or (n, c, *d); got {describe(input)}")
+    axis = 0 if input.ndim == 1 else 1
+    if input.shape[axis] < 2:
+        raise ValueError(
+            f"{opt.name}: input must have at least 2 classes along axis {axis}; got {describe(input)}. "
+            f"For one logit an answer use lossmith.{opt.card.one_logit}"
+        )
+    return axis, input.shape[:axis] + input.shape[axis + 1 :], input.shape[axis]
+
+
+def _check_soft(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource, target: Tensor, rows: torch.Size) -> None:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{opt.name}: a {type(input).__name__} takes class indices; got {describe(target)}")
+    if target.shape != input.shape:
+        raise ValueError(
+            f"{opt.name}: target, as class probabilities, must have the input's shape {tuple(input.shape)}; got "
+            f"{describe(target)} (class indices are integers of shape {tuple(rows)})"
+        )
+    if opt.ignore_index != -100:
+        raise ValueError(f"{opt.name}: ignore_index has no meaning with class probabilities; remove rows by sample_weight=0")
+
+
+def _check_indices(opt: Call, label: Integer[Tensor, "*rows"], classes: int) -> None:
+    wrong = (label < 0) | (label >= classes)
+    if not holds(lambda: ~wrong.any(), label, always_on_cpu=True):
+        raise ValueError(
+            f"{opt.name}: target must hold class indices in 0..{classes - 1} or ignore_index={opt.ignore_index}; "
+            f"got {label[wrong][0].item()}"
+        )
+
+
+def _check_probabilities(name: str, soft: Float[Tensor, "n c *d"], keep: Bool[Tensor, "*rows"], axis: int) -> None:
+    total = soft.sum(axis)
+    wrong = keep & ((total - 1).abs() > 1e-3)
+    if not holds(lambda: ~wrong.any(), soft):
+        got = f"a row that sums to {total[wrong][0].item():.4g}"
+    elif not holds(lambda: (soft >= 0).all(), soft):
+        got = f"an entry of {soft.min().item():.4g}"
+    else:
+        return
+    raise ValueError(f"{name}: target, as class probabilities, must be >= 0 and sum to 1 over the classes; got {got}")

@@ -1,0 +1,97 @@
+"""Whole sets: objectives of soft counts over an image, a batch, or the batches of all ranks together.
+
+The row function takes one set's counts a class and gives one loss a class:
+``row(overlap, predicted, actual) -> (*sets, c)``, with overlap :math:`\\sum p\\,t`, predicted :math:`\\sum p` and actual
+:math:`\\sum t` over the set's elements that are kept. Counts are sums, so removing an element is exactly deleting it, and summing
+them over ranks is exactly one process with the whole batch. A set's loss is no mean over its elements: there is no denominator
+contract, and no `denominator=`.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lossmith._typing import Float
+
+
+class Counts(NamedTuple):
+    """Soft counts a set and class: what was right, what was predicted, what is there."""
+
+    overlap: Float[Tensor, "*sets c"]
+    predicted: Float[Tensor, "*sets c"]
+    actual: Float[Tensor, "*sets c"]
+
+
+def of_counts(
+    row: Callable[..., Tensor],
+    input: Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    options: Mapping[str, Any],
+    *,
+    activation: str = "softmax",
+    squared: bool = False,
+    include_background: bool = True,
+    **hyper: Hyper,
+) -> Tensor:
+    """An objective of the soft counts of a set, a class at a time.
+
+    Args:
+        activation: "softmax" over exclusive classes, or "sigmoid" for channels that each answer yes or no.
+        squared: count squared probabilities in `predicted` and `actual`.
+        include_background: whether class 0 counts.
+    """
+    opt = read(row, options, hyper)
+    if opt.over not in ("sample", "batch", "ranks"):
+        raise ValueError(f"{opt.name}: over must be 'sample', 'batch' or 'ranks'; got {opt.over!r}")
+    if isinstance(input, Tensor) and input.ndim < 2:
+        raise ValueError(f"{opt.name}: input must have shape (n, c, *d); got {describe(input)}")
+    with full_precision(input):
+        p, t, share = (_sigmoid_channels if activation == "sigmoid" else _softmax_classes)(opt, input, target)
+        counts = _count(p, t, share, squared=squared, over=opt.over, group=opt.group)
+        loss = row(*counts, **hyper)
+        weight = torch.ones(loss.shape[-1], dtype=loss.dtype, device=loss.device)
+        if opt.weight is not None:
+            weight = check_weight(opt.name, "weight", opt.weight, (loss.shape[-1],), input)
+        first = 0 if include_background else 1
+        loss, weight = loss[..., first:] * weight[first:], weight[first:].expand(loss[..., first:].shape)
+        if opt.reduction == "none":
+            return loss
+        return loss.sum() if opt.reduction == "sum" else loss.sum() / nonzero(weight.sum())
+
+
+def _softmax_classes(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Class probabilities, targets, and each element's share in the counts (0 where it is removed)."""
+    batch = frame(opt, input, target)
+    p = torch.softmax(batch.mask(input), batch.axis, dtype=working_dtype(input))
+    if batch.label is None:
+        t = batch.soft
+    else:
+        t = (batch.label.unsqueeze(1) == batch.per_class(torch.arange(batch.classes, device=input.device))).to(p.dtype)
+    share = torch.where(batch.keep, 1.0 if batch.sample_weight is None else batch.sample_weight, 0.0).to(p.dtype)
+    return p, t, share.unsqueeze(1)
+
+
+def _sigmoid_channels(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    t, keep, share = binary_frame(opt, input, target)
+    p = torch.sigmoid(torch.where(keep, input, 0).to(t.dtype))
+    return p, t, torch.where(keep, share, 0)
+
+
+def _count(p: Tensor, t: Tensor, share: Tensor, *, squared: bool, over: str, group: Any) -> Counts:
+    axes = [*range(2, p.ndim)] if over == "sample" else [0, *range(2, p.ndim)]
+    power = 2 if squared else 1
+    sums = [(share * x).sum(axes) if axes else share * x for x in (p * t, p**power, t**power)]
+    return Counts(*(over_ranks(total, group) for total in sums)) if over == "ranks" else Counts(*sums)
+
+
+def over_ranks(total: Tensor, group: Any = None) -> Tensor:
+    """The sum over all ranks, differentiable.
+
+    Every rank then holds the whole set's loss, and its gradient is the world size times its own part: DistributedDataParallel's
+    average of the ranks' gradients is exactly the whole set's gradient.
+    """
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        raise ValueError("over='ranks' needs torch.distributed.init_process_group; use over='batch' in one process")
+    from torch.distributed.nn.functional import all_reduce  # loads the RPC machinery: only for those who use it
+
+    return all_reduce(total, group=torch.distributed.group.WORLD if group is None else group)

@@ -1,0 +1,329 @@
+"""What an objective says of itself, and the registry of all that do.
+
+A :class:`Card` is written once, beside the function, with the decorator :func:`objective`; it is what the documentation prints, what
+``lossmith find`` searches, and what the conformance suite turns into tests. A claim is three-valued: True (tested), False (a
+counterexample is found), None (unknown, and listed as a debt, so that claiming nothing is no way out).
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from lossmith._checks import describe, nearest
+from lossmith._options import DEFAULTS, DOCS
+
+Form = Literal["log_prob", "log_probs", "logits", "binary", "multilabel", "set", "stateful"]
+Growth = Literal["bounded", "linear", "quadratic", "exponential"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+ROOMS = ("classification", "segmentation")
+"""The task rooms whose import registers their objectives."""
+ENTRY_POINT = "lossmith.objectives"
+"""The entry-point group by which other packages register theirs: each entry names a module to import."""
+
+
+class Proved(NamedTuple):
+    """A claim with a proof in print: ``Proved(True, "Theorem 3.2 of ...")``."""
+
+    value: bool
+    source: str
+
+
+Claim = bool | Proved | None
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is claimed of an objective, each as True, False, ``Proved(value, source)`` or None (unknown: a debt).
+
+    Attributes:
+        convex: in the logits, for every target.
+        proper: the conditional risk is minimised by reporting the true class probabilities (through softmax or sigmoid).
+        calibrated: minimising the conditional risk predicts the most likely class.
+        symmetric: the loss summed over all labels is constant, hence robust to uniform label noise.
+        shift_invariant: adding a constant to a row's logits changes nothing.
+        class_symmetric: permuting classes, in logits and target alike, changes nothing.
+        growth: how a row's loss grows with the scale of its logits.
+        bounds: infimum and supremum of a row's loss; a function of hyper-parameters and, by the name ``classes``, of the number of
+            classes. The infimum must be approached by a confident right answer.
+    """
+
+    convex: Claim = None
+    proper: Claim = None
+    calibrated: Claim = None
+    symmetric: Claim = None
+    shift_invariant: Claim = None
+    class_symmetric: Claim = None
+    growth: Growth | None = None
+    bounds: Callable[..., tuple[float, float]] | None = None
+
+    def value(self, name: str) -> bool | None:
+        claim = getattr(self, name)
+        return claim.value if isinstance(claim, Proved) else claim
+
+    def debts(self) -> list[str]:
+        """The names of the properties nothing is claimed about."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is None]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers a hyper-parameter may take: an interval, closed unless said otherwise (infinite ends are open)."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high or math.isinf(self.high) else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.open_low or math.isinf(self.low) else "["
+        right = ")" if self.open_high or math.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The words (or switches) a structural hyper-parameter may take."""
+
+    options: tuple[Any, ...]
+
+    def __init__(self, *options: Any) -> None:
+        object.__setattr__(self, "options", options)
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.options
+
+    def __str__(self) -> str:
+        return " | ".join(map(repr, self.options))
+
+
+class _Place:
+    """Where in the space of hyper-parameters the objective equals another: a name, or a function of (logits, target)."""
+
+    tends = False
+
+    def __init__(self, *, equals: str | Callable[..., Tensor], **at: float) -> None:
+        self.equals, self.at = equals, at
+
+    def __str__(self) -> str:
+        arrow = " -> " if self.tends else " = "
+        other = self.equals if isinstance(self.equals, str) else inspect.getdoc(self.equals) or self.equals.__name__
+        return ", ".join(f"{name}{arrow}{value:g}" for name, value in self.at.items()) + f": {other}"
+
+    __repr__ = __str__
+
+
+class Limit(_Place):
+    """As its first hyper-parameter tends to a value (``math.inf`` included), with the others at theirs, it tends to another objective."""
+
+    tends = True
+
+
+class At(_Place):
+    """At exactly these hyper-parameters it equals another objective."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The record of one objective; see :func:`objective` for the fields."""
+
+    name: str
+    function: Callable[..., Any]
+    row: Callable[..., Any]
+    form: Form
+    source: str
+    summary: str
+    use_when: str
+    formula: str
+    claims: Claims
+    ranges: Mapping[str, Range | Choice] = field(default_factory=dict)
+    limits: Sequence[Limit | At] = ()
+    settings: Sequence[Mapping[str, Any]] = ()
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    predicts: Literal["probabilities", "scores"] = "probabilities"
+    one_logit: str = "binary_cross_entropy"
+    since: str = "0.1"
+    provenance: str = ""
+    bibtex: str = ""
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def room(self) -> str:
+        """The task room the objective lives in; the top-level package's name for objectives of other packages."""
+        parts = self.function.__module__.split(".")
+        return parts[1] if parts[0] == "lossmith" and len(parts) > 1 else parts[0]
+
+    @property
+    def options(self) -> list[str]:
+        """Every keyword the function takes: its hyper-parameters, then the options its form shares."""
+        return list(dict.fromkeys([*self.hyper, *([] if self.form == "stateful" else DEFAULTS[self.form])]))
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Settings of the hyper-parameters worth trying: the defaults, then those the card lists."""
+        return [{}, *map(dict, self.settings)]
+
+    def check(self, hyper: Mapping[str, Any]) -> None:
+        """Raise ValueError for a plain number or word outside its range, naming objective, argument, interval and value."""
+        for name, allowed in self.ranges.items():
+            value = hyper.get(name)
+            if value is None or isinstance(value, Tensor):
+                continue
+            if isinstance(allowed, Range) and (isinstance(value, str) or not isinstance(value, (int, float))):
+                raise TypeError(f"{self.name}: {name} must be a number or a 0-d tensor in {allowed}; got {describe(value)}")
+            if value not in allowed:
+                raise ValueError(f"{self.name}: {name} must be in {allowed}; got {value!r}")
+
+
+_cards: dict[str, Card] = {}
+_aliases: dict[str, str] = {}
+_loaded: set[str] = set()
+
+
+def objective(
+    *,
+    row: Callable[..., Any],
+    form: Form,
+    source: str,
+    summary: str,
+    use_when: str,
+    formula: str,
+    claims: Claims,
+    **facts: Any,
+) -> Callable[[F], F]:
+    """Register a function as an objective, complete its signature and docstring, and return that very function.
+
+    Args:
+        row: the mathematics, a module-level function; what it takes and gives is said by `form` (see `lossmith._rows`,
+            `_binary`, `_sets`).
+        form: "log_prob", "log_probs", "logits", "binary", "multilabel", "set", or "stateful" for a Module class.
+        source: who proposed it, with the paper's identifier.
+        summary, use_when, formula: one line each: what it is, when to reach for it, its formula (TeX).
+        claims: what is claimed of it.
+        **facts: further fields of `Card`: ranges, limits, settings (hyper-parameters to test beside the defaults), aliases, tags,
+            needs ("class_counts", "sample_index"), predicts ("probabilities" | "scores"), one_logit (the function for binary
+            problems), since, provenance, bibtex.
+    """
+
+    def register(function: F) -> F:
+        name = function.__name__
+        hyper = _hyper_parameters(function, form)
+        card = Card(
+            name=name, function=function, row=row, form=form, source=source, summary=summary, use_when=use_when, formula=formula,
+            claims=claims, hyper=hyper, **facts,
+        )  # fmt: skip
+        _verify(card)
+        setattr(row, "card", card)  # noqa: B010 - functions have no declared attributes
+        _cards[name] = card
+        _aliases.update(dict.fromkeys(card.aliases, name))
+        _complete(function, card)
+        return function
+
+    return register
+
+
+def _hyper_parameters(function: Callable[..., Any], form: Form) -> dict[str, Any]:
+    """Keyword-only parameters and their defaults (`inspect.Parameter.empty` where required)."""
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is keyword_only and name not in DEFAULTS[form]
+    }
+
+
+def _verify(card: Card) -> None:
+    """A card that leaves something out does not register."""
+    if card.form not in DEFAULTS:
+        raise ValueError(f"{card.name}: form must be one of {', '.join(DEFAULTS)}; got {card.form!r}")
+    for required in ("source", "summary", "use_when", "formula"):
+        if not getattr(card, required).strip():
+            raise ValueError(f"{card.name}: its card must state {required}")
+    unranged = [n for n in card.hyper if n not in card.ranges and n not in card.needs and n != "num_samples"]
+    if unranged:
+        raise ValueError(f"{card.name}: its card gives no range for {', '.join(unranged)}")
+    unknown = [n for n in card.ranges if n not in card.hyper]
+    if unknown:
+        raise ValueError(f"{card.name}: its card gives a range for {', '.join(unknown)}, which the function does not take")
+    if not isinstance(card.claims, Claims):
+        raise TypeError(f"{card.name}: claims must be a Claims(...); got {describe(card.claims)}")
+    for taken in (card.name, *card.aliases):
+        owner = _cards.get(_aliases.get(taken, taken))
+        if owner is not None and (owner.name, owner.function.__module__) != (card.name, card.function.__module__):
+            raise ValueError(f"{card.name}: the name {taken!r} is taken by {owner.function.__module__}.{owner.name}")
+
+
+def _complete(function: Callable[..., Any], card: Card) -> None:
+    """Spell the shared options out in the signature, and append them and the card to the docstring."""
+    if inspect.isclass(function):
+        options_doc = ""
+    else:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        takes_all = len(own) < len(signature.parameters)
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in (DEFAULTS[card.form] if takes_all else {}).items()
+            if name not in signature.parameters
+        ]
+        setattr(function, "__signature__", signature.replace(parameters=own + shared))  # noqa: B010
+        taken = {p.name for p in shared}
+        lines = [line for line in DOCS[card.form] if line.split(":")[0] in taken]
+        options_doc = "\n\n    Options:\n" + "\n".join(f"        {line}" for line in lines) if lines else ""
+    facts = [f"Formula: `{card.formula}`", f"Use when: {card.use_when}.", f"Source: {card.source}."]
+    if card.ranges:
+        facts.append("Ranges: " + ", ".join(f"{n} in {r}" for n, r in card.ranges.items()) + ".")
+    if card.limits:
+        facts.append("Limits: " + "; ".join(map(str, card.limits)) + ".")
+    card_doc = "\n\n    Card:\n" + "\n".join(f"        {fact}" for fact in facts)
+    function.__doc__ = (function.__doc__ or card.summary).rstrip() + options_doc + card_doc + "\n    "
+
+
+def load() -> None:
+    """Import every room, and every package that registers objectives by entry point; a broken one warns and is passed over."""
+    for room in ROOMS:
+        importlib.import_module(f"lossmith.{room}")
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT):
+        if entry.value in _loaded:
+            continue
+        _loaded.add(entry.value)
+        try:
+            entry.load()
+        except Exception as error:  # somebody else's package: whatever it raises must not take ours down
+            warnings.warn(f"objectives of {entry.name!r} ({entry.value}) were not registered: {error}", stacklevel=2)
+
+
+def all_cards() -> dict[str, Card]:
+    """Every registered objective's card by name, in alphabetical order."""
+    load()
+    return dict(sorted(_cards.items()))
+
+
+def get(name: str) -> Card:
+    """The card of an objective by name or alias; a KeyError that offers the nearest name otherwise."""
+    if name not in _cards and name not in _aliases:
+        load()
+    card = _cards.get(_aliases.get(name, name))
+    if card is None:
+        raise UnknownObjective(f"no objective is called {name!r}{nearest(name, [*_cards, *_aliases])}")
+    return card
+
+
+class UnknownObjective(KeyError):
+    """No objective has that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

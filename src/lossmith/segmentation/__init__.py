@@ -1,0 +1,3 @@
+"""Objectives on whole masks."""
+
+__all__: list[str] = []
