@@ -79,12 +79,13 @@ def check_floating(name: str, input: object) -> None:
         raise TypeError(f"{name}: input must be a floating-point tensor of logits; got {describe(input)}")
 
 
-def check_weight(name: str, argument: str, weight: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A weight in the working dtype and on the input's device, or a clear error."""
+def check_weight(name: str, argument: str, weight: Tensor, shape: tuple[int, ...], input: object) -> Tensor:
+    """A weight in the input's working dtype (its own, for a source of logits) and on its device, or a clear error."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"{name}: {argument} must be a tensor of shape {shape}; got {describe(weight)}")
     if tuple(weight.shape) != shape:
         raise ValueError(f"{name}: {argument} must have shape {shape}; got {describe(weight)}")
+    like = input if isinstance(input, Tensor) else weight
     if weight.device != like.device and weight.ndim:
         raise ValueError(f"{name}: {argument} must be on the input's device {like.device}; it is on {weight.device}")
     if not holds(lambda: (weight >= 0).all(), weight):
@@ -146,7 +147,9 @@ def denominator(
         >>> torch.allclose(sum(parts), lossmith.cross_entropy(logits, target))
         True
     """
-    dtype = torch.float64 if torch.float64 in (target.dtype, getattr(weight, "dtype", None)) else torch.float32
+    dtype = torch.float32
+    for given in (weight, sample_weight, target):
+        dtype = torch.promote_types(dtype, given.dtype) if given is not None and given.is_floating_point() else dtype
     if elementwise:
         shape, keep = target.shape, target != ignore_index
     elif target.is_floating_point():

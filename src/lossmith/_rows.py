@@ -211,15 +211,14 @@ def frame(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource, target: Tenso
         if target.shape != rows:
             raise ValueError(f"{opt.name}: target must have shape {tuple(rows)}, the input's without the classes; got {describe(target)}")
         keep = target != opt.ignore_index
-    like = input if isinstance(input, Tensor) else torch.empty(0, device=target.device)
     weight, sample_weight = opt.weight, opt.sample_weight
     if weight is not None:
-        weight = check_weight(opt.name, "weight", weight, (classes,), like)
+        weight = check_weight(opt.name, "weight", weight, (classes,), input)
     if sample_weight is not None:
-        sample_weight = check_weight(opt.name, "sample_weight", sample_weight, tuple(rows), like)
+        sample_weight = check_weight(opt.name, "sample_weight", sample_weight, tuple(rows), input)
         keep = keep & (sample_weight != 0)
     if target.is_floating_point():
-        soft = torch.where(keep.unsqueeze(axis), target, 0).to(working_dtype(like))
+        soft = torch.where(keep.unsqueeze(axis), target, 0).to(working_dtype(input))
         _check_probabilities(opt.name, soft, keep, axis)
         return Batch(axis, classes, keep, None, soft, weight, sample_weight, opt)
     label = torch.where(keep, target, 0).long()
