@@ -241,7 +241,7 @@ def _hyper_parameters(function: Callable[..., Any], form: Form) -> dict[str, Any
     return {
         name: parameter.default
         for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is keyword_only and name not in DEFAULTS[form]
+        if parameter.kind is keyword_only and name not in DEFAULTS.get(form, {})
     }
 
 
