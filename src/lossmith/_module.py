@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lossmith._checks import nearest
 from lossmith.card import get
 
 
@@ -68,10 +67,7 @@ def objective(name_or_function: str | Callable[..., Any], **hyper: Any) -> nn.Mo
     function = name_or_function
     if isinstance(name_or_function, str):
         card = get(name_or_function)
-        unknown = [name for name in hyper if name not in card.options]
-        if unknown:
-            known = f"{nearest(unknown[0], card.options)}; it takes {', '.join(card.options)}"
-            raise TypeError(f"{card.name}: no option {unknown[0]!r}{known}")
+        card.check_names(hyper, card.options)
         card.check(hyper)
         function = card.function
     if isinstance(function, type) and issubclass(function, nn.Module):

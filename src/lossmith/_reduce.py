@@ -4,14 +4,13 @@ One denominator contract for the whole library. A mean divides by the total weig
 that any split into micro-batches or ranks sums to the full batch's value and gradient; nothing kept gives 0 with a zero gradient.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossmith._checks import describe, holds, nearest
+from lossmith._checks import describe, holds
 from lossmith._options import DEFAULTS
 from lossmith._typing import Float, Shaped
 from lossmith.card import Card, Range
@@ -36,10 +35,7 @@ def read(row: Callable[..., Any], options: Mapping[str, Any], hyper: Mapping[str
     """The options of one call, after the checks that need no data."""
     card: Card = row.card  # type: ignore[attr-defined]
     taken = DEFAULTS[card.form]
-    for option in options:
-        if option not in taken:
-            known = [*card.hyper, *taken]
-            raise TypeError(f"{card.name}: no option {option!r}{nearest(option, known)}; it takes {', '.join(known)}")
+    card.check_names(options, [*card.hyper, *taken])
     opt = Call(card.name, card, **{**taken, **options})
     card.check(hyper)
     for name, value in hyper.items():
@@ -67,11 +63,9 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
-@contextmanager
-def full_precision(x: Tensor) -> Iterator[None]:
+def full_precision(x: Tensor) -> torch.autocast:
     """No autocast inside an objective: a matrix product within it would otherwise round to half precision."""
-    with torch.autocast(x.device.type, enabled=False):
-        yield
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def check_floating(name: str, input: object) -> None:

@@ -10,7 +10,7 @@ import importlib.metadata
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -175,6 +175,12 @@ class Card:
     def examples(self) -> list[dict[str, Any]]:
         """Settings of the hyper-parameters worth trying: the defaults, then those the card lists."""
         return [{}, *map(dict, self.settings)]
+
+    def check_names(self, given: Iterable[str], known: Sequence[str]) -> None:
+        """Raise TypeError for an option that the function does not take, offering the nearest: options are never ignored."""
+        for name in given:
+            if name not in known:
+                raise TypeError(f"{self.name}: no option {name!r}{nearest(name, known) or '.'} It takes {', '.join(known)}.")
 
     def check(self, hyper: Mapping[str, Any]) -> None:
         """Raise ValueError for a plain number or word outside its range, naming objective, argument, interval and value."""
