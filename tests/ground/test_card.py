@@ -51,7 +51,7 @@ def test_the_decorator_returns_the_same_function_with_all_it_takes_spelt_out():
 
 
 @pytest.mark.parametrize(
-    "facts, message",
+    ("facts", "message"),
     [
         ({"source": " "}, "must state source"),
         ({"form": "row"}, "form must be one of log_prob"),
@@ -82,7 +82,7 @@ def test_claims_are_three_valued_and_remember_their_proof():
 
 
 @pytest.mark.parametrize(
-    "interval, text, inside, outside",
+    ("interval", "text", "inside", "outside"),
     [
         (Range(0, 1), "[0, 1]", [0, 0.5, 1], [-1e-9, 1.1, math.nan]),
         (Range(0, 1, open_low=True, open_high=True), "(0, 1)", [0.5], [0, 1]),

@@ -47,7 +47,7 @@ def test_any_function_can_be_wrapped():
 
 
 @pytest.mark.parametrize(
-    "name, hyper, error, message",
+    ("name", "hyper", "error", "message"),
     [
         ("gcee", {}, KeyError, "did you mean 'gce'"),
         ("gce", {"qq": 1}, TypeError, "generalized_cross_entropy: no option 'qq'; did you mean 'q'"),

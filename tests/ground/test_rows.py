@@ -225,7 +225,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("call, error, message", MISTAKES)
+@pytest.mark.parametrize(("call", "error", "message"), MISTAKES)
 def test_a_mistake_gets_one_line_that_names_the_argument(call, error, message):
     with pytest.raises(error, match=message) as caught:
         call()
@@ -233,7 +233,7 @@ def test_a_mistake_gets_one_line_that_names_the_argument(call, error, message):
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (lambda: cross_entropy(X, torch.full((3, 4), 0.5)), "sum to 1 over the classes; got a row that sums to 2"),
         (lambda: cross_entropy(X, torch.tensor([[2.0, -1, 0, 0]] * 3)), "got an entry of -1"),
