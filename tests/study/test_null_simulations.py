@@ -1,0 +1,145 @@
+"""How often the statistics are wrong, by simulating whole studies of which the truth is known.
+
+The learners are nearest-mean classifiers, each of which sees features of its own. The features are alike in
+distribution, so all learners are equally accurate in the population, while on any one data set some look better; and
+every study redraws its data set, so that a study's answer is right when it speaks of the population. Each seed splits
+the data set anew, 80 : 10 : 10, and trains on the first part; the second is for validation, which these learners do
+not need. As many studies are simulated as make the standard error of a rate well under one per cent.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lossmith.study.power import recommended_seeds
+from lossmith.study.signed_rank import null_distribution, rank_sums
+from lossmith.study.statistics import compare, corrected_t, holm
+
+ROWS, TRAIN, TEST = 200, 160, 20
+SIZES = {"train_size": TRAIN, "test_size": TEST}
+FEATURES = 5  # a learner
+LEARNERS = 5
+SEEDS = recommended_seeds(LEARNERS - 1, TRAIN, TEST)
+STUDIES = 8000
+
+
+def standard_error(rate: float, studies: int) -> float:
+    return math.sqrt(rate * (1 - rate) / studies)
+
+
+def one_study(rng: np.random.Generator, y: np.ndarray) -> np.ndarray:
+    """The accuracy of each learner on each seed, (learners, seeds), on a new data set."""
+    x = rng.standard_normal((ROWS, LEARNERS, FEATURES)) + np.where(y == 1, 0.45, -0.45)[:, None, None]
+    order = rng.random((SEEDS, ROWS)).argsort(1)
+    trained = np.zeros((SEEDS, ROWS))
+    np.put_along_axis(trained, order[:, :TRAIN], 1.0, 1)
+    tested = order[:, TRAIN : TRAIN + TEST]
+    flat = x.reshape(ROWS, -1)
+    ones, zeros = trained * y, trained * (1 - y)
+    mean1 = ones @ flat / ones.sum(1, keepdims=True)
+    mean0 = zeros @ flat / zeros.sum(1, keepdims=True)
+    weight = (mean1 - mean0).reshape(SEEDS, LEARNERS, FEATURES)
+    middle = ((mean1 + mean0) / 2).reshape(SEEDS, LEARNERS, FEATURES)
+    score = np.matmul(weight.transpose(1, 0, 2), x.transpose(1, 2, 0)) - (weight * middle).sum(2).T[:, :, None]
+    right = (score > 0) == (y == 1)
+    return np.take_along_axis(right, tested[None], 2).mean(2)
+
+
+@pytest.fixture(scope="module")
+def accuracies() -> np.ndarray:
+    """(studies, learners, seeds), of learners that are equal in the population."""
+    rng = np.random.default_rng(20)
+    y = np.tile([0, 1], ROWS // 2)
+    return np.stack([one_study(rng, y) for _ in range(STUDIES)])
+
+
+@pytest.fixture(scope="module")
+def differences(accuracies) -> np.ndarray:
+    """(studies, learners - 1, seeds), against the first learner."""
+    return accuracies[:, 1:] - accuracies[:, :1]
+
+
+def test_the_simulated_learners_learn_and_differ(accuracies, differences):
+    assert 0.75 < accuracies.mean() < 0.9
+    assert np.abs(accuracies.mean((0, 2)) - accuracies.mean()).max() < 0.003
+    assert (differences != 0).mean() > 0.7
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    """(studies, 20, 10): twenty objectives that differ by nothing but independent noise, on ten seeds."""
+    return np.random.default_rng(21).normal(0.9, 0.01, (STUDIES, 20, 10))
+
+
+def test_identical_objectives_with_seed_noise(noise):
+    _, _, _, p = corrected_t(noise[:, 1:] - noise[:, :1], train_size=800, test_size=100)
+    wins = (holm(p) <= 0.05).any(1).mean()
+    assert wins <= 0.07, f"{wins:.4f}, standard error {standard_error(wins, STUDIES):.4f}"
+
+
+def test_identical_objectives_with_seed_noise_by_ranks(noise):
+    ranks, statistic = rank_sums(noise[:, 1:] - noise[:, :1])
+    tail = null_distribution(np.sort(ranks[0, 0])).cumsum()
+    p = np.minimum(1, 2 * tail[np.minimum(statistic, ranks.sum(-1) - statistic)])
+    wins = (holm(p) <= 0.05).any(1).mean()
+    assert wins <= 0.07, f"{wins:.4f}, standard error {standard_error(wins, STUDIES):.4f}"
+    # With ten seeds and nineteen comparisons the least adjusted p is 0.037, so a false winner is possible.
+    assert wins > 0
+
+
+@pytest.mark.parametrize("test", ["corrected_t", "signed_rank"])
+def test_reports_say_what_the_simulations_count(noise, test):
+    """The simulations work on arrays; this is the same by the function that reports use, on a few studies."""
+    labels = [f"objective {k}" for k in range(20)]
+    for study in noise[:10]:
+        d = study[1:] - study[0]
+        if test == "corrected_t":
+            _, _, _, p = corrected_t(d, train_size=800, test_size=100)
+        else:
+            p = np.array([stats.wilcoxon(row, method="exact").pvalue for row in d])
+        rows = dict(zip(labels, study, strict=True))
+        compared = compare(rows, labels[0], "accuracy", train_size=800, test_size=100, test=test)
+        np.testing.assert_allclose([c.p_adjusted for c in compared], holm(p), rtol=1e-6)
+        found = [c.verdict in ("better", "worse") for c in compared]
+        assert found == (holm(p) <= 0.05).tolist()
+
+
+def test_two_different_learners_equal_in_the_population(differences):
+    _, _, _, p = corrected_t(differences[:, 0], **SIZES)
+    wins = (p <= 0.05).mean()
+    assert wins <= 0.07, f"{wins:.4f}, standard error {standard_error(wins, STUDIES):.4f}"
+    # Nor is it so low that nothing could ever be found.
+    assert wins >= 0.02, f"{wins:.4f}, standard error {standard_error(wins, STUDIES):.4f}"
+
+
+def test_five_different_learners_equal_in_the_population(accuracies, differences):
+    """The family-wise rate of false winners; also by the very function that reports use."""
+    _, _, _, p = corrected_t(differences, **SIZES)
+    false_winner = (holm(p) <= 0.05).any(1)
+    rate = false_winner.mean()
+    assert rate <= 0.07, f"{rate:.4f}, standard error {standard_error(rate, STUDIES):.4f}"
+    labels = [f"learner {k}" for k in range(LEARNERS)]
+    for study, expected in zip(accuracies[:300], false_winner[:300], strict=True):
+        compared = compare(dict(zip(labels, study, strict=True)), labels[0], "accuracy", **SIZES)
+        assert any(c.verdict in ("better", "worse") for c in compared) == expected
+
+
+def test_the_uncorrected_paired_test_finds_false_winners(differences):
+    """What the correction is for: about three of ten such studies would announce a winner between equals."""
+    p = stats.ttest_1samp(differences[:, 0], 0, axis=-1).pvalue
+    wins = (p <= 0.05).mean()
+    assert wins > 0.2, f"{wins:.4f}, standard error {standard_error(wins, STUDIES):.4f}"
+
+
+@pytest.mark.parametrize("comparisons", [1, LEARNERS - 1])
+def test_a_real_difference_is_found_at_the_recommended_seeds(differences, comparisons):
+    """1.5 standard deviations of the paired difference, added to one learner; the others stay equal."""
+    seeds = recommended_seeds(comparisons, TRAIN, TEST)
+    d = differences[:, :comparisons, :seeds].copy()
+    deviation = math.sqrt(d[:, 0].var(-1, ddof=1).mean())
+    d[:, 0] += 1.5 * deviation
+    mean, _, _, p = corrected_t(d, **SIZES)
+    found = ((holm(p)[:, 0] <= 0.05) & (mean[:, 0] > 0)).mean()
+    assert found >= 0.8, f"{found:.4f}, standard error {standard_error(found, STUDIES):.4f}"
