@@ -133,6 +133,32 @@ def test_the_uncorrected_paired_test_finds_false_winners(differences):
     assert wins > 0.2, f"{wins:.4f}, standard error {standard_error(wins, STUDIES):.4f}"
 
 
+def one_unstable_study(rng: np.random.Generator, y: np.ndarray, seeds: int) -> np.ndarray:
+    """The difference in accuracy, (seeds,), of two one-nearest-neighbour classifiers on features of their own."""
+    x = rng.standard_normal((2, ROWS, FEATURES)) + np.where(y == 1, 0.45, -0.45)[:, None]
+    squares = (x**2).sum(2)
+    distance = squares[:, :, None] + squares[:, None, :] - 2 * np.matmul(x, x.transpose(0, 2, 1))
+    accuracy = np.empty((2, seeds))
+    for seed in range(seeds):
+        order = rng.permutation(ROWS)
+        trained, tested = order[:TRAIN], order[TRAIN : TRAIN + TEST]
+        nearest = trained[distance[:, tested[:, None], trained].argmin(2)]
+        accuracy[:, seed] = (y[nearest] == y[tested]).mean(1)
+    return accuracy[1] - accuracy[0]
+
+
+def test_learners_that_memorise_rows_are_the_known_limit_of_the_correction():
+    """The correction assumes that a learner depends on its training rows in bulk; here it hangs on single rows."""
+    rng, studies = np.random.default_rng(22), 1500
+    y = np.tile([0, 1], ROWS // 2)
+    d = np.stack([one_unstable_study(rng, y, 10) for _ in range(studies)])
+    _, _, _, p = corrected_t(d, **SIZES)
+    wins, uncorrected = (p <= 0.05).mean(), (stats.ttest_1samp(d, 0, axis=-1).pvalue <= 0.05).mean()
+    message = f"{wins:.4f} and {uncorrected:.4f}, standard error {standard_error(0.07, studies):.4f}"
+    assert wins <= 0.1, message
+    assert wins < uncorrected / 2, message
+
+
 @pytest.mark.parametrize("comparisons", [1, LEARNERS - 1])
 def test_a_real_difference_is_found_at_the_recommended_seeds(differences, comparisons):
     """1.5 standard deviations of the paired difference, added to one learner; the others stay equal."""

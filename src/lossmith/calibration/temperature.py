@@ -69,8 +69,9 @@ def fit_temperature(
 
     def slope_and_curvature(b: float) -> tuple[float, float]:
         p = torch.softmax(b * z, 1)
-        mean = (p * z).sum(1)
-        variance = (p * z.square()).sum(1) - mean.square()
+        weighted = p * z
+        mean = weighted.sum(1)
+        variance = (weighted * z).sum(1) - mean.square()
         return (mean.mean() - wanted).item(), variance.mean().item()
 
     b_low, b_high = 1 / high, 1 / low

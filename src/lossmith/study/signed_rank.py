@@ -75,8 +75,8 @@ def fewest_pairs(comparisons: int, alpha: float = 0.05) -> int:
     return pairs
 
 
-def rank_sums(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Twice the rank of each size, whole numbers thanks to the factor, and twice the sum over positive differences."""
+def rank_sums(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray | np.integer]:
+    """Twice the rank of each size along the last axis, which is whole even in ties, and twice the positive rank sum."""
     ranks = np.rint(2 * rankdata(np.abs(differences), axis=-1)).astype(np.int64)
     return ranks, np.where(differences > 0, ranks, 0).sum(-1)
 

@@ -5,7 +5,10 @@ Three things make such comparisons go wrong, and each has its remedy here.
 * **The seeds are not independent.** Every seed draws its training rows from the same data set, so the training sets
   overlap and so do the test sets; the differences agree with each other more than they would on new data, and a plain
   paired t-test finds false winners several times as often as it promises. The corrected resampled t-test (Nadeau &
-  Bengio 2003) takes s² (1/n + n_test/n_train) for the variance of the mean difference instead of s²/n.
+  Bengio 2003) takes s² (1/n + n_test/n_train) for the variance of the mean difference instead of s²/n. The correction
+  is approximate. Simulated with equal learners on 80 : 10 : 10 splits at alpha = 0.05, it finds a false winner in 4 %
+  of studies with stable learners (nearest mean) and in 7 to 9 % with learners that memorise single rows (one nearest
+  neighbour), where the plain test does in 27 and 36 % at 22 seeds.
 * **Many objectives, many metrics.** One metric is declared before the run; it alone gets p-values, adjusted over all
   comparisons with the baseline by Holm's step-down rule. The other metrics get intervals and no verdict.
 * **Trials that fail.** A trial that diverged has no value. Leaving it out would reward the objective for failing where
@@ -35,6 +38,9 @@ from lossmith.study.signed_rank import signed_rank
 
 Test = Literal["corrected_t", "signed_rank"]
 Verdict = Literal["better", "worse", "no difference shown", "identical", "failed", "not tested"]
+
+# One number a row of differences: an array, or a scalar when there was one row only.
+_Numbers = np.ndarray | np.floating
 
 # Differences smaller than this share of the values are rounding errors: 0.9 - 0.8 is not exactly 0.5 - 0.4.
 _DIGITS = 12
@@ -83,7 +89,7 @@ class Comparison:
 
 
 def compare(
-    values: Mapping[str, Sequence[float | None]],
+    values: Mapping[str, Sequence[float | None] | np.ndarray],
     baseline: str,
     metric: str,
     *,
@@ -147,7 +153,7 @@ def compare(
 
 def corrected_t(
     differences: np.ndarray, *, train_size: int, test_size: int, alpha: float = 0.05
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[_Numbers, _Numbers, _Numbers, _Numbers]:
     """The corrected resampled t-test of paired differences, along the last axis.
 
     Where all n differences are equal and not zero, their spread would be 0 and the smallest difference certain. They
