@@ -30,9 +30,7 @@ def brute_force_ece(confidence: np.ndarray, correct: np.ndarray, bins: int) -> f
 class TestExpectedCalibrationError:
     def test_confidence_of_exactly_one_is_in_the_last_bin(self):
         confidence = torch.tensor([0.95, 1.0], dtype=torch.float64)
-        assert expected_calibration_error(confidence, torch.tensor([1, 0]), bins=10).item() == pytest.approx(
-            0.475, abs=1e-15
-        )
+        assert expected_calibration_error(confidence, torch.tensor([1, 0]), bins=10).item() == pytest.approx(0.475, abs=1e-15)
 
     def test_confidence_of_exactly_zero_is_in_the_first_bin(self):
         curve = reliability_curve(torch.tensor([0.0, 0.0, 0.05]), torch.tensor([1, 0, 0]), bins=10)
@@ -45,9 +43,7 @@ class TestExpectedCalibrationError:
         value = expected_calibration_error(p, p**2, bins=bins, equal_mass=equal_mass)
         assert value.item() == pytest.approx(1 / 6, abs=1e-9)
 
-    @pytest.mark.parametrize(
-        ("bins", "expected"), [(1, 0), (2, 1 / 2), (6, 1 / 2), (5, 1 / 2 - 1 / 50), (15, 1 / 2 - 1 / 450)]
-    )
+    @pytest.mark.parametrize(("bins", "expected"), [(1, 0), (2, 1 / 2), (6, 1 / 2), (5, 1 / 2 - 1 / 50), (15, 1 / 2 - 1 / 450)])
     def test_errors_of_opposite_sign_cancel_within_a_bin(self, bins, expected):
         p = grid(30_000)
         assert expected_calibration_error(p, 1 - p, bins=bins).item() == pytest.approx(expected, abs=1e-8)
@@ -97,9 +93,7 @@ class TestExpectedCalibrationError:
         order = np.argsort(confidence)
         parts = np.split(order, 8)
         expected = sum(15 / 120 * abs(confidence[i].mean() - correct[i].mean()) for i in parts)
-        value = expected_calibration_error(
-            torch.from_numpy(confidence), torch.from_numpy(correct), bins=8, equal_mass=True
-        )
+        value = expected_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct), bins=8, equal_mass=True)
         assert value.item() == pytest.approx(expected, abs=1e-12)
 
     @pytest.mark.parametrize("equal_mass", [False, True])

@@ -287,9 +287,7 @@ class TestPlanning:
         # However many seeds: 1.5 / sqrt(15 / 70) = 3.2 standard errors, against 3.0 + 0.84 needed for 19 comparisons.
         assert recommended_seeds(19, train_size=700, test_size=150) is None
         prospect = what_can_be_shown(10, 19, 700, 150)
-        assert prospect.sentence.endswith(
-            "No number of seeds finds one of 1.5 on splits like these; a smaller test share would help."
-        )
+        assert prospect.sentence.endswith("No number of seeds finds one of 1.5 on splits like these; a smaller test share would help.")
 
     def test_the_signed_rank_test_needs_enough_pairs(self):
         short = what_can_be_shown(7, 4, **SIZES, test="signed_rank")

@@ -98,13 +98,9 @@ def fit_temperature(
 
 def _checked(logits: Tensor, target: Tensor, prior: float, bounds: tuple[float, float]) -> tuple[float, float]:
     if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise ValueError(
-            f"logits: {logits.dtype} of shape {tuple(logits.shape)}; wanted floats of shape (n, c), n >= 1, c >= 2"
-        )
+        raise ValueError(f"logits: {logits.dtype} of shape {tuple(logits.shape)}; wanted floats of shape (n, c), n >= 1, c >= 2")
     if target.shape != logits.shape[:1] or target.is_floating_point() or target.dtype == torch.bool:
-        raise ValueError(
-            f"target: {target.dtype} of shape {tuple(target.shape)}; wanted class indices of shape ({len(logits)},)"
-        )
+        raise ValueError(f"target: {target.dtype} of shape {tuple(target.shape)}; wanted class indices of shape ({len(logits)},)")
     if not bool(((target >= 0) & (target < logits.shape[1])).all()):
         raise ValueError(f"target: a class index outside 0 to {logits.shape[1] - 1}")
     if not bool(logits.isfinite().all()):

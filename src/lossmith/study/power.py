@@ -69,10 +69,7 @@ class Prospect:
                 f" difference would be found with probability {self.power:g}."
             )
         if self.recommended_seeds is None:
-            return (
-                f"{said} No number of seeds finds one of {self.effect:g} on splits like these;"
-                " a smaller test share would help."
-            )
+            return f"{said} No number of seeds finds one of {self.effect:g} on splits like these; a smaller test share would help."
         return f"{said} For one of {self.effect:g} it takes {_count(self.recommended_seeds, 'seed')}."
 
 
@@ -123,9 +120,7 @@ def what_can_be_shown(
         can_reach_alpha=reachable,
         smallest_effect=_smallest_effect(n_seeds, level, ratio, power, test) if reachable else math.inf,
         effect=effect,
-        recommended_seeds=recommended_seeds(
-            n_comparisons, train_size, test_size, effect, alpha=alpha, power=power, test=test
-        ),
+        recommended_seeds=recommended_seeds(n_comparisons, train_size, test_size, effect, alpha=alpha, power=power, test=test),
     )
 
 

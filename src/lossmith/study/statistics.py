@@ -58,7 +58,8 @@ class Comparison:
         n: the seeds on which both finished.
         failed: the seeds on which the objective failed.
         baseline_failed: the seeds on which the baseline failed.
-        mean_difference: objective less baseline, mean over the n seeds, in the metric's own direction; NaN if n is 0.
+        mean_difference: objective less baseline, mean over the n seeds, not turned round where lower is
+            better; NaN if n is 0.
         standard_deviation: of the difference over the n seeds; NaN if n is below 2.
         low: lower end of the 1 - alpha interval (signed_rank: for the centre of the differences); -inf where nothing
             can be said, as after a failed trial.
@@ -141,9 +142,7 @@ def compare(
     n = len(table[baseline])
     for label, row in table.items():
         if len(row) != n or n == 0:
-            raise ValueError(
-                f"values: {len(row)} seeds for {label!r}, {n} for the baseline; wanted the same, at least 1"
-            )
+            raise ValueError(f"values: {len(row)} seeds for {label!r}, {n} for the baseline; wanted the same, at least 1")
     others = [label for label in table if label != baseline]
     rule = _Rule(test, train_size, test_size, alpha)
     found = [_unadjusted(label, baseline, metric, table[label], table[baseline], rule) for label in others]
@@ -233,9 +232,7 @@ class _Rule:
         return float(low), float(high), float(p)
 
 
-def _unadjusted(
-    label: str, baseline: str, metric: str, ours: np.ndarray, theirs: np.ndarray, rule: _Rule
-) -> Comparison:
+def _unadjusted(label: str, baseline: str, metric: str, ours: np.ndarray, theirs: np.ndarray, rule: _Rule) -> Comparison:
     """A comparison as it stands alone: its adjusted p is its own p, and its verdict has no direction yet."""
     failed, baseline_failed = int((~np.isfinite(ours)).sum()), int((~np.isfinite(theirs)).sum())
     finished = np.isfinite(ours) & np.isfinite(theirs)
@@ -302,9 +299,7 @@ def _direction(metric: str, higher_is_better: bool | None) -> bool:
     if higher_is_better is not None:
         return higher_is_better
     if metric not in METRICS:
-        raise ValueError(
-            f"metric: {metric!r} is unknown, so higher_is_better must be given; known: {', '.join(METRICS)}"
-        )
+        raise ValueError(f"metric: {metric!r} is unknown, so higher_is_better must be given; known: {', '.join(METRICS)}")
     return METRICS[metric].higher_is_better
 
 
