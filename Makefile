@@ -33,8 +33,8 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ -z "$$python" ]; then echo "lossmith needs Python 3.11 or newer, found none; name one: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
 	if [ ! -x "$(VENV)/bin/python" ]; then echo "creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv "$(VENV)"; fi
 	@echo "installing torch and what lossmith's tests need (a few minutes, once)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_PIP) -c constraints.txt torch
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compare,dev,oracles]'
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check $(TORCH_PIP) -c constraints.txt torch
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[compare,dev,oracles]'
 	@touch $@
 
 demo: $(STAMP)  ## compare five objectives on real data with noisy labels, and write the report

@@ -1,0 +1,80 @@
+"""One thread a process, and the CPU seconds that each objective costs the suite.
+
+The suite grows with the number of objectives, so its price per objective is printed at the end: whatever costs more than
+a second is named. A test belongs to an objective when it is parametrised by an argument called `objective` (a name, a card,
+a function), or marked by `record_property("objective", name)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SECONDS_WORTH_NAMING = 1.0
+
+_last_seen = pytest.StashKey[float]()
+_spent: dict[str, float] = defaultdict(float)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of the children it has waited for, all threads together."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _objective_of(item: pytest.Item) -> str | None:
+    for key, value in item.user_properties:
+        if key == "objective":
+            return str(value)
+    callspec = getattr(item, "callspec", None)
+    value: Any = callspec.params.get("objective") if callspec else None
+    if value is None or isinstance(value, str):
+        return value
+    return str(getattr(value, "name", None) or getattr(value, "__name__", None) or value)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_last_seen] = _cpu_seconds()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write the objective and the time of this phase into the report: reports are what xdist carries to the main process."""
+    report = yield
+    now = _cpu_seconds()
+    name = _objective_of(item)
+    if name is not None:
+        report.user_properties.append(("cpu_seconds_of", (name, now - item.stash.get(_last_seen, now))))
+    item.stash[_last_seen] = now
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        return  # the main process sees the same report
+    for key, value in report.user_properties:
+        if key == "cpu_seconds_of":
+            name, seconds = value
+            _spent[name] += seconds
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _spent:
+        return
+    total = sum(_spent.values())
+    write = terminalreporter.write_line
+    terminalreporter.section("CPU seconds per objective")
+    write(f"{len(_spent)} objectives, {total:.1f} s in all, {total / len(_spent):.2f} s each")
+    dear = sorted(((seconds, name) for name, seconds in _spent.items() if seconds > SECONDS_WORTH_NAMING), reverse=True)
+    for seconds, name in dear:
+        write(f"{seconds:8.2f}  {name}")
+    if not dear:
+        write(f"none costs more than {SECONDS_WORTH_NAMING:g} s")

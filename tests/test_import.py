@@ -1,0 +1,48 @@
+"""`import lossmith` costs next to nothing beside `import torch`, and brings no library that the user did not ask for."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.subprocess
+
+EXTRAS = {"cyclopts", "jinja2", "joblib", "matplotlib", "numpy", "pandas", "rich", "scipy", "sklearn"}
+
+# torch and lossmith in one process: the difference of two processes' times would carry the noise of loading torch twice.
+AFTER_TORCH = """
+import json, sys, time
+import torch
+before, start = set(sys.modules), time.perf_counter()
+{code}
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, sorted({{name.partition(".")[0] for name in set(sys.modules) - before}})]))
+"""
+
+
+def _after_torch(code: str) -> tuple[float, set[str]]:
+    """The seconds `code` takes in a fresh process after `import torch`, and the packages it loads."""
+    run = subprocess.run([sys.executable, "-c", AFTER_TORCH.format(code=code)], capture_output=True, text=True, check=True)
+    seconds, loaded = json.loads(run.stdout)
+    return seconds, set(loaded)
+
+
+def test_import_is_cheap_and_loads_no_extra() -> None:
+    """At most 0.15 s, the median of five processes; numpy counts as an extra unless torch itself brought it."""
+    runs = [_after_torch("import lossmith") for _ in range(5)]
+    for _, loaded in runs:
+        assert "lossmith" in loaded
+        assert not loaded & EXTRAS
+    times = sorted(seconds for seconds, _ in runs)
+    assert statistics.median(times) <= 0.15, f"import lossmith took {times} s after import torch"
+
+
+def test_using_an_objective_loads_no_extra() -> None:
+    """The flat names are lazy, so the import alone would not show what an objective drags in."""
+    _, loaded = _after_torch("import lossmith; lossmith.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))")
+    assert "lossmith" in loaded
+    assert not loaded & EXTRAS
