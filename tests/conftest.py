@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# Processes that tests start import this checkout, installed or not.
+SOURCE = str(Path(__file__).parents[1] / "src")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
 
 SECONDS_WORTH_NAMING = 1.0
 

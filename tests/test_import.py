@@ -17,10 +17,11 @@ EXTRAS = {"cyclopts", "jinja2", "joblib", "matplotlib", "numpy", "pandas", "rich
 AFTER_TORCH = """
 import json, sys, time
 import torch
-before, start = set(sys.modules), time.perf_counter()
+packages = lambda: {{name.partition(".")[0] for name in sys.modules}}
+before, start = packages(), time.perf_counter()
 {code}
 seconds = time.perf_counter() - start
-print(json.dumps([seconds, sorted({{name.partition(".")[0] for name in set(sys.modules) - before}})]))
+print(json.dumps([seconds, sorted(packages() - before)]))
 """
 
 
@@ -32,7 +33,7 @@ def _after_torch(code: str) -> tuple[float, set[str]]:
 
 
 def test_import_is_cheap_and_loads_no_extra() -> None:
-    """At most 0.15 s, the median of five processes; numpy counts as an extra unless torch itself brought it."""
+    """At most 0.15 s, the median of five processes; numpy counts as an extra, unless torch itself has loaded it."""
     runs = [_after_torch("import lossmith") for _ in range(5)]
     for _, loaded in runs:
         assert "lossmith" in loaded

@@ -44,12 +44,12 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    site = Path(run(python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
     for distribution in _needed_by("torch", "jaxtyping"):
         for top in {Path(file).parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
             (site / top).symlink_to(distribution.locate_file(top))
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--quiet", wheel]
-    run(*pip, cwd=folder, env={name: value for name, value in os.environ.items() if not name.startswith("PIP_")})
+    run(*pip, cwd=folder, env={name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH"))})
     return python
 
 
@@ -88,7 +88,7 @@ def test_installing_changes_no_torch(environment: Path, tmp_path: Path) -> None:
         "import importlib.util as util, lossmith, torch; print(torch.__version__); print(lossmith.__file__); "
         "print([name for name in ('numpy', 'scipy', 'sklearn', 'pandas', 'matplotlib', 'rich', 'cyclopts') if util.find_spec(name)])"
     )
-    version, where, extras = run(environment, "-W", "ignore:Failed to initialize NumPy", "-c", code, cwd=tmp_path).splitlines()
+    version, where, extras = run(environment, "-I", "-W", "ignore:Failed to initialize NumPy", "-c", code, cwd=tmp_path).splitlines()
     assert version == importlib.metadata.version("torch")
     assert Path(where).is_relative_to(environment.parents[1])
     assert extras == "[]"
@@ -96,4 +96,4 @@ def test_installing_changes_no_torch(environment: Path, tmp_path: Path) -> None:
 
 def test_readme_runs_where_only_the_wheel_is_installed(environment: Path, tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text("\n".join(python_blocks(ROOT / "README.md")))
-    run(environment, "-W", "error", "-W", "ignore:Failed to initialize NumPy", "readme.py", cwd=tmp_path)
+    run(environment, "-I", "-W", "error", "-W", "ignore:Failed to initialize NumPy", "readme.py", cwd=tmp_path)

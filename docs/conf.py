@@ -1,0 +1,39 @@
+"""Sphinx configuration. Nothing is fetched: the documentation builds without a network."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
+
+import reference  # noqa: E402 - it lies beside this file
+
+project = "lossmith"
+author = "The lossmith developers"
+copyright = author
+language = "en"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "lossmith"
+
+# Docstrings are Google style with single backticks for code; their shape annotations are read in the source, not in a signature.
+default_role = "code"
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Options", "params_style")]
+
+# References to ourselves must resolve; names of other packages, and of Python, would need their inventories from the network.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!lossmith\b)\w+(\.\w+)+"), ("py:exc", r"\w+")]
+
+reference.write_pages(HERE / "api")
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", reference.prepare, priority=100)  # before napoleon, at 500
