@@ -44,10 +44,10 @@ def prepare(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
     """Docstrings before napoleon reads them.
 
     The card at the end of an objective's docstring becomes a list, its formula mathematics. An attribute's docstring is kept from being
-    read as "type: description" at its first colon; ours are sentences.
+    read as "type: description" at its first colon, by an empty comment on top: ours are sentences.
     """
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]
     if "Card:" not in lines:
         return
     start = lines.index("Card:")

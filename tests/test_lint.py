@@ -33,7 +33,8 @@ def _plant(house: Path, room: str, line: str) -> None:
 
 
 def _types(house: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pyrefly", "check"], cwd=house, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pyrefly", "check", "--python-interpreter-path", sys.executable]
+    return subprocess.run(command, cwd=house, capture_output=True, text=True)
 
 
 def _arrows(house: Path) -> subprocess.CompletedProcess[str]:
