@@ -28,9 +28,14 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Options", "params_style")]
 
-# References to ourselves must resolve; names of other packages, and of Python, would need their inventories from the network.
+# References to ourselves must resolve. Names of other packages and of Python would need their inventories from the network, and
+# annotations name types of all kinds, private ones too.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!lossmith\b)\w+(\.\w+)+"), ("py:exc", r"\w+")]
+nitpick_ignore_regex = [
+    ("py:class", r"(?!lossmith\b).*|lossmith\.([a-z.]+\.)?_.*"),
+    ("py:exc", r"\w+"),
+    ("py:.*", r"(?!lossmith\b)\w+(\.\w+)+"),
+]
 
 reference.write_pages(HERE / "api")
 
