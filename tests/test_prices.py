@@ -39,5 +39,5 @@ def test_seconds_are_summed_over_workers(tmp_path: Path) -> None:
     assert "3 objectives, " in out
     dear = re.findall(r"^ +([\d.]+)  (\w+)$", out, re.MULTILINE)
     assert [name for _, name in dear] == ["dear"]
-    assert 1.2 <= float(dear[0][0]) < 3
+    assert 1.1 <= float(dear[0][0]) < 3  # the clock ticks in hundredths
     assert out.rstrip().splitlines()[-1].startswith("=")
