@@ -11,9 +11,8 @@ TORCH_PIP ?=
 DEMO ?= --data digits --noise symmetric:0.4 --objectives cross_entropy,generalized_cross_entropy:q=0.7,classification_mae,symmetric_cross_entropy,ldr_kl_loss --seeds 10
 
 WORKERS ?= 2
-PYTEST ?=
 # One thread a worker: two workers with two threads each would wait for one another.
-TEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) $(PYTEST)
+TEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS)
 # An int where a float is annotated is right, as for any type checker; beartype has to be told.
 TYPECHECKER = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
