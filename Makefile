@@ -5,7 +5,7 @@ VENV ?= .venv
 # A Python to build the environment with; the first of the usual names that is 3.11 or newer when left empty.
 PYTHON ?=
 # Passed to pip when it installs torch. On Linux the package index serves torch with CUDA, some gigabytes; for the small build:
-#   make test TORCH_PIP="--index-url https://download.pytorch.org/whl/cpu"
+#   make test TORCH_PIP="--extra-index-url https://download.pytorch.org/whl/cpu"
 TORCH_PIP ?=
 
 DEMO ?= --data digits --noise symmetric:0.4 --objectives cross_entropy,generalized_cross_entropy:q=0.7,classification_mae,symmetric_cross_entropy,ldr_kl_loss --seeds 10
