@@ -63,8 +63,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        return  # the main process sees the same report
+    """Called in the workers too, to no effect: only the main process, which sees every report, prints a summary."""
     for key, value in report.user_properties:
         if key == "cpu_seconds_of":
             name, seconds = value
