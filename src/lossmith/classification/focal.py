@@ -16,10 +16,11 @@ _CHAROENPHAKDEE = "Charoenphakdee et al. 2021, 'On Focal Loss for Class-Posterio
 
 
 def focused(log_p: Float[Tensor, "*rows"], gamma: Hyper) -> Float[Tensor, "*rows"]:
-    """-(1 - p)^gamma log p. Its slope at p = 1 is 0 (-1 for gamma = 0), where the power's own is infinite for gamma < 1."""
-    certain = log_p == 0
-    doubt = -torch.expm1(torch.where(certain, -1.0, log_p))
-    return torch.where(certain, torch.zeros_like(log_p) ** gamma, doubt**gamma) * -log_p
+    """-(1 - p)^gamma log p, with the slope it tends to at p = 1, where the power's own is infinite for gamma < 1, and at p = 0."""
+    inside = (log_p < 0) & (log_p > -torch.inf)
+    doubt = -torch.expm1(torch.where(inside, log_p, -1.0))
+    at_ends = torch.where(log_p < 0, 1.0, torch.zeros_like(log_p) ** gamma)
+    return torch.where(inside, doubt**gamma, at_ends) * -log_p
 
 
 def _focal(log_p: Float[Tensor, "*rows"], gamma: Hyper) -> Float[Tensor, "*rows"]:

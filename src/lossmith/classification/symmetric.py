@@ -100,10 +100,10 @@ def _active_passive(
     passive: str,
     gamma: Hyper,
 ) -> Float[Tensor, "*rows"]:
-    if active == "normalized_focal":
-        share = focused(log_p_y, gamma) / focused(log_p, gamma).sum(-1)
-    else:
-        share = log_p_y / log_p.sum(-1)
+    possible = log_p_y > -torch.inf  # a label of probability 0 has all of the sum
+    label = torch.where(possible, log_p_y, -1.0)
+    share = focused(label, gamma) / focused(log_p, gamma).sum(-1) if active == "normalized_focal" else label / log_p.sum(-1)
+    share = torch.where(possible, share, 1.0)
     return alpha * share - beta * _SCALE[passive] * torch.expm1(log_p_y)
 
 
@@ -162,8 +162,8 @@ def active_passive_loss(
         a(p) = -\log p \ \text{ or } -(1 - p)^\gamma \log p
 
     with s = 1 for mean absolute error and s = 4 for reverse cross-entropy with the paper's :math:`\log 0 := -4`. Both parts sum over the
-    labels to a constant, so that uniform label noise moves no minimum. Every logit must be finite: one class at -inf makes every
-    normalised loss 0 or undefined.
+    labels to a constant, so that uniform label noise moves no minimum. A class masked by a logit of -inf has all of the sum: it leaves
+    the active loss 0 for every other label.
 
     The authors' code differs in two places: it takes the factor :math:`(1 - p)^\gamma` as a constant in the backward pass, where the
     gradient here is the formula's, and it clips the label at 1e-4, which is s = 9.21 (say so by `beta`).

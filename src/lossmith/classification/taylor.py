@@ -71,6 +71,10 @@ def taylor_cross_entropy(
         >>> lossmith.taylor_cross_entropy(torch.zeros(1, 4), torch.tensor([2]), order=2)
         tensor(1.0312)
     """
-    if isinstance(order, Tensor) or order != int(order):
-        raise TypeError(f"taylor_cross_entropy: order must be a whole number in [1, inf); got {describe(order)}")
-    return of_log_prob(_taylor, input, target, options, order=int(order))
+    if isinstance(order, Tensor):
+        raise TypeError(f"taylor_cross_entropy: order must be a plain whole number; got {describe(order)}")
+    if isinstance(order, float):  # 3.0, as a command line or a search may write it
+        if not order.is_integer():
+            raise ValueError(f"taylor_cross_entropy: order must be a whole number in [1, inf); got {order!r}")
+        order = int(order)
+    return of_log_prob(_taylor, input, target, options, order=order)
