@@ -170,5 +170,9 @@ def test_hyper_parameters_of_the_asymmetric_loss_can_be_learnt():
         return lossmith.asymmetric_loss(z, t, gamma_negative=gamma_negative, gamma_positive=gamma_positive, shift=shift)
 
     assert torch.autograd.gradcheck(loss, learnt)
+    none = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(loss(0.0, 0.0, none), none)
+    odds = torch.where(t == 0, z.exp(), 0)  # d/dm of -log(m + sigma(-z)) at m = 0 is -(1 + e^z)
+    assert found.item() == pytest.approx(-(torch.where(t == 0, 1, 0) + odds).mean().item())
     with pytest.raises(ValueError, match=r"asymmetric_loss: shift must be in \[0, 1\); got 1.0"):
         lossmith.asymmetric_loss(z, t, shift=1.0)

@@ -84,10 +84,12 @@ def _asymmetric(
     shifted = torch.sigmoid(z) - shift
     inside = shifted > torch.finfo(z.dtype).tiny  # below, the power's derivative need not be a number; the loss and its slope are 0
     shifted = torch.where(inside, shifted, 0.5)
-    # 1 - p_m = m + sigma(-z): by log1p where p_m is small, and where it is near 1 without ever taking 1 - sigma(z)
-    small = shifted < 0.5
-    log_m = torch.log(torch.as_tensor(shift, dtype=z.dtype, device=z.device))
-    log_rest = torch.where(small, torch.log1p(-torch.where(small, shifted, 0.5)), torch.logaddexp(log_m, torch.where(small, 0, log_no)))
+    # 1 - p_m = m + sigma(-z), never 1 - sigma(z): by log1p where it is near 1, and without the sum where sigma(-z) is no float32
+    small, far = shifted < 0.5, z > 80
+    margin = torch.as_tensor(shift, dtype=z.dtype, device=z.device)
+    near_rest = torch.log(margin + torch.sigmoid(-torch.where(far, 0, z)))
+    far_rest = torch.where(margin > 0, torch.log(torch.where(margin > 0, margin, 1.0)), log_no)
+    log_rest = torch.where(small, torch.log1p(-torch.where(small, shifted, 0.5)), torch.where(far, far_rest, near_rest))
     return if_yes, torch.where(inside, shifted**gamma_negative * -log_rest, 0)
 
 
