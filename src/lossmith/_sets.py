@@ -7,11 +7,17 @@ them over ranks is exactly one process with the whole batch. A set's loss is no 
 contract, and no `denominator=`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from lossmith._typing import Float
+from lossmith._binary import binary_frame
+from lossmith._checks import describe
+from lossmith._reduce import Call, check_floating, check_weight, full_precision, nonzero, read, working_dtype
+from lossmith._rows import frame
+from lossmith._typing import Float, Hyper, Integer
 
 
 class Counts(NamedTuple):
@@ -40,11 +46,7 @@ def of_counts(
         squared: count squared probabilities in `predicted` and `actual`.
         include_background: whether class 0 counts.
     """
-    opt = read(row, options, hyper)
-    if opt.over not in ("sample", "batch", "ranks"):
-        raise ValueError(f"{opt.name}: over must be 'sample', 'batch' or 'ranks'; got {opt.over!r}")
-    if isinstance(input, Tensor) and input.ndim < 2:
-        raise ValueError(f"{opt.name}: input must have shape (n, c, *d); got {describe(input)}")
+    opt = read_set(row, input, options, {**hyper, "activation": activation, "squared": squared, "include_background": include_background})
     with full_precision(input):
         p, t, share = (_sigmoid_channels if activation == "sigmoid" else _softmax_classes)(opt, input, target)
         counts = _count(p, t, share, squared=squared, over=opt.over, group=opt.group)
@@ -57,6 +59,17 @@ def of_counts(
         if opt.reduction == "none":
             return loss
         return loss.sum() if opt.reduction == "sum" else loss.sum() / nonzero(weight.sum())
+
+
+def read_set(row: Callable[..., Tensor], input: Tensor, options: Mapping[str, Any], hyper: Mapping[str, Any]) -> Call:
+    """The options of one call, after the checks that are the same for every objective on sets."""
+    opt = read(row, options, hyper)
+    if opt.over not in ("sample", "batch", "ranks"):
+        raise ValueError(f"{opt.name}: over must be 'sample', 'batch' or 'ranks'; got {opt.over!r}")
+    check_floating(opt.name, input)
+    if input.ndim < 2:
+        raise ValueError(f"{opt.name}: input must have shape (n, c, *d); got {describe(input)}")
+    return opt
 
 
 def _softmax_classes(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,9 +85,18 @@ def _softmax_classes(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, 
 
 
 def _sigmoid_channels(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    t, keep, share = binary_frame(opt, input, target)
+    t, keep, share = binary_frame(per_channel(opt, input), input, target)
     p = torch.sigmoid(torch.where(keep, input, 0).to(t.dtype))
     return p, t, torch.where(keep, share, 0)
+
+
+def per_channel(opt: Call, input: Tensor) -> Call:
+    """The same options with `sample_weight`, one number an element of a set, repeated for every channel."""
+    if opt.sample_weight is None:
+        return opt
+    elements = (input.shape[0], *input.shape[2:])
+    each = check_weight(opt.name, "sample_weight", opt.sample_weight, elements, input)
+    return opt._replace(sample_weight=each.unsqueeze(1).expand(input.shape))
 
 
 def _count(p: Tensor, t: Tensor, share: Tensor, *, squared: bool, over: str, group: Any) -> Counts:
@@ -82,6 +104,14 @@ def _count(p: Tensor, t: Tensor, share: Tensor, *, squared: bool, over: str, gro
     power = 2 if squared else 1
     sums = [(share * x).sum(axes) if axes else share * x for x in (p * t, p**power, t**power)]
     return Counts(*(over_ranks(total, group) for total in sums)) if over == "ranks" else Counts(*sums)
+
+
+def mean_over(value: Tensor, each: Tensor, opt: Call) -> Tensor:
+    """The mean of a rowwise part of a set objective: over the batch, or over the batches of all ranks together."""
+    total, weight = value.sum(), each.sum()
+    if opt.over == "ranks":
+        total, weight = over_ranks(total, opt.group), over_ranks(weight, opt.group)
+    return total / nonzero(weight)
 
 
 def over_ranks(total: Tensor, group: Any = None) -> Tensor:

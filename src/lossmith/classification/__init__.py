@@ -1,5 +1,7 @@
 """Objectives for choosing one of several classes, and for yes-or-no answers."""
 
+from lossmith.classification.binary import asymmetric_loss, binary_cross_entropy
+from lossmith.classification.bootstrap import bootstrap_loss
 from lossmith.classification.comp_sum import (
     classification_mae,
     comp_sum,
@@ -7,11 +9,24 @@ from lossmith.classification.comp_sum import (
     sum_exponential,
 )
 from lossmith.classification.cross_entropy import cross_entropy
+from lossmith.classification.focal import binary_focal_loss, focal_loss
+from lossmith.classification.poly import poly_loss
+from lossmith.classification.symmetric import active_passive_loss, symmetric_cross_entropy
+from lossmith.classification.taylor import taylor_cross_entropy
 
 __all__ = [
+    "active_passive_loss",
+    "asymmetric_loss",
+    "binary_cross_entropy",
+    "binary_focal_loss",
+    "bootstrap_loss",
     "classification_mae",
     "comp_sum",
     "cross_entropy",
+    "focal_loss",
     "generalized_cross_entropy",
+    "poly_loss",
     "sum_exponential",
+    "symmetric_cross_entropy",
+    "taylor_cross_entropy",
 ]

@@ -1,3 +1,5 @@
 """Objectives on whole masks."""
 
-__all__: list[str] = []
+from lossmith.segmentation.dice import dice_cross_entropy, dice_loss
+
+__all__ = ["dice_cross_entropy", "dice_loss"]

@@ -1,0 +1,191 @@
+"""Cross-entropy joined to a robust partner: symmetric cross-entropy, and the active-passive family."""
+
+from typing import Literal, Unpack
+
+import torch
+
+from lossmith._options import RowOptions
+from lossmith._rows import LogitSource, of_log_prob, of_log_probs
+from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith.card import At, Choice, Claims, Proved, Range, objective
+from lossmith.classification.focal import focused
+
+_MA = "Ma et al. 2020, 'Normalized Loss Functions for Deep Learning with Noisy Labels', arXiv:2006.13554"
+
+
+def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zero: Hyper) -> Float[Tensor, "*rows"]:
+    return alpha * -log_p + beta * log_zero * torch.expm1(log_p)
+
+
+@objective(
+    row=_symmetric,
+    form="log_prob",
+    source="Wang et al. 2019, 'Symmetric Cross Entropy for Robust Learning with Noisy Labels', arXiv:1908.06112",
+    summary="cross-entropy plus its reverse, of the label given the prediction, which wrong labels cannot mislead",
+    use_when="labels are noisy and mean absolute error alone learns too slowly",
+    formula=r"-\alpha \log p_y - \beta A (1 - p_y), \quad A = \log 0 := -4",
+    ranges={"alpha": Range(0), "beta": Range(0), "log_zero": Range(float("-inf"), 0, open_low=True)},
+    limits=[
+        At(alpha=1.0, beta=0.0, equals="cross_entropy"),
+        At(alpha=0.0, beta=0.25, log_zero=-4.0, equals="classification_mae"),
+        At(alpha=1.0, beta=0.5, log_zero=-2.0, equals="poly_loss"),
+    ],
+    settings=[{"alpha": 1.0, "beta": 1.0}, {"alpha": 0.5, "log_zero": -6.0}],
+    aliases=("sce", "symmetric_learning"),
+    tags=("noisy labels", "robust"),
+    claims=Claims(
+        convex=False,
+        proper=False,
+        calibrated=True,
+        symmetric=False,
+        shift_invariant=True,
+        class_symmetric=True,
+        growth="linear",
+        bounds=lambda: (0.0, float("inf")),
+    ),
+    provenance=(
+        "written from the paper, section 3; checked in float64 against both cross-entropies summed class by class. alpha and beta are the "
+        "authors' for CIFAR-10 (HanxunH/SCELoss-Reproduce, c81fb33), log_zero is the -4 of Ma et al. 2020; the authors' code clips the "
+        "label at 1e-4, which is log_zero = -9.21"
+    ),
+)
+def symmetric_cross_entropy(
+    input: Float[Tensor, "n c *d"] | LogitSource,
+    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    *,
+    alpha: Hyper = 0.1,
+    beta: Hyper = 1.0,
+    log_zero: Hyper = -4.0,
+    **options: Unpack[RowOptions],
+) -> Float[Tensor, "*reduced"]:
+    r"""Symmetric cross-entropy: the weighted sum of cross-entropy and reverse cross-entropy.
+
+    .. math::
+        \ell(z, y) = -\alpha \log p_y - \beta \sum_k p_k \log 1_{k = y} = -\alpha \log p_y - \beta A (1 - p_y)
+
+    with :math:`\log 0` replaced by A, a negative number. The reverse is mean absolute error times :math:`-A`, so the whole is alpha
+    times :func:`poly_loss` at :math:`\epsilon = -A \beta / \alpha`, and A matters only through :math:`A \beta`. It is convex in the
+    logits when :math:`-A \beta \le \alpha` and not otherwise, as at the defaults.
+
+    With class probabilities as the target this is the expectation of the above over the label, and no logarithm of the target is taken.
+
+    Args:
+        input: logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a source of them.
+        target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels.
+        alpha: the weight of cross-entropy. The authors take 0.1 for CIFAR-10 and 6 for CIFAR-100.
+        beta: the weight of reverse cross-entropy.
+        log_zero: the A of the formula. The authors' code has -9.21, the logarithm of the 1e-4 it clips labels at.
+
+    Returns:
+        One loss a row (`reduction="none"`), or their mean or sum; float32 at least.
+
+    Example:
+        >>> import torch, lossmith
+        >>> lossmith.symmetric_cross_entropy(torch.zeros(1, 4), torch.tensor([2]))  # 0.1 * log 4 + 4 * 3/4
+        tensor(3.1386)
+    """
+    return of_log_prob(_symmetric, input, target, options, alpha=alpha, beta=beta, log_zero=log_zero)
+
+
+_SCALE = {"mae": 1.0, "reverse_cross_entropy": 4.0}
+"""What a passive loss is in multiples of 1 - p_y."""
+
+
+def _active_passive(
+    log_p_y: Float[Tensor, "*rows"],
+    log_p: Float[Tensor, "*rows c"],
+    alpha: Hyper,
+    beta: Hyper,
+    active: str,
+    passive: str,
+    gamma: Hyper,
+) -> Float[Tensor, "*rows"]:
+    possible = log_p_y > -torch.inf  # a label of probability 0 has all of the sum
+    label = torch.where(possible, log_p_y, -1.0)
+    share = focused(label, gamma) / focused(log_p, gamma).sum(-1) if active == "normalized_focal" else label / log_p.sum(-1)
+    share = torch.where(possible, share, 1.0)
+    return alpha * share - beta * _SCALE[passive] * torch.expm1(log_p_y)
+
+
+@objective(
+    row=_active_passive,
+    form="log_probs",
+    source=_MA,
+    summary="two robust losses together: one that lifts the label's probability, one that lowers the others'",
+    use_when="labels are very noisy, and a robust loss alone learns too little",
+    formula=r"\alpha\, \frac{-\log p_y}{-\sum_k \log p_k} + \beta\, (1 - p_y)",
+    ranges={
+        "alpha": Range(0),
+        "beta": Range(0),
+        "active": Choice("normalized_cross_entropy", "normalized_focal"),
+        "passive": Choice("mae", "reverse_cross_entropy"),
+        "gamma": Range(0),
+    },
+    limits=[At(alpha=0.0, beta=1.0, equals="classification_mae")],
+    settings=[
+        {"alpha": 10.0, "beta": 0.1, "passive": "reverse_cross_entropy"},
+        {"active": "normalized_focal"},
+        {"active": "normalized_focal", "passive": "reverse_cross_entropy", "gamma": 2.0},
+    ],
+    aliases=("apl", "nce_mae", "nce_rce"),
+    tags=("noisy labels", "robust", "normalized"),
+    claims=Claims(
+        convex=False,
+        proper=False,
+        calibrated=True,
+        symmetric=Proved(True, f"{_MA}, section 3: a normalised loss sums to 1 over the labels, mean absolute error to c - 1"),
+        shift_invariant=True,
+        class_symmetric=True,
+        growth="bounded",
+        bounds=lambda alpha, beta, passive: (0.0, alpha + beta * _SCALE[passive]),
+    ),
+    provenance=(
+        "written from the paper, sections 3 and 4; checked against the sums over classes in float64 and read against "
+        "HanxunH/Active-Passive-Losses (04bce53), whose alpha = beta = 1 on CIFAR-10 are the defaults"
+    ),
+)
+def active_passive_loss(
+    input: Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    *,
+    alpha: Hyper = 1.0,
+    beta: Hyper = 1.0,
+    active: Literal["normalized_cross_entropy", "normalized_focal"] = "normalized_cross_entropy",
+    passive: Literal["mae", "reverse_cross_entropy"] = "mae",
+    gamma: Hyper | None = None,
+    **options: Unpack[RowOptions],
+) -> Float[Tensor, "*reduced"]:
+    r"""The active-passive loss: a normalised active loss plus a passive one.
+
+    .. math::
+        \ell(z, y) = \alpha \frac{a(p_y)}{\sum_k a(p_k)} + \beta\, s\, (1 - p_y), \qquad
+        a(p) = -\log p \ \text{ or } -(1 - p)^\gamma \log p
+
+    with s = 1 for mean absolute error and s = 4 for reverse cross-entropy with the paper's :math:`\log 0 := -4`. Both parts sum over the
+    labels to a constant, so that uniform label noise moves no minimum. A class masked by a logit of -inf has all of the sum: it leaves
+    the active loss 0 for every other label.
+
+    The authors' code differs in two places: it takes the factor :math:`(1 - p)^\gamma` as a constant in the backward pass, where the
+    gradient here is the formula's, and it clips the label at 1e-4, which is s = 9.21 (say so by `beta`).
+
+    Args:
+        input: logits `(c,)`, `(n, c)` or `(n, c, *d)`.
+        target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels.
+        alpha: the weight of the active loss. The authors take 1 for CIFAR-10 and 10 for CIFAR-100.
+        beta: the weight of the passive loss. The authors take 1 for CIFAR-10 and 0.1 for CIFAR-100.
+        active: cross-entropy or focal loss, divided by its sum over all labels.
+        passive: mean absolute error or reverse cross-entropy.
+        gamma: the focus of the normalised focal loss, 0.5 when not given; an error with the other.
+
+    Returns:
+        One loss a row (`reduction="none"`), or their mean or sum; float32 at least.
+
+    Example:
+        >>> import torch, lossmith
+        >>> lossmith.active_passive_loss(torch.zeros(1, 4), torch.tensor([2]))  # 1/4 + 3/4
+        tensor(1.)
+    """
+    if gamma is not None and active == "normalized_cross_entropy":
+        raise ValueError("active_passive_loss: gamma goes with active='normalized_focal'; got active='normalized_cross_entropy'")
+    gamma = 0.5 if gamma is None else gamma
+    return of_log_probs(_active_passive, input, target, options, alpha=alpha, beta=beta, active=active, passive=passive, gamma=gamma)

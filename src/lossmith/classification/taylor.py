@@ -1,0 +1,80 @@
+"""Taylor cross-entropy: the first terms of cross-entropy's expansion around a certain right answer."""
+
+from typing import Unpack
+
+import torch
+
+from lossmith._checks import describe
+from lossmith._options import RowOptions
+from lossmith._rows import LogitSource, of_log_prob
+from lossmith._typing import Float, Integer, Tensor
+from lossmith.card import At, Claims, Range, objective
+
+
+def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]:
+    doubt = -torch.expm1(log_p)
+    total = torch.full_like(doubt, 1 / order)
+    for k in range(order - 1, 0, -1):
+        total = total * doubt + 1 / k
+    return total * doubt
+
+
+@objective(
+    row=_taylor,
+    form="log_prob",
+    source="Feng et al. 2020, 'Can Cross Entropy Loss Be Robust to Label Noise?', IJCAI 2020, doi:10.24963/ijcai.2020/305",
+    summary="the first terms of cross-entropy's Taylor series: robust at low order, cross-entropy at high",
+    use_when="labels are noisy",
+    formula=r"\sum_{k=1}^{t} (1 - p_y)^k / k",
+    ranges={"order": Range(1)},
+    limits=[At(order=1, equals="classification_mae")],
+    settings=[{"order": 3}, {"order": 6}],
+    aliases=("taylor_ce", "taylor_softmax_cross_entropy"),
+    tags=("noisy labels", "robust"),
+    claims=Claims(
+        convex=False,
+        proper=False,
+        calibrated=True,
+        symmetric=False,
+        shift_invariant=True,
+        class_symmetric=True,
+        growth="bounded",
+        bounds=lambda order: (0.0, sum(1 / k for k in range(1, int(order) + 1))),
+    ),
+    provenance="written from the paper's definition; checked against the sum in float64, mean absolute error and cross-entropy",
+)
+def taylor_cross_entropy(
+    input: Float[Tensor, "n c *d"] | LogitSource,
+    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    *,
+    order: int = 2,
+    **options: Unpack[RowOptions],
+) -> Float[Tensor, "*reduced"]:
+    r"""Cross-entropy's Taylor series at certainty, up to an order.
+
+    .. math:: \ell_t(z, y) = \sum_{k=1}^{t} \frac{(1 - p_y)^k}{k} \;\longrightarrow\; -\log p_y \quad (t \to \infty)
+
+    Order 1 is :func:`classification_mae`, whose sum over labels is constant, hence robust to uniform label noise; each further order
+    fits the labels harder. Where the label is unlikely the slope in :math:`p_y` stays below t, where cross-entropy's is
+    :math:`1 / p_y`.
+
+    Args:
+        input: logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a source of them.
+        target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels.
+        order: how many terms, a whole number; not a tensor, as it is no continuous quantity.
+
+    Returns:
+        One loss a row (`reduction="none"`), or their mean or sum; float32 at least.
+
+    Example:
+        >>> import torch, lossmith
+        >>> lossmith.taylor_cross_entropy(torch.zeros(1, 4), torch.tensor([2]), order=2)
+        tensor(1.0312)
+    """
+    if isinstance(order, Tensor):
+        raise TypeError(f"taylor_cross_entropy: order must be a plain whole number; got {describe(order)}")
+    if isinstance(order, float):  # 3.0, as a command line or a search may write it
+        if not order.is_integer():
+            raise ValueError(f"taylor_cross_entropy: order must be a whole number in [1, inf); got {order!r}")
+        order = int(order)
+    return of_log_prob(_taylor, input, target, options, order=order)
