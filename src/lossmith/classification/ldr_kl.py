@@ -13,7 +13,7 @@ import torch
 
 from lossmith._checks import describe, holds
 from lossmith._options import RowOptions
-from lossmith._reduce import full_precision, read, reduce, trailing, working_dtype
+from lossmith._reduce import full_precision, read, reduce, working_dtype
 from lossmith._rows import frame, is_label, of_logits, pick, weigh
 from lossmith._typing import Float, Hyper, Integer, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
@@ -71,7 +71,7 @@ def _mean_lead(input: Tensor, target: Tensor) -> Tensor:
         Limit(temperature=0.0, margin=2.0, equals=_largest_lead),
         Limit(temperature=math.inf, margin=2.0, equals=_mean_lead),
     ],
-    settings=[{"temperature": 0.5, "margin": 0.1}, {"temperature": 10.0, "margin": 0.0}],
+    settings=[{"temperature": 0.5, "margin": 0.1}, {"temperature": 2.0, "margin": 0.0}],
     aliases=("ldr_kl", "label_dro"),
     tags=("noisy labels", "robust", "margin", "distributionally robust"),
     predicts="scores",
@@ -164,7 +164,7 @@ def _refit(
     source=_ZHU,
     summary="LDR-KL with a temperature for every training row, lower the more certain the model is about it",
     use_when="labels are noisy, rows differ in how noisy, and each has a number",
-    formula=r"\max_{\lambda, p} \sum_k p_k d_k - \lambda\,\mathrm{KL}(p \| 1/K) - \frac{\alpha \log K}{2 \lambda_0} (\lambda - \lambda_0)^2",
+    formula=r"\max_{\lambda, p} \sum_k p_k d_k - \lambda\,\mathrm{KL}(p \| 1/K) - \alpha \log K (\lambda - \lambda_0)^2 / (2 \lambda_0)",
     ranges={"anchor": Range(0, open_low=True), "alpha": Range(1, open_low=True), "margin": Range(0)},
     settings=[{"anchor": 0.5, "margin": 0.1}],
     aliases=("aldr_kl_loss", "aldr_kl", "adaptive_ldr"),
@@ -181,8 +181,8 @@ def _refit(
         growth="linear",
         bounds=None,
     ),
-    provenance="written from the paper's definition; checked against the authors' published loss.py at margin 0 (without its normalisation of "
-    "the scores) and a search over temperatures",
+    provenance="written from the paper's definition; checked against the authors' published loss.py at margin 0 (without its "
+    "normalisation of the scores) and a search over temperatures",
 )
 class AdaptiveLDR(torch.nn.Module):
     r"""The adaptive label-distributionally robust loss, ALDR-KL: one temperature for each training row.
@@ -223,7 +223,7 @@ class AdaptiveLDR(torch.nn.Module):
         >>> z, y, index = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([0, 1]), torch.tensor([7, 42])
         >>> value = loss(z, y, index)
         >>> loss.temperatures[index]
-        tensor([0.5126, 0.9314])
+        tensor([0.5027, 0.9630])
     """
 
     temperatures: Tensor
@@ -287,7 +287,7 @@ class AdaptiveLDR(torch.nn.Module):
         if index.device != keep.device or self.temperatures.device != keep.device:
             found = f"index is on {index.device}, the temperatures on {self.temperatures.device}"
             raise ValueError(f"AdaptiveLDR: index and the module must be on the input's device {keep.device}; {found}")
-        index = torch.where(keep, trailing(index, keep.ndim), 0).long()
+        index = torch.where(keep, index.reshape(index.shape + (1,) * (keep.ndim - index.ndim)), 0).long()
         wrong = (index < 0) | (index >= self.num_samples)
         if not holds(lambda: ~wrong.any(), index, always_on_cpu=True):
             raise ValueError(f"AdaptiveLDR: index must be in 0..{self.num_samples - 1}; got {index[wrong][0].item()}")
