@@ -59,7 +59,6 @@ def test_it_is_continuous_in_tau(at):
     for beta in (1e-3, 0.5, 1.0):
         middle = h_consistency_transform(at, beta, 5)
         for step in (-1e-9, 1e-9):
-            # towards tau = 2 a small beta is reached late: (1 - beta)^(1 / (2 - tau)) vanishes only for steps below beta
             assert h_consistency_transform(at + step, beta, 5) == pytest.approx(middle, rel=1e-6)
 
 
