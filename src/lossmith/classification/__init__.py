@@ -2,6 +2,7 @@
 
 from lossmith.classification.binary import asymmetric_loss, binary_cross_entropy
 from lossmith.classification.bootstrap import bootstrap_loss
+from lossmith.classification.brier import brier_loss
 from lossmith.classification.comp_sum import (
     classification_mae,
     comp_sum,
@@ -10,23 +11,35 @@ from lossmith.classification.comp_sum import (
 )
 from lossmith.classification.cross_entropy import cross_entropy
 from lossmith.classification.focal import binary_focal_loss, focal_loss
+from lossmith.classification.h_consistency import h_consistency_bound, h_consistency_transform
+from lossmith.classification.ldr_kl import AdaptiveLDR, ldr_kl_loss
+from lossmith.classification.logit_adjustment import logit_adjusted
+from lossmith.classification.multiclass_hinge import crammer_singer, weston_watkins
 from lossmith.classification.poly import poly_loss
 from lossmith.classification.symmetric import active_passive_loss, symmetric_cross_entropy
 from lossmith.classification.taylor import taylor_cross_entropy
 
 __all__ = [
+    "AdaptiveLDR",
     "active_passive_loss",
     "asymmetric_loss",
     "binary_cross_entropy",
     "binary_focal_loss",
     "bootstrap_loss",
+    "brier_loss",
     "classification_mae",
     "comp_sum",
+    "crammer_singer",
     "cross_entropy",
     "focal_loss",
     "generalized_cross_entropy",
+    "h_consistency_bound",
+    "h_consistency_transform",
+    "ldr_kl_loss",
+    "logit_adjusted",
     "poly_loss",
     "sum_exponential",
     "symmetric_cross_entropy",
     "taylor_cross_entropy",
+    "weston_watkins",
 ]
