@@ -74,7 +74,7 @@ def of_log_prob(
     options: Mapping[str, Any],
     *,
     smoothing: Hyper = 0.0,
-    **hyper: Hyper,
+    **hyper: Any,
 ) -> Tensor:
     """An objective of the target's log-probability alone; `smoothing` mixes the target with the uniform distribution."""
     opt = read(row, options, hyper)
@@ -83,6 +83,7 @@ def of_log_prob(
     if not isinstance(input, Tensor):
         if smooth:
             raise TypeError(f"{opt.name}: a {type(input).__name__} takes no label smoothing; got {smoothing}")
+        assert batch.label is not None  # a source of logits takes class indices only
         return _finish(batch, row(input.target_log_prob(batch.label, batch.keep), **hyper))
     with full_precision(input):
         log_p = log_probabilities(batch, input)
@@ -108,7 +109,7 @@ def of_log_probs(
     input: Float[Tensor, "n c *d"],
     target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
     options: Mapping[str, Any],
-    **hyper: Hyper,
+    **hyper: Any,
 ) -> Tensor:
     """An objective of the target's log-probability and of sums over the row of all log-probabilities."""
     opt = read(row, options, hyper)
@@ -218,6 +219,7 @@ def frame(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource, target: Tenso
         sample_weight = check_weight(opt.name, "sample_weight", sample_weight, tuple(rows), input)
         keep = keep & (sample_weight != 0)
     if target.is_floating_point():
+        assert isinstance(input, Tensor)
         soft = torch.where(keep.unsqueeze(axis), target, 0).to(working_dtype(input))
         _check_probabilities(opt.name, soft, keep, axis)
         return Batch(axis, classes, keep, None, soft, weight, sample_weight, opt)

@@ -77,6 +77,7 @@ def _softmax_classes(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, 
     batch = frame(opt, input, target)
     p = torch.softmax(batch.mask(input), batch.axis, dtype=working_dtype(input))
     if batch.label is None:
+        assert batch.soft is not None
         t = batch.soft
     else:
         t = (batch.label.unsqueeze(1) == batch.per_class(torch.arange(batch.classes, device=input.device))).to(p.dtype)

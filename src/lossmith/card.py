@@ -75,22 +75,26 @@ class Claims:
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers a hyper-parameter may take: an interval, closed unless said otherwise (infinite ends are open)."""
+    """The numbers a hyper-parameter may take: an interval, closed unless said otherwise (infinite ends are open).
+
+    `whole` numbers only are no continuous quantity: such a hyper-parameter is never a tensor.
+    """
 
     low: float
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
+    whole: bool = False
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high or math.isinf(self.high) else value <= self.high
-        return above and below
+        return above and below and (not self.whole or value == int(value))
 
     def __str__(self) -> str:
         left = "(" if self.open_low or math.isinf(self.low) else "["
         right = ")" if self.open_high or math.isinf(self.high) else "]"
-        return f"{left}{self.low:g}, {self.high:g}{right}"
+        return f"{'the whole numbers of ' if self.whole else ''}{left}{self.low:g}, {self.high:g}{right}"
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,8 @@ class Card:
         """Raise ValueError for a plain number or word outside its range, naming objective, argument, interval and value."""
         for name, allowed in self.ranges.items():
             value = hyper.get(name)
+            if isinstance(value, Tensor) and isinstance(allowed, Range) and allowed.whole:
+                raise TypeError(f"{self.name}: {name} must be a plain number in {allowed}; got {describe(value)}")
             if value is None or isinstance(value, Tensor):
                 continue
             if isinstance(allowed, Range) and (isinstance(value, str) or not isinstance(value, (int, float))):

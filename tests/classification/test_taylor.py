@@ -45,9 +45,9 @@ def test_the_slope_in_p_stays_below_the_order():
 
 def test_orders_are_whole_numbers_from_1():
     assert torch.equal(lossmith.taylor_cross_entropy(LOGITS, TARGET, order=3.0), lossmith.taylor_cross_entropy(LOGITS, TARGET, order=3))
-    with pytest.raises(ValueError, match=r"taylor_cross_entropy: order must be in \[1, inf\); got 0"):
+    with pytest.raises(ValueError, match=r"taylor_cross_entropy: order must be in the whole numbers of \[1, inf\); got 0"):
         lossmith.taylor_cross_entropy(LOGITS, TARGET, order=0)
-    with pytest.raises(ValueError, match=r"taylor_cross_entropy: order must be a whole number in \[1, inf\); got 2.5"):
+    with pytest.raises(ValueError, match=r"taylor_cross_entropy: order must be in the whole numbers of \[1, inf\); got 2.5"):
         lossmith.taylor_cross_entropy(LOGITS, TARGET, order=2.5)
     for wrong in (torch.tensor(2), "two"):
         with pytest.raises(TypeError, match="taylor_cross_entropy: order must be a"):

@@ -4,7 +4,6 @@ from typing import Unpack
 
 import torch
 
-from lossmith._checks import describe
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
 from lossmith._typing import Float, Integer, Tensor
@@ -12,7 +11,7 @@ from lossmith.card import At, Claims, Range, objective
 
 
 def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]:
-    doubt = -torch.expm1(log_p)
+    doubt, order = -torch.expm1(log_p), int(order)  # 3.0 is 3, as a command line or a search may write it
     total = torch.full_like(doubt, 1 / order)
     for k in range(order - 1, 0, -1):
         total = total * doubt + 1 / k
@@ -26,7 +25,7 @@ def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]
     summary="the first terms of cross-entropy's Taylor series: robust at low order, cross-entropy at high",
     use_when="labels are noisy",
     formula=r"\sum_{k=1}^{t} (1 - p_y)^k / k",
-    ranges={"order": Range(1)},
+    ranges={"order": Range(1, whole=True)},
     limits=[At(order=1, equals="classification_mae")],
     settings=[{"order": 3}, {"order": 6}],
     aliases=("taylor_ce", "taylor_softmax_cross_entropy"),
@@ -71,10 +70,4 @@ def taylor_cross_entropy(
         >>> lossmith.taylor_cross_entropy(torch.zeros(1, 4), torch.tensor([2]), order=2)
         tensor(1.0312)
     """
-    if isinstance(order, Tensor):
-        raise TypeError(f"taylor_cross_entropy: order must be a plain whole number; got {describe(order)}")
-    if isinstance(order, float):  # 3.0, as a command line or a search may write it
-        if not order.is_integer():
-            raise ValueError(f"taylor_cross_entropy: order must be a whole number in [1, inf); got {order!r}")
-        order = int(order)
     return of_log_prob(_taylor, input, target, options, order=order)
