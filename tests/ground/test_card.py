@@ -22,6 +22,7 @@ def row(log_p, s=1.0):
 
 @pytest.fixture(autouse=True)
 def _leave_no_trace(monkeypatch):
+    cards.load()
     monkeypatch.setattr(cards, "_cards", dict(cards._cards))
     monkeypatch.setattr(cards, "_aliases", dict(cards._aliases))
     yield
@@ -62,7 +63,6 @@ def test_the_decorator_returns_the_same_function_with_all_it_takes_spelt_out():
     ],
 )
 def test_a_card_that_leaves_something_out_does_not_register(facts, message):
-    cards.load()
     before = dict(cards._cards)
     with pytest.raises(ValueError, match=message):
         register(**facts)
