@@ -1,0 +1,64 @@
+"""``module:attribute`` on the command line: finding the object it means, and telling when its source has changed."""
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lossmith._checks import nearest
+from lossmith.study.errors import StudyError, one_line
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text reads as ``module:attribute`` rather than as a name or a path (``C:\\data.csv`` is a path)."""
+    module, separator, attribute = text.partition(":")
+    return bool(separator) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def load_reference(text: str, what: str) -> Any:
+    """The object that ``module:attribute`` names; modules are also looked for in the current folder.
+
+    Args:
+        text: the reference.
+        what: what it is meant to be ("model", "data", "objective"), for the message.
+    """
+    module_name, _, attribute = text.partition(":")
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise StudyError(f"{what} {text!r}: there is no module {error.name!r} here or among the installed ones") from error
+        raise StudyError(f"{what} {text!r}: importing it failed: {one_line(error)}") from error
+    except Exception as error:  # a user's module may raise anything
+        raise StudyError(f"{what} {text!r}: importing it failed: {one_line(error)}") from error
+    if not hasattr(module, attribute):
+        raise StudyError(f"{what} {text!r}: {module_name} has no {attribute!r}{nearest(attribute, vars(module))}")
+    return getattr(module, attribute)
+
+
+def source_hash(thing: Any) -> str:
+    """SHA-256 of the source file that defines a function or class; of its qualified name where there is no file.
+
+    It is part of every trial's key: edit the file, and the trials that used it are run anew instead of being taken from the store.
+    """
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(thing))
+    except TypeError:
+        file = None
+    if file is not None and Path(file).is_file():
+        stamp = os.stat(file)
+        return _file_hash(file, stamp.st_mtime_ns, stamp.st_size)
+    name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(type(thing)))}"
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_hash(file: str, modified: int, size: int) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
