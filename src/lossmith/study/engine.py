@@ -1,0 +1,144 @@
+"""Running a study: what is missing from the store is computed by joblib's workers and stored as it arrives.
+
+The coordinating process alone writes. Each worker trains one trial at a time with one thread, so `jobs` is the number of busy
+processors. Another joblib backend (Dask, Ray, Spark) set by ``joblib.parallel_config`` is used when there is one.
+"""
+
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lossmith.study.data import Dataset, load_data
+from lossmith.study.errors import StudyError, one_line
+from lossmith.study.results import StudyResult, load_result
+from lossmith.study.spec import StudySpec, TrialSpec
+from lossmith.study.store import Store
+from lossmith.study.trial import first_loss, run_trial
+
+OnProgress = Callable[[int, int, dict[str, Any] | None], None]
+"""Called with the trials done (stored ones included), all trials, and the latest record; first with what was stored, and None."""
+
+
+def run(
+    spec: StudySpec, store_path: str | os.PathLike[str] | None = None, *, jobs: int | None = None, on_progress: OnProgress | None = None
+) -> StudyResult:
+    """Run a study, or what is left of it, and return what it found.
+
+    Trials already in the store are not computed again, whichever study put them there. Interrupted (Ctrl-C, a kill, a power cut), the
+    same call goes on where it stopped and ends with the same numbers.
+
+    Args:
+        spec: what to compare, on what, how.
+        store_path: the SQLite file that keeps the trials, made when absent; None keeps nothing.
+        jobs: how many worker processes; the number of processors when None. 1 runs in this process.
+        on_progress: called as trials finish.
+
+    Example:
+        >>> from lossmith import study
+        >>> spec = study.StudySpec(
+        ...     data="wine", objectives=["cross_entropy", "gce:q=0.7"], model="linear", seeds=2, epochs=2, learning_rates=[0.01]
+        ... )
+        >>> result = study.run(spec, jobs=1)
+        >>> result.values("accuracy").shape
+        (2, 2)
+    """
+    jobs = _checked_jobs(jobs)
+    dataset = load_data(spec.data, spec.target)
+    check(spec, dataset)
+    trials = spec.trials(dataset.fingerprint)
+    with Store(store_path) as store:
+        store.put_study(spec, dataset.describe())
+        known = store.known(trial.key for trial in trials)
+        pending = [trial for trial in trials if trial.key not in known]
+        done = len(trials) - len(pending)
+        if on_progress is not None:
+            on_progress(done, len(trials), None)
+        if pending:
+            _compute(pending, dataset, store, min(jobs, len(pending)), done, on_progress)
+        return load_result(spec, store, dataset.describe())
+
+
+def check(spec: StudySpec, dataset: Dataset) -> None:
+    """Raise a StudyError if the first trial of any objective could not run: a number out of range, a model of the wrong shape."""
+    seen = set()
+    for trial in spec.trials(dataset.fingerprint):
+        if trial.objective in seen:
+            continue
+        seen.add(trial.objective)
+        try:
+            loss = first_loss(trial, dataset)
+        except StudyError:
+            raise
+        except Exception as error:  # an objective or a model of the user's may raise anything
+            what = "model" if _raised_by_model(error) else "objective"
+            name = trial.model if what == "model" else trial.objective.label
+            message = one_line(error).removeprefix("ValueError: ")
+            raise StudyError(f"{what} {name}: {message}") from error
+        if not isinstance(loss, torch.Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise StudyError(f"objective {trial.objective.label} must return one number (a 0-d tensor) with a gradient; got {got}")
+
+
+def _raised_by_model(error: Exception) -> bool:
+    """Whether an exception came out of a Module's forward rather than out of the objective."""
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    return "forward" in names and "__call__" not in names
+
+
+def _checked_jobs(jobs: int | None) -> int:
+    from joblib import cpu_count
+
+    processors = cpu_count()
+    if jobs is None:
+        return processors
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        raise StudyError(f"jobs must be a whole number >= 1; got {jobs!r}")
+    if jobs > processors:
+        warnings.warn(
+            f"jobs={jobs} on {processors} processors: the workers, one thread each, will compete and the study take longer", stacklevel=3
+        )
+    return jobs
+
+
+def _compute(
+    pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None
+) -> None:
+    """Run the trials and store each result as it arrives."""
+    from joblib import Parallel, delayed
+
+    total = done + len(pending)
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    shipped = replace(dataset, notes=())
+    answers = parallel(delayed(_work)(i, trial, shipped, os.getpid()) for i, trial in enumerate(pending))
+    try:
+        for i, result, failure in answers:
+            if failure is not None:
+                error = StudyError(f"trial {pending[i].objective.label}, seed {pending[i].seed}, learning rate "
+                                   f"{pending[i].learning_rate:g} failed: {failure[0]}")  # fmt: skip
+                error.add_note(failure[1])
+                raise error
+            store.put(pending[i], result)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total, result)
+    finally:
+        answers.close()
+
+
+def _work(
+    i: int, trial: TrialSpec, dataset: Dataset, coordinator: int
+) -> tuple[int, dict[str, Any] | None, tuple[str, str] | None]:
+    """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback."""
+    if os.getpid() != coordinator and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides what it means
+    try:
+        return i, run_trial(trial, dataset), None
+    except Exception as error:  # it must travel back as plain data: a user's exception may not unpickle
+        return i, None, (one_line(error), traceback.format_exc())
