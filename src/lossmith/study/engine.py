@@ -7,10 +7,12 @@ processors. Another joblib backend (Dask, Ray, Spark) set by ``joblib.parallel_c
 import os
 import signal
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -129,16 +131,32 @@ def _compute(
             if on_progress is not None:
                 on_progress(done, total, result)
     finally:
-        answers.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # joblib says that it cancels what was under way; so it should
+            answers.close()
 
 
 def _work(
     i: int, trial: TrialSpec, dataset: Dataset, coordinator: int
 ) -> tuple[int, dict[str, Any] | None, tuple[str, str] | None]:
     """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback."""
-    if os.getpid() != coordinator and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides what it means
+    if os.getppid() == coordinator:
+        _serve(coordinator)
     try:
         return i, run_trial(trial, dataset), None
     except Exception as error:  # it must travel back as plain data: a user's exception may not unpickle
         return i, None, (one_line(error), traceback.format_exc())
+
+
+@cache
+def _serve(coordinator: int) -> None:
+    """Settle a worker process, once: leave Ctrl-C, which reaches the whole group, to the coordinator, and do not outlive it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == coordinator:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
