@@ -50,9 +50,7 @@ class Noise:
         return f"with probability {self.rate:g}, a training or validation label is replaced by {other}; test labels never are"
 
 
-def add_noise(
-    labels: NDArray[np.int64], n_classes: int, noise: Noise | None, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def add_noise(labels: NDArray[np.int64], n_classes: int, noise: Noise | None, generator: np.random.Generator) -> NDArray[np.int64]:
     """The labels, some of them replaced as `noise` says; the input is left alone."""
     if noise is None:
         return labels.copy()
@@ -64,9 +62,7 @@ def add_noise(
     return np.where(flipped, (labels + step) % n_classes, labels)
 
 
-def long_tail(
-    labels: NDArray[np.int64], n_classes: int, ratio: float | None, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def long_tail(labels: NDArray[np.int64], n_classes: int, ratio: float | None, generator: np.random.Generator) -> NDArray[np.int64]:
     """Positions of the rows to keep so that class sizes fall exponentially in the order of the classes.
 
     Class k keeps ``n * ratio ** (k / (c - 1))`` rows, the last class a fraction `ratio` of the first, with n as large as the data

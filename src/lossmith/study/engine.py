@@ -109,9 +109,7 @@ def _checked_jobs(jobs: int | None) -> int:
     return jobs
 
 
-def _compute(
-    pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None
-) -> None:
+def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None) -> None:
     """Run the trials and store each result as it arrives."""
     from joblib import Parallel, delayed
 
@@ -136,9 +134,7 @@ def _compute(
             answers.close()
 
 
-def _work(
-    i: int, trial: TrialSpec, dataset: Dataset, coordinator: int
-) -> tuple[int, dict[str, Any] | None, tuple[str, str] | None]:
+def _work(i: int, trial: TrialSpec, dataset: Dataset, coordinator: int) -> tuple[int, dict[str, Any] | None, tuple[str, str] | None]:
     """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback."""
     if os.getppid() == coordinator:
         _serve(coordinator)

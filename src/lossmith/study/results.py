@@ -147,9 +147,9 @@ class StudyResult:
             diverged = sum(outcome.status == "diverged" for outcome in mine)
             edge = sum(outcome.at_edge for outcome in mine)
             if diverged:
-                notes.append(f"{label}: every learning rate diverged on {diverged} of {len(mine)} seeds; its numbers there are of the last finite epoch")
+                notes.append(f"{label}: every learning rate diverged on {diverged} of {len(mine)} seeds; shown is the last finite epoch")
             if 2 * edge > len(mine):
-                notes.append(f"{label}: the chosen learning rate is at the edge of those tried on {edge} of {len(mine)} seeds; a wider budget may help it")
+                notes.append(f"{label}: on {edge} of {len(mine)} seeds the chosen learning rate is the smallest or largest tried")
         if len(self.versions) > 1:
             listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in self.versions)
             notes.append(f"trials were computed with different versions: {listed}")

@@ -142,7 +142,9 @@ class TrialSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """A whole comparison. Texts are read where objects are expected: ``objectives=["cross_entropy", "gce:q=0.7"]``, ``noise="symmetric:0.4"``.
+    """A whole comparison.
+
+    Texts are read where objects are expected: ``objectives=["cross_entropy", "gce:q=0.7"]``, ``noise="symmetric:0.4"``.
 
     Attributes:
         data: ``digits``, ``wine``, ``breast_cancer``, a CSV or Parquet file, ``module:function``, or a `Dataset`.

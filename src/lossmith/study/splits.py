@@ -4,6 +4,7 @@ The rows, the corruption and the preparation depend on the seed and on nothing e
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from lossmith.study.corruption import Noise, add_noise, long_tail
 from lossmith.study.data import Dataset
 from lossmith.study.errors import StudyError
+
+if TYPE_CHECKING:
+    from sklearn.compose import ColumnTransformer
 
 MAX_CATEGORIES = 50
 """A categorical column becomes this many indicators at most: its most frequent categories, and one for the rest."""
@@ -99,7 +103,7 @@ def _prepare(dataset: Dataset, train: NDArray[np.int64], *others: NDArray[np.int
     return [torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for array in arrays]
 
 
-def _table_encoder(dataset: Dataset):  # noqa: ANN202 - scikit-learn is imported late, its types with it
+def _table_encoder(dataset: Dataset) -> "ColumnTransformer":
     """Median and missing indicator, then standardised, for numbers; an indicator a category for the rest, missing being one of them."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer

@@ -94,7 +94,7 @@ class Store:
 
     def known(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys whose trial is stored."""
-        return {key for key, in self._select("SELECT key FROM trials WHERE key IN ({})", keys)}
+        return {key for (key,) in self._select("SELECT key FROM trials WHERE key IN ({})", keys)}
 
     def results(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The results of those of the keys whose trial is stored."""
@@ -102,7 +102,7 @@ class Store:
 
     def versions(self, keys: Iterable[str]) -> list[dict[str, str]]:
         """The different sets of versions that the trials were computed with."""
-        found = {versions for versions, in self._select("SELECT DISTINCT versions FROM trials WHERE key IN ({})", keys)}
+        found = {versions for (versions,) in self._select("SELECT DISTINCT versions FROM trials WHERE key IN ({})", keys)}
         return [json.loads(versions) for versions in sorted(found)]
 
     def _select(self, query: str, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
@@ -114,10 +114,9 @@ class Store:
 
     def put(self, trial: TrialSpec, result: dict[str, Any]) -> None:
         """Keep a trial's result; a trial that is already there stays as it is."""
-        row = (
-            trial.key, trial.objective.label, trial.seed, trial.learning_rate, result["status"], json.dumps(trial.as_dict(), sort_keys=True),
-            json.dumps(_without_nan(result), allow_nan=False), _now(), json.dumps(_versions(), sort_keys=True),
-        )  # fmt: skip
+        asked, got = json.dumps(trial.as_dict(), sort_keys=True), json.dumps(_without_nan(result), allow_nan=False)
+        versions = json.dumps(_versions(), sort_keys=True)
+        row = (trial.key, trial.objective.label, trial.seed, trial.learning_rate, result["status"], asked, got, _now(), versions)
         with self._plainly():
             self._connection.execute("INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
@@ -149,7 +148,12 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {"lossmith": lossmith.__version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        "lossmith": lossmith.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def _without_nan(value: Any) -> Any:

@@ -59,7 +59,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise StudyError(f"{path} is a folder; data must be a CSV or Parquet file")
     suffix = path.suffix.lower()
     if suffix not in CSV + PARQUET:
-        raise StudyError(f"{path.name}: data files are CSV ({', '.join(CSV)}) or Parquet ({', '.join(PARQUET)}); got {suffix or 'no suffix'}")
+        raise StudyError(f"{path.name}: data files end in {', '.join(CSV + PARQUET)}; this one in {suffix or 'nothing'}")
     try:
         frame = _read_csv(path) if suffix in CSV else pd.read_parquet(path)
     except StudyError:
@@ -106,7 +106,7 @@ def _encode_target(series: pd.Series, file: str, target: str) -> tuple[NDArray[n
         return codes.astype(np.int64), tuple(str(name) for name in names)
     distinct, codes, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     if len(distinct) > MANY and (counts.min() < ROWS_PER_CLASS or (distinct != np.round(distinct)).any()):
-        raise StudyError(f"{file}: the target {target!r} has {len(distinct)} distinct numbers; that is a quantity, and a study predicts classes")
+        raise StudyError(f"{file}: the target {target!r} has {len(distinct)} distinct numbers: a quantity, and a study predicts classes")
     if series.dtype.kind == "b":
         return codes.astype(np.int64), tuple(str(bool(value)) for value in distinct)
     return codes.astype(np.int64), tuple(f"{value:.15g}" for value in distinct)
@@ -121,7 +121,7 @@ def _encode_column(name: str, series: pd.Series, file: str) -> tuple[Column | No
     try:
         distinct = int(present.nunique())
     except TypeError:
-        raise StudyError(f"{file}: column {name!r} holds {type(present.iloc[0]).__name__} values; a study reads numbers and words") from None
+        raise StudyError(f"{file}: column {name!r} holds {type(present.iloc[0]).__name__}; a study reads numbers and words") from None
     if distinct == 1 and len(present) == len(series):
         return None, nothing, f"{name}: left out, it is constant"
 
@@ -153,14 +153,14 @@ def _numbers(series: pd.Series) -> NDArray[np.float64] | None:
     if pd.api.types.is_numeric_dtype(series.dtype):  # truth values among them
         return series.to_numpy(dtype=np.float64, na_value=np.nan)
     if series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) in ("boolean", "integer", "floating", "decimal"):
-        return series.map(float, na_action="ignore").to_numpy(dtype=np.float64, na_value=np.nan)
+        return np.asarray(series.map(float, na_action="ignore").to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
     return None
 
 
 def _days(series: pd.Series) -> NDArray[np.float64] | None:
     """Dates, and texts that all begin like 2024-12-31, as days since 1970; durations as days; else None."""
     if pd.api.types.is_timedelta64_dtype(series.dtype):
-        return (series / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+        return np.asarray(series / pd.Timedelta(days=1), dtype=np.float64)
     stamps: Any = None
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         stamps = pd.to_datetime(series, utc=True)
@@ -181,7 +181,7 @@ def _account(columns: list[Column], values: list[NDArray[np.float64]]) -> list[s
     if numeric:
         notes.append(f"{len(numeric)} numeric columns, standardised by the training rows of each seed")
     if categorical:
-        notes.append(f"{len(categorical)} categorical columns, one indicator a category seen in the training rows: {', '.join(categorical)}")
+        notes.append(f"{len(categorical)} categorical columns, one indicator a category seen in training: {', '.join(categorical)}")
     gaps = {column.name: int(np.isnan(v).sum()) for column, v in zip(columns, values, strict=True) if np.isnan(v).any()}
     if gaps:
         listed = ", ".join(f"{name} {count}" for name, count in gaps.items())

@@ -59,9 +59,7 @@ def split_of(trial: TrialSpec, dataset: Dataset) -> Split:
     """The split of a trial's seed. The latest one is kept, since the trials of a seed come one after the other."""
     key = (dataset.fingerprint, trial.seed, trial.noise, trial.imbalance, trial.validation, trial.test)
     if key not in _latest:
-        split = make_split(
-            dataset, trial.seed, noise=trial.noise, imbalance=trial.imbalance, validation=trial.validation, test=trial.test
-        )
+        split = make_split(dataset, trial.seed, noise=trial.noise, imbalance=trial.imbalance, validation=trial.validation, test=trial.test)
         _latest.clear()
         _latest[key] = split
     return _latest[key]
