@@ -4,7 +4,7 @@ from lossmith.study.corruption import Noise
 from lossmith.study.data import Dataset, load_data
 from lossmith.study.engine import check, run
 from lossmith.study.errors import StudyError
-from lossmith.study.results import Curves, Outcome, StudyResult, load_result
+from lossmith.study.results import Curves, Outcome, StudyResult, load
 from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
 from lossmith.study.store import Store
 from lossmith.study.trial import run_trial
@@ -22,8 +22,8 @@ __all__ = [
     "StudySpec",
     "TrialSpec",
     "check",
+    "load",
     "load_data",
-    "load_result",
     "run",
     "run_trial",
 ]

@@ -15,14 +15,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import torch
-
 from lossmith.study.data import Dataset, load_data
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec
-from lossmith.study.store import Store
-from lossmith.study.trial import first_loss, run_trial
+from lossmith.study.store import Store, StoredStudy
+from lossmith.study.trial import rehearse, run_trial
 
 OnProgress = Callable[[int, int, dict[str, Any] | None], None]
 """Called with the trials done (stored ones included), all trials, and the latest record; first with what was stored, and None."""
@@ -55,43 +53,24 @@ def run(
     dataset = load_data(spec.data, spec.target)
     check(spec, dataset)
     trials = spec.trials(dataset.fingerprint)
+    asked = StoredStudy(spec, dataset.describe(), tuple(trial.key for trial in trials))
     with Store(store_path) as store:
-        store.put_study(spec, dataset.describe())
-        known = store.known(trial.key for trial in trials)
+        store.put_study(asked)
+        known = store.known(asked.keys)
         pending = [trial for trial in trials if trial.key not in known]
         done = len(trials) - len(pending)
         if on_progress is not None:
             on_progress(done, len(trials), None)
         if pending:
             _compute(pending, dataset, store, min(jobs, len(pending)), done, on_progress)
-        return load_result(spec, store, dataset.describe())
+        return load_result(asked, store)
 
 
 def check(spec: StudySpec, dataset: Dataset) -> None:
     """Raise a StudyError if the first trial of any objective could not run: a number out of range, a model of the wrong shape."""
-    seen = set()
-    for trial in spec.trials(dataset.fingerprint):
-        if trial.objective in seen:
-            continue
-        seen.add(trial.objective)
-        try:
-            loss = first_loss(trial, dataset)
-        except StudyError:
-            raise
-        except Exception as error:  # an objective or a model of the user's may raise anything
-            what = "model" if _raised_by_model(error) else "objective"
-            name = trial.model if what == "model" else trial.objective.label
-            message = one_line(error).removeprefix("ValueError: ")
-            raise StudyError(f"{what} {name}: {message}") from error
-        if not isinstance(loss, torch.Tensor) or loss.ndim != 0 or not loss.requires_grad:
-            got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise StudyError(f"objective {trial.objective.label} must return one number (a 0-d tensor) with a gradient; got {got}")
-
-
-def _raised_by_model(error: Exception) -> bool:
-    """Whether an exception came out of a Module's forward rather than out of the objective."""
-    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    return "forward" in names and "__call__" not in names
+    first = {trial.objective: trial for trial in reversed(spec.trials(dataset.fingerprint))}
+    for objective in spec.objectives:
+        rehearse(first[objective], dataset)
 
 
 def _checked_jobs(jobs: int | None) -> int:

@@ -4,9 +4,12 @@ Nothing here looks at a test row to choose anything.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +17,8 @@ from numpy.typing import NDArray
 
 from lossmith.study.errors import StudyError
 from lossmith.study.metrics import METRICS
-from lossmith.study.spec import STOPS, StudySpec, TrialSpec
-from lossmith.study.store import Store
+from lossmith.study.spec import STOPS, StudySpec
+from lossmith.study.store import Store, StoredStudy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,35 +181,38 @@ class StudyResult:
         return self.summary().to_html(float_format="{:.4f}".format)
 
 
-def load_result(spec: StudySpec, store: Store, data: Mapping[str, Any]) -> StudyResult:
-    """The result of a study whose trials are all in the store.
+def load(store_path: str | os.PathLike[str], which: int = -1) -> StudyResult:
+    """A study read back from its store, the latest one unless `which` counts otherwise; nothing is computed.
 
     Args:
-        spec: what was asked.
-        store: where the trials are.
-        data: the description of the data, as `Dataset.describe` or `Store.studies` gives it.
+        store_path: the file; it must exist.
+        which: position among the store's studies, in the order they were last run.
     """
-    trials = spec.trials(data["fingerprint"])
-    keys = [trial.key for trial in trials]
-    records = store.results(keys)
-    missing = len(set(keys) - records.keys())
+    if not Path(store_path).expanduser().is_file():
+        raise StudyError(f"there is no store {store_path}")
+    with Store(store_path) as store:
+        studies = store.studies()
+        try:
+            study = studies[which]
+        except IndexError:
+            raise StudyError(f"{store.name} holds {len(studies)} studies; there is no number {which}") from None
+        return load_result(study, store)
+
+
+def load_result(study: StoredStudy, store: Store) -> StudyResult:
+    """The result of a study whose trials are all in the store."""
+    spec = study.spec
+    records = store.results(study.keys)
+    missing = len(set(study.keys) - records.keys())
     if missing:
-        raise StudyError(f"{missing} of {len(keys)} trials are not in {store.name} yet; run the same study again to compute them")
-    by_place = {(t.objective.label, t.seed, t.learning_rate): records[key] for t, key in zip(trials, keys, strict=True)}
-    return StudyResult(spec, data, _outcomes(spec, trials, by_place), by_place, tuple(store.versions(keys)))
-
-
-def _outcomes(
-    spec: StudySpec, trials: Iterable[TrialSpec], records: Mapping[tuple[str, int, float], Mapping[str, Any]]
-) -> tuple[Outcome, ...]:
+        raise StudyError(f"{missing} of {len(study.keys)} trials are not in {store.name} yet; run the same study again to compute them")
+    places = product(spec.seeds, (objective.label for objective in spec.objectives), spec.learning_rates)
+    trials = {(label, seed, rate): records[key] for (seed, label, rate), key in zip(places, study.keys, strict=True)}
     outcomes = []
-    for stop in STOPS:
-        for label in (objective.label for objective in spec.objectives):
-            for seed in spec.seeds:
-                rate = select(spec, {rate: records[label, seed, rate] for rate in spec.learning_rates}, stop)
-                record = records[label, seed, rate]
-                outcomes.append(_outcome(spec, label, seed, stop, rate, record))
-    return tuple(outcomes)
+    for stop, objective, seed in product(STOPS, spec.objectives, spec.seeds):
+        rate = select(spec, {rate: trials[objective.label, seed, rate] for rate in spec.learning_rates}, stop)
+        outcomes.append(_outcome(spec, objective.label, seed, stop, rate, trials[objective.label, seed, rate]))
+    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)))
 
 
 def select(spec: StudySpec, records: Mapping[float, Mapping[str, Any]], stop: str) -> float:

@@ -147,8 +147,9 @@ class StudySpec:
     Texts are read where objects are expected: ``objectives=["cross_entropy", "gce:q=0.7"]``, ``noise="symmetric:0.4"``.
 
     Attributes:
-        data: ``digits``, ``wine``, ``breast_cancer``, a CSV or Parquet file, ``module:function``, or a `Dataset`.
-        target: the column to predict, for files.
+        data: ``digits``, ``wine``, ``breast_cancer``, a CSV or Parquet file, ``module:function``; or what is at hand: a data frame,
+            (features, labels), a `Dataset`.
+        target: the column to predict, for files and data frames.
         objectives: what to compare, the first being the baseline.
         model: ``linear``, ``mlp``, ``cnn`` (images), or ``module:function``.
         noise: label noise of training and validation rows, see `Noise`.
@@ -200,14 +201,16 @@ class StudySpec:
         """A JSON-able form; a `Dataset` is represented by its name."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         plain["data"] = self.data if isinstance(self.data, str) else self.data.name
-        plain["objectives"] = [objective.label for objective in self.objectives]
+        plain["objectives"] = [{"name": objective.name, "hyper": dict(objective.hyper)} for objective in self.objectives]
         plain["noise"] = None if self.noise is None else str(self.noise)
         return plain | {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "StudySpec":
-        """The study that `as_dict` wrote down."""
-        return cls(**plain)
+        """The study that `as_dict` wrote down; nothing is looked up, so that it can be read where its modules are absent."""
+        objectives = tuple(ObjectiveSpec(item["name"], tuple(sorted(item["hyper"].items()))) for item in plain["objectives"])
+        values: dict[str, Any] = {**plain, "objectives": objectives}
+        return cls(**values)
 
     @property
     def selection_rule(self) -> str:
@@ -224,12 +227,20 @@ class StudySpec:
 
 def _read(spec: StudySpec) -> dict[str, Any]:
     """The fields as the objects they stand for."""
+    data: Any = spec.data
+    if isinstance(data, tuple) and len(data) == 2:
+        data = Dataset.from_arrays("arrays", *data)
+    elif hasattr(data, "columns") and not isinstance(data, Dataset):
+        from lossmith.study.tables import encode_table
+
+        data = encode_table(data, spec.target, "table")
     given: Any = spec.objectives
     objectives = ObjectiveSpec.parse_list(given) if isinstance(given, str) else tuple(given)
     noise: Any = spec.noise
     seeds: Any = spec.seeds
     rates: Any = spec.learning_rates
     return {
+        "data": data if isinstance(data, Dataset) else str(data),
         "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),
         "noise": Noise.parse(noise) if isinstance(noise, str) else noise,
         "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),

@@ -9,12 +9,12 @@ import math
 import os
 import platform
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,9 +33,20 @@ CREATE TABLE IF NOT EXISTS trials (
     spec TEXT NOT NULL, result TEXT NOT NULL, created TEXT NOT NULL, versions TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS studies (
-    id INTEGER PRIMARY KEY, spec TEXT NOT NULL, data TEXT NOT NULL, created TEXT NOT NULL, UNIQUE (spec, data)
+    id INTEGER PRIMARY KEY, spec TEXT NOT NULL, data TEXT NOT NULL, trials TEXT NOT NULL, created TEXT NOT NULL, UNIQUE (spec, data, trials)
 );
 """
+
+
+class StoredStudy(NamedTuple):
+    """A study that was asked for: what, on data so described (`Dataset.describe`), and the keys of its trials in their order.
+
+    With these it can be read again without the data, and without the modules its objectives and model come from.
+    """
+
+    spec: StudySpec
+    data: Mapping[str, Any]
+    keys: tuple[str, ...]
 
 
 class Store:
@@ -120,18 +131,21 @@ class Store:
         with self._plainly():
             self._connection.execute("INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def put_study(self, spec: StudySpec, data: dict[str, Any]) -> None:
-        """Remember that a study was asked for, on data so described."""
-        row = (json.dumps(spec.as_dict(), sort_keys=True), json.dumps(data, sort_keys=True), _now())
+    def put_study(self, study: StoredStudy) -> None:
+        """Remember that a study was asked for; one asked for again becomes the latest."""
+        row = tuple(json.dumps(part, sort_keys=True) for part in (study.spec.as_dict(), study.data, study.keys))
         with self._plainly():
-            self._connection.execute("DELETE FROM studies WHERE spec = ? AND data = ?", row[:2])
-            self._connection.execute("INSERT INTO studies (spec, data, created) VALUES (?, ?, ?)", row)
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("DELETE FROM studies WHERE spec = ? AND data = ? AND trials = ?", row)
+            self._connection.execute("INSERT INTO studies (spec, data, trials, created) VALUES (?, ?, ?, ?)", (*row, _now()))
+            self._connection.execute("COMMIT")
 
-    def studies(self) -> list[tuple[StudySpec, dict[str, Any]]]:
-        """The studies asked for and the description of their data, the latest last."""
+    def studies(self) -> list[StoredStudy]:
+        """The studies asked for, the latest last."""
         with self._plainly():
-            rows = self._connection.execute("SELECT spec, data FROM studies ORDER BY id").fetchall()
-        return [(StudySpec.from_dict(json.loads(spec)), json.loads(data)) for spec, data in rows]
+            rows = self._connection.execute("SELECT spec, data, trials FROM studies ORDER BY id").fetchall()
+        read = ([json.loads(part) for part in row] for row in rows)
+        return [StoredStudy(StudySpec.from_dict(spec), data, tuple(keys)) for spec, data, keys in read]
 
     def close(self) -> None:
         self._connection.close()

@@ -27,31 +27,36 @@ ISO_DATE = r"\d{4}-\d{2}-\d{2}(?:[T ].*)?"
 
 def load_table(path: Path, target: str | None) -> Dataset:
     """Read a file and take one column as the target."""
-    frame = _read(path)
+    return encode_table(_read(path), target, path.name)
+
+
+def encode_table(frame: pd.DataFrame, target: str | None, file: str) -> Dataset:
+    """A data frame as numbers, with notes; `file` is what messages call it."""
+    frame = _checked(frame, file)
     if target is None:
-        raise StudyError(f"{path.name} has columns {_names(frame)}: say which one to predict with target")
+        raise StudyError(f"{file} has columns {_names(frame)}: say which one to predict with target")
     if target not in frame.columns:
-        raise StudyError(f"{path.name} has no column {target!r}{nearest(target, frame.columns)}; its columns are {_names(frame)}")
+        raise StudyError(f"{file} has no column {target!r}{nearest(target, frame.columns)}; its columns are {_names(frame)}")
     notes: list[str] = []
     missing = frame[target].isna()
     if missing.all():
-        raise StudyError(f"{path.name}: every value of the target {target!r} is missing")
+        raise StudyError(f"{file}: every value of the target {target!r} is missing")
     if missing.any():
         notes.append(f"{int(missing.sum())} of {len(frame)} rows have no {target} and were left out")
         frame = frame[~missing]
-    labels, class_names = _encode_target(frame[target], path.name, target)
+    labels, class_names = _encode_target(frame[target], file, target)
     kept: list[Column] = []
     values: list[NDArray[np.float64]] = []
     for name in frame.columns.drop(target):
-        column, encoded, note = _encode_column(str(name), frame[name], path.name)
+        column, encoded, note = _encode_column(str(name), frame[name], file)
         notes.extend([note] if note else [])
         if column is not None:
             kept.append(column)
             values.append(encoded)
     if not kept:
-        raise StudyError(f"{path.name}: no column besides {target!r} is left to learn from ({'; '.join(notes) or 'there is none'})")
+        raise StudyError(f"{file}: no column besides {target!r} is left to learn from ({'; '.join(notes) or 'there is none'})")
     notes.extend(_account(kept, values))
-    return Dataset(path.name, np.column_stack(values), labels, class_names, tuple(kept), tuple(notes))
+    return Dataset(file, np.column_stack(values), labels, class_names, tuple(kept), tuple(notes))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -61,7 +66,7 @@ def _read(path: Path) -> pd.DataFrame:
     if suffix not in CSV + PARQUET:
         raise StudyError(f"{path.name}: data files end in {', '.join(CSV + PARQUET)}; this one in {suffix or 'nothing'}")
     try:
-        frame = _read_csv(path) if suffix in CSV else pd.read_parquet(path)
+        return _read_csv(path) if suffix in CSV else pd.read_parquet(path)
     except StudyError:
         raise
     except pd.errors.EmptyDataError:
@@ -72,11 +77,14 @@ def _read(path: Path) -> pd.DataFrame:
         raise StudyError(f"{path.name}: reading Parquet needs pyarrow (pip install pyarrow)") from None
     except Exception as error:  # pandas and pyarrow raise a dozen kinds for a damaged file
         raise StudyError(f"{path.name} cannot be read: {one_line(error)}") from error
+
+
+def _checked(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     if frame.empty:
-        raise StudyError(f"{path.name} has a header and no rows" if len(frame.columns) else f"{path.name} is empty")
-    frame.columns = frame.columns.map(str)
+        raise StudyError(f"{file} has a header and no rows" if len(frame.columns) else f"{file} is empty")
+    frame = frame.set_axis(frame.columns.map(str), axis=1)
     if not frame.columns.is_unique:
-        raise StudyError(f"{path.name} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}")
+        raise StudyError(f"{file} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}")
     return frame.reset_index(drop=True)
 
 

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossmith.calibration import fit_temperature, reliability_curve
 from lossmith.study.criterion import Criterion, predicts_probabilities
 from lossmith.study.data import Dataset
-from lossmith.study.errors import StudyError
+from lossmith.study.errors import StudyError, one_line
 from lossmith.study.metrics import METRICS, evaluate
 from lossmith.study.models import build_model
 from lossmith.study.spec import OPTIMIZER, TrialSpec
@@ -136,11 +136,7 @@ class _Run:
     def _logits(self, x: Tensor) -> Tensor:
         self.model.eval()
         logits = torch.cat([self.model(rows) for rows in x.split(ROWS_AT_ONCE)])
-        if logits.shape != (len(x), self.n_classes):
-            raise StudyError(
-                f"model {self.trial.model!r} must return logits of shape (n, n_classes) = ({len(x)}, {self.n_classes}); "
-                f"got {tuple(logits.shape)}"
-            )
+        _check_logits(self.trial, logits, len(x), self.n_classes)
         return logits
 
     def _temperature(self, validation: Tensor) -> float:
@@ -187,17 +183,31 @@ def _plain(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def first_loss(trial: TrialSpec, dataset: Dataset) -> Tensor:
-    """The loss of the untrained model on a trial's first batch, to find out before a study starts whether it can run."""
+def rehearse(trial: TrialSpec, dataset: Dataset) -> None:
+    """Take the untrained model through a trial's first batch, and raise a StudyError if that could not be trained on."""
     split = split_of(trial, dataset)
+    rows = torch.arange(min(trial.batch_size, len(split.y_train)))
+    label = trial.objective.label
     with torch.random.fork_rng(devices=[]):
-        model: nn.Module = build_model(trial.model, tuple(split.x_train.shape[1:]), dataset.n_classes, _torch_seed(trial.seed, "weights"))
-        criterion = Criterion(trial.objective, split.class_counts, len(split.y_train))
-        rows = torch.arange(min(trial.batch_size, len(split.y_train)))
-        logits = model(split.x_train[rows])
-        if logits.shape != (len(rows), dataset.n_classes):
+        model = build_model(trial.model, tuple(split.x_train.shape[1:]), dataset.n_classes, _torch_seed(trial.seed, "weights"))
+        try:
+            logits = model(split.x_train[rows])
+        except Exception as error:  # a user's model may raise anything
             raise StudyError(
-                f"model {trial.model!r} must return logits of shape (n, n_classes) = ({len(rows)}, {dataset.n_classes}); "
-                f"got {tuple(logits.shape)}"
-            )
-        return criterion(logits, split.y_train[rows], rows)
+                f"model {trial.model!r}, on features of shape {tuple(split.x_train[rows].shape)}: {one_line(error)}"
+            ) from error
+        _check_logits(trial, logits, len(rows), dataset.n_classes)
+        criterion = Criterion(trial.objective, split.class_counts, len(split.y_train))
+        try:
+            loss = criterion(logits, split.y_train[rows], rows)
+        except Exception as error:  # and so may an objective
+            raise StudyError(f"objective {label}: {one_line(error).removeprefix('ValueError: ')}") from error
+    if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise StudyError(f"objective {label} must return one number (a 0-d tensor) with a gradient; got {got}")
+
+
+def _check_logits(trial: TrialSpec, logits: object, n: int, n_classes: int) -> None:
+    if not isinstance(logits, Tensor) or logits.shape != (n, n_classes):
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise StudyError(f"model {trial.model!r} must return logits of shape (n, n_classes) = ({n}, {n_classes}); got {got}")
