@@ -73,6 +73,15 @@ def _keywords(function: Callable[..., Any]) -> Mapping[str, Any] | None:
     return {parameter.name: parameter.default for parameter in parameters[2:]}
 
 
+def is_registered(name: str) -> bool:
+    """Whether an objective of that name or alias is known."""
+    try:
+        cards.get(name)
+    except KeyError:
+        return False
+    return True
+
+
 def canonical(name: str, hyper: "Mapping[str, Hyper]") -> "tuple[str, dict[str, Hyper]]":
     """The full name of an objective, and its hyper-parameters checked by name and typed like their defaults (``q=1`` is ``q=1.0``)."""
     facts = _facts(name)

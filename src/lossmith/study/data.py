@@ -69,8 +69,9 @@ class Dataset:
             x = np.ascontiguousarray(x, dtype=np.float32)
         except (TypeError, ValueError):
             raise StudyError(f"data {name}: features must be numbers; got {x.dtype}") from None
-        if y.dtype.kind == "f" and not np.isfinite(y).all():
-            raise StudyError(f"data {name}: labels hold missing values (row {int(np.flatnonzero(~np.isfinite(y))[0])})")
+        missing = ~np.isfinite(y) if y.dtype.kind == "f" else np.array([value is None or value != value for value in y], dtype=bool)
+        if missing.any():
+            raise StudyError(f"data {name}: labels hold missing values (first in row {int(missing.argmax())})")
         values, codes = np.unique(y.astype(str) if y.dtype.kind == "O" else y, return_inverse=True)
         names = tuple(str(value) for value in values) if class_names is None else tuple(map(str, class_names))
         if len(names) != len(values):

@@ -6,6 +6,7 @@ processors. Another joblib backend (Dask, Ray, Spark) set by ``joblib.parallel_c
 
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -21,6 +22,8 @@ from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
 from lossmith.study.trial import rehearse, run_trial
+
+_Answer = tuple[int, dict[str, Any] | None, tuple[str, str] | None]
 
 OnProgress = Callable[[int, int, dict[str, Any] | None], None]
 """Called with the trials done (stored ones included), all trials, and the latest record; first with what was stored, and None."""
@@ -95,7 +98,8 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
     total = done + len(pending)
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
     shipped = replace(dataset, notes=())
-    answers = parallel(delayed(_work)(i, trial, shipped, os.getpid()) for i, trial in enumerate(pending))
+    home = (os.getpid(), tuple(sys.path))
+    answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in enumerate(pending))
     try:
         for i, result, failure in answers:
             if failure is not None:
@@ -113,10 +117,16 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
             answers.close()
 
 
-def _work(i: int, trial: TrialSpec, dataset: Dataset, coordinator: int) -> tuple[int, dict[str, Any] | None, tuple[str, str] | None]:
-    """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback."""
+def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> _Answer:
+    """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback.
+
+    `home` is the coordinator's process number and module path: workers that joblib keeps may have started before a folder was added.
+    """
+    coordinator, path = home
     if os.getppid() == coordinator:
         _serve(coordinator)
+    if os.getpid() != coordinator:
+        sys.path.extend(folder for folder in path if folder not in sys.path)
     try:
         return i, run_trial(trial, dataset), None
     except Exception as error:  # it must travel back as plain data: a user's exception may not unpickle

@@ -7,6 +7,7 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lossmith._checks import nearest
@@ -31,7 +32,7 @@ def load_reference(text: str, what: str) -> Any:
     if folder not in sys.path and "" not in sys.path:
         sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(module_name)
+        module = _fresh(importlib.import_module(module_name))
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise StudyError(f"{what} {text!r}: there is no module {error.name!r} here or among the installed ones") from error
@@ -43,8 +44,24 @@ def load_reference(text: str, what: str) -> Any:
     return getattr(module, attribute)
 
 
+_read_as: dict[str, str] = {}
+"""Module name -> hash of its file when it was last executed for us."""
+
+
+def _fresh(module: ModuleType) -> ModuleType:
+    """The module, executed again if its file has been edited: in a notebook, and in workers that are kept, it may have been."""
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).is_file():
+        return module
+    now = source_hash(module)
+    if _read_as.setdefault(module.__name__, now) != now:
+        module = importlib.reload(module)
+        _read_as[module.__name__] = now
+    return module
+
+
 def source_hash(thing: Any) -> str:
-    """SHA-256 of the source file that defines a function or class; of its qualified name where there is no file.
+    """SHA-256 of the source file of a module, or of that which defines a function or class; of a name where there is no file.
 
     It is part of every trial's key: edit the file, and the trials that used it are run anew instead of being taken from the store.
     """

@@ -48,7 +48,8 @@ class ObjectiveSpec:
         """
         name, _, rest = text.strip().partition(":")
         head, _, tail = rest.partition(":")
-        if head and "=" not in head:  # the objective is a function of the user's own
+        name = name.strip()
+        if head and "=" not in head and not criterion.is_registered(name):  # a function of the user's own
             name, rest = f"{name}:{head}", tail
         hyper: dict[str, Hyper] = {}
         for part in filter(None, map(str.strip, rest.split(","))):

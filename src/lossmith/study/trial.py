@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lossmith.calibration import fit_temperature, reliability_curve
-from lossmith.study.criterion import Criterion, predicts_probabilities
+from lossmith.study.criterion import Criterion, predicts_probabilities, source
 from lossmith.study.data import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.metrics import METRICS, evaluate
-from lossmith.study.models import build_model
+from lossmith.study.models import build_model, check_model
 from lossmith.study.spec import OPTIMIZER, TrialSpec
 from lossmith.study.splits import Split, make_split, stream
 
@@ -40,6 +40,7 @@ def run_trial(trial: TrialSpec, dataset: Dataset) -> dict[str, Any]:
         with ``status`` "diverged" and the last finite epoch as its last.
     """
     started = time.perf_counter()
+    _check_sources(trial)
     split = split_of(trial, dataset)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -50,6 +51,16 @@ def run_trial(trial: TrialSpec, dataset: Dataset) -> dict[str, Any]:
             return {**run.record(), "seconds": time.perf_counter() - started}
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_sources(trial: TrialSpec) -> None:
+    """A trial must be stored under the hash of the code it ran, even if a file is edited while a study runs."""
+    for what, name, wanted, now in (
+        ("objective", trial.objective.name, trial.objective_source, source(trial.objective.name)),
+        ("model", trial.model, trial.model_source, check_model(trial.model)),
+    ):
+        if now != wanted:
+            raise StudyError(f"the file that defines {what} {name} was edited while the study ran; run it again")
 
 
 _latest: dict[tuple[Any, ...], Split] = {}
