@@ -1,1 +1,29 @@
 """Compare objectives honestly: the same data, model, seeds and tuning budget for each."""
+
+from lossmith.study.corruption import Noise
+from lossmith.study.data import Dataset, load_data
+from lossmith.study.engine import check, run
+from lossmith.study.errors import StudyError
+from lossmith.study.results import Curves, Outcome, StudyResult, load
+from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
+from lossmith.study.store import Store
+from lossmith.study.trial import run_trial
+
+__all__ = [
+    "LEARNING_RATES",
+    "Curves",
+    "Dataset",
+    "Noise",
+    "ObjectiveSpec",
+    "Outcome",
+    "Store",
+    "StudyError",
+    "StudyResult",
+    "StudySpec",
+    "TrialSpec",
+    "check",
+    "load",
+    "load_data",
+    "run",
+    "run_trial",
+]

@@ -1,0 +1,296 @@
+"""What is asked: the study, its objectives, and the trials it comes down to.
+
+Everything here is plain data with a canonical JSON form. A trial's key is the SHA-256 of that form, so that equal questions have
+equal keys whatever study asked them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lossmith._checks import nearest
+from lossmith.study import criterion
+from lossmith.study.corruption import Noise
+from lossmith.study.data import Dataset
+from lossmith.study.errors import StudyError
+from lossmith.study.metrics import METRICS
+from lossmith.study.models import check_model
+from lossmith.study.references import is_reference
+
+PROTOCOL = 1
+"""Version of the training protocol; a change of anything that moves a trial's numbers raises it, and old trials are left alone."""
+
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""The default tuning budget: six learning rates, half a decade apart."""
+
+OPTIMIZER = {"name": "AdamW", "weight_decay": 0.01, "schedule": "constant"}
+"""How every trial is optimised. Part of a trial's key."""
+
+STOPS = ("last", "best")
+
+Hyper = float | int | bool | str
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """An objective and the hyper-parameters given to it, in alphabetical order; what is not given keeps the paper's default."""
+
+    name: str
+    hyper: tuple[tuple[str, Hyper], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "ObjectiveSpec":
+        """Read ``cross_entropy``, ``gce:q=0.7``, ``name:a=1,b=word`` or ``package.module:function:a=1``.
+
+        Aliases become full names. Unknown objectives and hyper-parameters are a `StudyError` that offers the nearest name.
+        """
+        name, _, rest = text.strip().partition(":")
+        head, _, tail = rest.partition(":")
+        name = name.strip()
+        if head and "=" not in head and not criterion.is_registered(name):  # a function of the user's own
+            name, rest = f"{name}:{head}", tail
+        hyper: dict[str, Hyper] = {}
+        for part in filter(None, map(str.strip, rest.split(","))):
+            key, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals or not key or not value:
+                raise StudyError(f"objective {text!r}: hyper-parameters are written name=value; got {part!r}")
+            if key in hyper:
+                raise StudyError(f"objective {text!r}: {key} is given twice")
+            hyper[key] = _value(value)
+        name, hyper = criterion.canonical(name, hyper)
+        return cls(name, tuple(sorted(hyper.items())))
+
+    @classmethod
+    def parse_list(cls, text: str) -> "tuple[ObjectiveSpec, ...]":
+        """Read a comma-separated list; ``a:x=1,y=2,b`` is a with x and y, then b."""
+        parts: list[str] = []
+        for piece in filter(None, map(str.strip, text.split(","))):
+            continues = "=" in piece and ":" not in piece.partition("=")[0]
+            if continues and not parts:
+                raise StudyError(f"objectives begin with a name; got {piece!r}")
+            if continues:
+                parts[-1] += ("," if "=" in parts[-1] else ":") + piece
+            else:
+                parts.append(piece)
+        return tuple(cls.parse(part) for part in parts)
+
+    @property
+    def label(self) -> str:
+        """The objective as `parse` reads it back."""
+        hyper = ",".join(f"{name}={_text(value)}" for name, value in self.hyper)
+        return f"{self.name}:{hyper}" if hyper else self.name
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def _value(text: str) -> Hyper:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _text(value: Hyper) -> str:
+    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else repr(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """One training run, completely: what is not in here does not change its numbers.
+
+    Attributes:
+        data: fingerprint of the data's content.
+        model: name of the model, or ``module:function``; `model_source` is the hash of that function's file.
+        objective: what is minimised; `objective_source` is the hash of the file that defines it.
+        seed: draws the split, the corruption, the initial weights and the batches; nothing else does.
+        metric: the primary metric, which is followed over the epochs and chooses the best one.
+    """
+
+    data: str
+    model: str
+    model_source: str
+    objective: ObjectiveSpec
+    objective_source: str
+    noise: Noise | None
+    imbalance: float | None
+    validation: float
+    test: float
+    epochs: int
+    batch_size: int
+    metric: str
+    seed: int
+    learning_rate: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-able form, the one that is hashed."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain["objective"] = self.objective.label
+        plain["noise"] = None if self.noise is None else str(self.noise)
+        return {"protocol": PROTOCOL, "optimizer": OPTIMIZER, **plain}
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(_canonical(self.as_dict()).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """A whole comparison.
+
+    Texts are read where objects are expected: ``objectives=["cross_entropy", "gce:q=0.7"]``, ``noise="symmetric:0.4"``.
+
+    Attributes:
+        data: ``digits``, ``wine``, ``breast_cancer``, a CSV or Parquet file, ``module:function``; or what is at hand: a data frame,
+            (features, labels), a `Dataset`.
+        target: the column to predict, for files and data frames.
+        objectives: what to compare, the first being the baseline.
+        model: ``linear``, ``mlp``, ``cnn`` (images), or ``module:function``.
+        noise: label noise of training and validation rows, see `Noise`.
+        imbalance: smallest class over largest among the training rows, see `lossmith.study.corruption.long_tail`.
+        seeds: how many (0, 1, 2, ...), or which.
+        metric: the primary metric, declared before the run: it selects learning rates and epochs, and it alone is tested.
+        stop: which epoch the verdict is about: the "last", or the "best" on the validation rows. Both are always recorded.
+        epochs, batch_size: of every trial.
+        learning_rates: the tuning budget, the same for every objective, spent anew inside each seed.
+        validation, test: fractions of the rows of each class.
+    """
+
+    data: str | Dataset
+    objectives: tuple[ObjectiveSpec, ...]
+    target: str | None = None
+    model: str = "mlp"
+    noise: Noise | None = None
+    imbalance: float | None = None
+    seeds: tuple[int, ...] = tuple(range(10))
+    metric: str = "accuracy"
+    stop: str = "last"
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+    validation: float = 0.2
+    test: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, value in _read(self).items():
+            object.__setattr__(self, name, value)
+        _check(self)
+
+    def trials(self, fingerprint: str) -> list[TrialSpec]:
+        """Every trial of the study, seed by seed, on the data with this fingerprint."""
+        model_source = check_model(self.model)
+        sources = {objective: criterion.source(objective.name) for objective in self.objectives}
+        return [
+            TrialSpec(
+                data=fingerprint, model=self.model, model_source=model_source, objective=objective, objective_source=sources[objective],
+                noise=self.noise, imbalance=self.imbalance, validation=self.validation, test=self.test, epochs=self.epochs,
+                batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate,
+            )
+            for seed in self.seeds
+            for objective in self.objectives
+            for learning_rate in self.learning_rates
+        ]  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-able form; a `Dataset` is represented by its name."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain["data"] = self.data if isinstance(self.data, str) else self.data.name
+        plain["objectives"] = [{"name": objective.name, "hyper": dict(objective.hyper)} for objective in self.objectives]
+        plain["noise"] = None if self.noise is None else str(self.noise)
+        return plain | {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "StudySpec":
+        """The study that `as_dict` wrote down; nothing is looked up, so that it can be read where its modules are absent."""
+        objectives = tuple(ObjectiveSpec(item["name"], tuple(sorted(item["hyper"].items()))) for item in plain["objectives"])
+        values: dict[str, Any] = {**plain, "objectives": objectives}
+        return cls(**values)
+
+    @property
+    def selection_rule(self) -> str:
+        """How learning rates and epochs are chosen, as a sentence."""
+        better = "highest" if METRICS[self.metric].higher_is_better else "lowest"
+        noisy = " (whose labels carry the same noise as the training labels)" if self.noise else ""
+        return (
+            f"For every objective and inside every seed, the learning rate is the one of {len(self.learning_rates)} "
+            f"({', '.join(f'{rate:g}' for rate in self.learning_rates)}) with the {better} {self.metric} on that seed's validation "
+            f"rows{noisy}, at the last epoch for stop=last and at the best epoch for stop=best; ties go to the smaller learning rate and "
+            "the earlier epoch, and a run that diverged is chosen only if all did. Test rows choose nothing."
+        )
+
+
+def _read(spec: StudySpec) -> dict[str, Any]:
+    """The fields as the objects they stand for."""
+    data: Any = spec.data
+    if isinstance(data, tuple) and len(data) == 2:
+        data = Dataset.from_arrays("arrays", *data)
+    elif hasattr(data, "columns") and not isinstance(data, Dataset):
+        from lossmith.study.tables import encode_table
+
+        data = encode_table(data, spec.target, "table")
+    given: Any = spec.objectives
+    objectives = ObjectiveSpec.parse_list(given) if isinstance(given, str) else tuple(given)
+    noise: Any = spec.noise
+    seeds: Any = spec.seeds
+    rates: Any = spec.learning_rates
+    return {
+        "data": data if isinstance(data, Dataset) else str(data),
+        "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),
+        "noise": Noise.parse(noise) if isinstance(noise, str) else noise,
+        "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        "learning_rates": tuple(float(rate) for rate in ([rates] if isinstance(rates, int | float) else rates)),
+    }
+
+
+def _check(spec: StudySpec) -> None:
+    def wanted(condition: bool, name: str, want: str) -> None:
+        if not condition:
+            raise StudyError(f"{name} must be {want}; got {getattr(spec, name)!r}")
+
+    def whole(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    wanted(len(spec.objectives) >= 1, "objectives", "one objective at least")
+    twice = _repeated(objective.label for objective in spec.objectives)
+    if twice is not None:
+        raise StudyError(f"objective {twice} is named twice (aliases count as the same objective)")
+    wanted(len(spec.seeds) >= 1 and all(whole(s) and s >= 0 for s in spec.seeds), "seeds", "a count of at least 1, or whole numbers >= 0")
+    if _repeated(spec.seeds) is not None:
+        raise StudyError(f"seed {_repeated(spec.seeds)} is named twice")
+    if spec.metric not in METRICS:
+        raise StudyError(f"metric must be one of {', '.join(METRICS)}; got {spec.metric!r}{nearest(spec.metric, METRICS)}")
+    wanted(spec.stop in STOPS, "stop", "'last' or 'best'")
+    wanted(whole(spec.epochs) and spec.epochs >= 1, "epochs", "a whole number >= 1")
+    wanted(whole(spec.batch_size) and spec.batch_size >= 1, "batch_size", "a whole number >= 1")
+    rates = spec.learning_rates
+    wanted(len(rates) >= 1 and all(0 < rate < float("inf") for rate in rates), "learning_rates", "finite numbers > 0, one at least")
+    if _repeated(rates) is not None:
+        raise StudyError(f"learning rate {_repeated(rates)} is named twice: the budget counts different ones")
+    wanted(spec.imbalance is None or 0 < spec.imbalance <= 1, "imbalance", "a fraction in (0, 1], smallest class over largest")
+    for name in ("validation", "test"):
+        wanted(0 < getattr(spec, name) < 1, name, "a fraction in (0, 1)")
+    if spec.validation + spec.test >= 1:
+        raise StudyError(f"validation and test leave nothing to train on: {spec.validation} + {spec.test} must be < 1")
+    if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
+        raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
+
+
+def _repeated(values: Iterable[Any]) -> Any:
+    """The first value that occurs a second time, or None."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def _canonical(plain: Mapping[str, Any]) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)

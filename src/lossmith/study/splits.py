@@ -1,0 +1,116 @@
+"""One seed's view of the data: which rows train, validate and test, with what labels, prepared by what was learnt from training rows.
+
+The rows, the corruption and the preparation depend on the seed and on nothing else, so that every objective meets the same ones.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossmith.study.corruption import Noise, add_noise, long_tail
+from lossmith.study.data import Dataset
+from lossmith.study.errors import StudyError
+
+if TYPE_CHECKING:
+    from sklearn.compose import ColumnTransformer
+
+MAX_CATEGORIES = 50
+"""A categorical column becomes this many indicators at most: its most frequent categories, and one for the rest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The data of one seed, ready to train on.
+
+    Training and validation labels carry the noise; test labels never do. `rows_*` are positions in the data set, `class_counts` the
+    training rows of each class as labelled (at least 1, so that an objective may divide by it or take its logarithm).
+    """
+
+    x_train: Tensor
+    y_train: Tensor
+    x_validation: Tensor
+    y_validation: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    rows_train: NDArray[np.int64]
+    rows_validation: NDArray[np.int64]
+    rows_test: NDArray[np.int64]
+    class_counts: Tensor
+
+
+def stream(seed: int, purpose: str) -> np.random.Generator:
+    """The random numbers of one seed for one purpose; purposes do not disturb each other."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+def make_split(
+    dataset: Dataset, seed: int, *, noise: Noise | None = None, imbalance: float | None = None, validation: float = 0.2, test: float = 0.2
+) -> Split:
+    """Draw a seed's rows, corrupt their labels, and prepare the features.
+
+    Args:
+        dataset: the data.
+        seed: draws everything.
+        noise: of the training and validation labels.
+        imbalance: of the training rows, see `long_tail`; applied by true label, before the noise.
+        validation, test: fractions of the rows of each class (one row at least in each part).
+    """
+    train, held_out, tested = _rows(dataset, seed, validation, test)
+    tail = long_tail(dataset.labels[train], dataset.n_classes, imbalance, stream(seed, "imbalance"))
+    train = train[tail]
+    noisy = add_noise(dataset.labels, dataset.n_classes, noise, stream(seed, "noise"))
+    x_train, x_validation, x_test = _prepare(dataset, train, held_out, tested)
+    counts = np.maximum(1, np.bincount(noisy[train], minlength=dataset.n_classes))
+    return Split(
+        x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy(noisy[held_out]), x_test,
+        torch.from_numpy(dataset.labels[tested]), train, held_out, tested, torch.from_numpy(counts),
+    )  # fmt: skip
+
+
+def _rows(dataset: Dataset, seed: int, validation: float, test: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Training, validation and test rows, the same fractions of every class and one row of each class at least in each part."""
+    generator = stream(seed, "rows")
+    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    for k, name in enumerate(dataset.class_names):
+        rows = generator.permutation(np.flatnonzero(dataset.labels == k))
+        n_test, n_validation = max(1, round(test * len(rows))), max(1, round(validation * len(rows)))
+        if len(rows) - n_test - n_validation < 1:
+            raise StudyError(
+                f"class {name!r} has {len(rows)} rows, too few for a training row beside validation={validation} and test={test}"
+            )
+        for part, chosen in zip(parts, np.split(rows, [len(rows) - n_test - n_validation, len(rows) - n_test]), strict=True):
+            part.append(chosen)
+    train, held_out, tested = (np.sort(np.concatenate(part)) for part in parts)
+    return train, held_out, tested
+
+
+def _prepare(dataset: Dataset, train: NDArray[np.int64], *others: NDArray[np.int64]) -> list[Tensor]:
+    """The features of several sets of rows, float32, prepared by what the first set teaches."""
+    features = dataset.features
+    if dataset.columns:
+        encoder = _table_encoder(dataset)
+        arrays = [encoder.fit_transform(features[train]), *(encoder.transform(features[rows]) for rows in others)]
+    else:
+        axis = None if dataset.image_shape is not None else 0  # an image keeps its contrasts: one mean and one scale for all pixels
+        known = features[train].astype(np.float64)
+        mean, scale = known.mean(axis=axis), known.std(axis=axis)
+        scale = np.where(scale > 0, scale, 1.0)
+        arrays = [(features[rows] - mean) / scale for rows in (train, *others)]
+    return [torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) for array in arrays]
+
+
+def _table_encoder(dataset: Dataset) -> "ColumnTransformer":
+    """Median and missing indicator, then standardised, for numbers; an indicator a category for the rest, missing being one of them."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    places = {kind: [i for i, column in enumerate(dataset.columns) if column.kind == kind] for kind in ("numeric", "categorical")}
+    numeric = make_pipeline(SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler())
+    categorical = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES, sparse_output=False)
+    return ColumnTransformer([("numeric", numeric, places["numeric"]), ("categorical", categorical, places["categorical"])])
