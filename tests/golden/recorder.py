@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,20 @@ def _run(card: Card, case: str, dtype: torch.dtype) -> dict[str, list[float]] | 
 
 
 def _call(card: Card, logits: Tensor, target: Tensor, options: dict[str, Any]) -> Tensor:
-    """The objective with its hyper-parameters at their defaults, and with those of the options that it takes."""
-    parameters = inspect.signature(card.function).parameters
+    """The objective with its hyper-parameters at their defaults, and with those of the options that it takes.
+
+    A stateful one is made anew for every call, with what it needs; the options go to the call.
+    """
     served = {"class_counts": torch.tensor(CLASS_COUNTS), "num_samples": len(target)}
-    given = {name: value for name, value in (options | served).items() if name in parameters}
-    if card.form != "stateful":
-        return card.function(logits, target, **given)
-    objective = card.function(**given)
-    return objective(logits, target, *([torch.arange(len(target))] if "sample_index" in card.needs else []))
+    if card.form == "stateful":
+        objective = card.function(**_taken(card.function, served))
+        return objective(logits, target, *([torch.arange(len(target))] if "sample_index" in card.needs else []), **options)
+    return card.function(logits, target, **_taken(card.function, options | served))
+
+
+def _taken(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in given.items() if name in parameters}
 
 
 def _indices(form: str, logits: Tensor) -> tuple[Tensor, dict[str, Any]]:
