@@ -74,6 +74,11 @@ def test_a_won_row_has_nothing_to_learn(loss):
     assert gradient.abs().max() == 0
 
 
+@pytest.mark.parametrize(("loss", "expected"), [(crammer_singer, 0.3), (weston_watkins, 0.6)])
+def test_the_margin_survives_beside_large_logits(loss, expected):
+    assert loss(torch.full((1, 3), 1e4), torch.tensor([0]), margin=0.3).item() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_weights_and_class_probabilities(loss):
     z, y, t = problem(4)

@@ -14,7 +14,7 @@ _NOT_CALIBRATED = "Liu 2007, 'Fisher Consistency of Multicategory Support Vector
 
 def _crammer_singer(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], margin: Hyper) -> Float[Tensor, "*rows"]:
     rival = torch.where(is_label(z, y), -torch.inf, z).amax(-1)
-    return torch.relu(margin + rival - pick(z, y))
+    return torch.relu(margin + (rival - pick(z, y)))  # the difference first: added to a large logit, the margin would round away
 
 
 @objective(
@@ -72,7 +72,7 @@ def crammer_singer(
 
 
 def _weston_watkins(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], margin: Hyper) -> Float[Tensor, "*rows"]:
-    lead = torch.relu(margin + z - pick(z, y).unsqueeze(-1))
+    lead = torch.relu(margin + (z - pick(z, y).unsqueeze(-1)))
     return torch.where(is_label(z, y), 0, lead).sum(-1)
 
 
