@@ -262,6 +262,17 @@ def test_a_later_call_does_not_spoil_an_earlier_backward():
     assert torch.equal(alone, after)
 
 
+def test_it_is_convex_at_fixed_temperatures_and_not_in_a_step():
+    a, b = torch.tensor([[5.0, 1.0], [10.0, -1.0]], dtype=torch.float64).split(1)
+
+    def sag(training):
+        losses = [adaptive(1).train(training)(z, torch.tensor([0]), torch.tensor([0])) for z in (a, b, (a + b) / 2)]
+        return ((losses[0] + losses[1]) / 2 - losses[2]).item()
+
+    assert sag(training=False) > 0
+    assert sag(training=True) < -1e-6
+
+
 def test_evaluation_neither_changes_nor_resets_the_temperatures():
     z, y, _ = problem(10)
     loss, index = adaptive(), torch.arange(8)

@@ -172,7 +172,7 @@ def _refit(
     needs=("sample_index",),
     predicts="scores",
     claims=Claims(
-        convex=None,
+        convex=False,
         proper=False,
         calibrated=None,
         symmetric=False,
@@ -200,9 +200,11 @@ class AdaptiveLDR(torch.nn.Module):
 
     No gradient flows through the temperature, which stays between :math:`\lambda_0 (1 - 1/\alpha)` (certain) and :math:`\lambda_0`
     (undecided, hence robust). Repeated on the same scores the steps never lower the loss and end where the derivative in
-    :math:`\lambda` vanishes. In evaluation mode the temperatures are used as they are and do not change. A row that is ignored or has
-    weight 0 keeps its temperature; rows with the same index share one, set by their mean. With several processes each keeps the
-    temperatures of the rows it sees.
+    :math:`\lambda` vanishes. In evaluation mode the temperatures are used as they are and do not change; the loss is then convex in the
+    logits, which a call that takes a step is not.
+
+    A row that is ignored or has weight 0 keeps its temperature; rows with the same index share one, set by their mean, and so do the
+    pixels of an image with one index. With several processes each keeps the temperatures of the rows it sees.
 
     The authors' code differs in three ways: it divides the scores by the mean of their absolute values first (apply that to `input`
     to repeat their experiments), leaves the margin out of p, and adds 1e-5 to it.
