@@ -151,6 +151,17 @@ def test_a_sample_weight_is_one_an_element_for_channels_too(loss):
     torch.testing.assert_close(loss(z, t, activation="sigmoid", sample_weight=kept.double()), loss(z, marked, activation="sigmoid"))
 
 
+@pytest.mark.parametrize("loss", [lossmith.dice_loss, lossmith.dice_cross_entropy])
+def test_channels_take_class_indices_too(loss):
+    z, y = problem(FLAT, ignored=True)
+    t = torch.where(y.unsqueeze(1) == 255, -100, (y.unsqueeze(1) == torch.arange(3).reshape(3, 1, 1)).double())
+    shares = torch.rand(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for options in ({}, {"sample_weight": shares, "weight": torch.tensor([1.0, 0.5, 2.0])}):
+        torch.testing.assert_close(
+            loss(z, y, activation="sigmoid", ignore_index=255, **options), loss(z, t, activation="sigmoid", **options)
+        )
+
+
 def test_class_weights_are_in_the_denominator_of_both_parts():
     z, y = problem(FLAT)
     weight = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)

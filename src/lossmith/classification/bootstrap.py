@@ -32,7 +32,7 @@ def _bootstrap(log_p_y: Float[Tensor, "*rows"], log_p: Float[Tensor, "*rows c"],
     aliases=("bootstrapping_loss",),
     tags=("noisy labels", "robust", "self-training", "entropy"),
     claims=Claims(
-        convex=None,
+        convex=False,  # in the hard mode
         proper=False,
         calibrated=True,
         symmetric=False,

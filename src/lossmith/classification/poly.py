@@ -27,7 +27,7 @@ def _poly(log_p: Float[Tensor, "*rows"], epsilon: Hyper) -> Float[Tensor, "*rows
     aliases=("poly1", "poly_cross_entropy"),
     tags=("confidence",),
     claims=Claims(
-        convex=None,
+        convex=False,  # at epsilon above 1
         proper=False,
         calibrated=True,
         symmetric=False,

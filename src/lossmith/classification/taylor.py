@@ -28,7 +28,7 @@ def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]
     ranges={"order": Range(1, whole=True)},
     limits=[At(order=1, equals="classification_mae")],
     settings=[{"order": 3}, {"order": 6}],
-    aliases=("taylor_ce", "taylor_softmax_cross_entropy"),
+    aliases=("taylor_ce",),
     tags=("noisy labels", "robust"),
     claims=Claims(
         convex=False,
