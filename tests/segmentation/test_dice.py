@@ -242,3 +242,5 @@ def test_bad_options():
         lossmith.dice_cross_entropy(z, y, dice_weight=-1.0)
     with pytest.raises(TypeError, match="reduction"):
         lossmith.dice_cross_entropy(z, y, reduction="sum")
+    with pytest.raises(TypeError, match="dice_cross_entropy: no option 'reduction'"):
+        lossmith.objective("dice_cross_entropy", reduction="sum")
