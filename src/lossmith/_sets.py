@@ -17,7 +17,7 @@ from lossmith._binary import binary_frame
 from lossmith._checks import describe
 from lossmith._reduce import Call, check_floating, check_weight, full_precision, nonzero, read, working_dtype
 from lossmith._rows import Batch, frame
-from lossmith._typing import Float, Hyper, Integer
+from lossmith._typing import Float, Hyper, Integer, Shaped
 
 
 class Counts(NamedTuple):
@@ -31,7 +31,7 @@ class Counts(NamedTuple):
 def of_counts(
     row: Callable[..., Tensor],
     input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Shaped[Tensor, "n c *d"],
     options: Mapping[str, Any],
     *,
     activation: str = "softmax",

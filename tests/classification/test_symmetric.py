@@ -97,6 +97,7 @@ def test_active_passive_at_extreme_and_impossible_logits(gamma):
     assert torch.autograd.grad(lossmith.active_passive_loss(z, soft, gamma=gamma), z)[0].isfinite().all()
 
 
+@pytest.mark.untyped
 def test_passive_is_checked():
     with pytest.raises(ValueError, match=r"active_passive_loss: passive must be in 'mae' \| 'reverse_cross_entropy'; got 'nce'"):
         lossmith.active_passive_loss(LOGITS, TARGET, passive="nce")

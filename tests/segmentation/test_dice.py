@@ -222,6 +222,7 @@ def test_half_precision_is_computed_in_float32():
         assert torch.autograd.grad(found, half)[0].dtype == torch.bfloat16
 
 
+@pytest.mark.untyped
 def test_bad_options():
     z, y = problem(FLAT)
     for loss in (lossmith.dice_loss, lossmith.dice_cross_entropy):

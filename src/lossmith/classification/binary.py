@@ -120,7 +120,7 @@ def _asymmetric(
         bounds=lambda: (0.0, float("inf")),
     ),
     predicts="scores",
-    provenance="written from the paper, equations 4 to 7; checked against them in float64; read beside Alibaba-MIIL/ASL (8c9e0bd)",
+    provenance="written from the definition in the paper; checked against them in float64; read beside Alibaba-MIIL/ASL (8c9e0bd)",
 )
 def asymmetric_loss(
     input: Float[Tensor, "n l *d"],

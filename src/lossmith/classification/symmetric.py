@@ -44,7 +44,7 @@ def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zer
         bounds=lambda: (0.0, float("inf")),
     ),
     provenance=(
-        "written from the paper, section 3; checked in float64 against both cross-entropies summed class by class. alpha and beta are the "
+        "written from the definition in the paper; checked in float64 against both cross-entropies summed class by class. alpha and beta are the "
         "authors' for CIFAR-10 (HanxunH/SCELoss-Reproduce, c81fb33), log_zero is the -4 of Ma et al. 2020; the authors' code clips the "
         "label at 1e-4, which is log_zero = -9.21"
     ),
@@ -92,13 +92,13 @@ _SCALE = {"mae": 1.0, "reverse_cross_entropy": 4.0}
 
 
 def _active_passive(
-    log_p_y: Float[Tensor, "*rows"],
-    log_p: Float[Tensor, "*rows c"],
+    log_p_y: Float[Tensor, "*#rows"],
+    log_p: Float[Tensor, "*#rows c"],
     alpha: Hyper,
     beta: Hyper,
     gamma: Hyper,
     passive: str,
-) -> Float[Tensor, "*rows"]:
+) -> Float[Tensor, "*#rows"]:
     possible = log_p_y > -torch.inf  # a label of probability 0 has all of the sum
     label = torch.where(possible, log_p_y, -1.0)
     share = torch.where(possible, focused(label, gamma) / focused(log_p, gamma).sum(-1), 1.0)
@@ -137,7 +137,7 @@ def _active_passive(
         bounds=lambda alpha, beta, passive: (0.0, alpha + beta * _SCALE[passive]),
     ),
     provenance=(
-        "written from the paper, sections 3 and 4; checked against the sums over classes in float64 and read against "
+        "written from the definition in the paper; checked against the sums over classes in float64 and read against "
         "HanxunH/Active-Passive-Losses (04bce53), whose alpha = beta = 1 on CIFAR-10 are the defaults"
     ),
 )

@@ -46,7 +46,7 @@ def taylor_cross_entropy(
     input: Float[Tensor, "n c *d"] | LogitSource,
     target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
     *,
-    order: int = 2,
+    order: int | float = 2,
     **options: Unpack[RowOptions],
 ) -> Float[Tensor, "*reduced"]:
     r"""Cross-entropy's Taylor series at certainty, up to an order.

@@ -9,7 +9,7 @@ from lossmith._options import SetOptions
 from lossmith._reduce import Call, along_axis, check_weight, full_precision
 from lossmith._rows import expected, frame, log_probabilities, weigh
 from lossmith._sets import channel_frame, mean_over, of_counts, read_set
-from lossmith._typing import Float, Hyper, Integer, Over, Tensor
+from lossmith._typing import Float, Hyper, Integer, Over, Shaped, Tensor
 from lossmith.card import At, Choice, Claims, Range, objective
 
 _MILLETARI = "Milletari, Navab & Ahmadi 2016, 'V-Net', arXiv:1606.04797"
@@ -52,7 +52,7 @@ def _dice(
 )
 def dice_loss(
     input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Shaped[Tensor, "n c *d"],
     *,
     smooth: Hyper = 1e-5,
     activation: Literal["softmax", "sigmoid"] = "softmax",
@@ -130,7 +130,7 @@ def _dice_part(
 )
 def dice_cross_entropy(
     input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Shaped[Tensor, "n c *d"],
     *,
     dice_weight: Hyper = 1.0,
     cross_entropy_weight: Hyper = 1.0,
