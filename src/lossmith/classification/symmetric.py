@@ -44,9 +44,9 @@ def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zer
         bounds=lambda: (0.0, float("inf")),
     ),
     provenance=(
-        "written from the definition in the paper; checked in float64 against both cross-entropies summed class by class. alpha and beta are the "
-        "authors' for CIFAR-10 (HanxunH/SCELoss-Reproduce, c81fb33), log_zero is the -4 of Ma et al. 2020; the authors' code clips the "
-        "label at 1e-4, which is log_zero = -9.21"
+        "written from the definition in the paper; checked in float64 against both cross-entropies summed class by class. alpha and beta "
+        "are the authors' for CIFAR-10 (HanxunH/SCELoss-Reproduce, c81fb33), log_zero is the -4 of Ma et al. 2020; the authors' code clips "
+        "the label at 1e-4, which is log_zero = -9.21"
     ),
 )
 def symmetric_cross_entropy(
