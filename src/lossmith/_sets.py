@@ -16,8 +16,8 @@ from torch import Tensor
 from lossmith._binary import binary_frame
 from lossmith._checks import describe
 from lossmith._reduce import Call, check_floating, check_weight, full_precision, nonzero, read, working_dtype
-from lossmith._rows import frame
-from lossmith._typing import Float, Hyper, Integer
+from lossmith._rows import Batch, frame
+from lossmith._typing import Float, Hyper, Integer, Shaped
 
 
 class Counts(NamedTuple):
@@ -31,7 +31,7 @@ class Counts(NamedTuple):
 def of_counts(
     row: Callable[..., Tensor],
     input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Shaped[Tensor, "n c *d"],
     options: Mapping[str, Any],
     *,
     activation: str = "softmax",
@@ -76,28 +76,37 @@ def _softmax_classes(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, 
     """Class probabilities, targets, and each element's share in the counts (0 where it is removed)."""
     batch = frame(opt, input, target)
     p = torch.softmax(batch.mask(input), batch.axis, dtype=working_dtype(input))
-    if batch.label is None:
-        assert batch.soft is not None
-        t = batch.soft
-    else:
-        t = (batch.label.unsqueeze(1) == batch.per_class(torch.arange(batch.classes, device=input.device))).to(p.dtype)
-    share = torch.where(batch.keep, 1.0 if batch.sample_weight is None else batch.sample_weight, 0.0).to(p.dtype)
-    return p, t, share.unsqueeze(1)
+    return p, _indicators(batch, p.dtype), _shares(batch, p.dtype)
 
 
 def _sigmoid_channels(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    t, keep, share = binary_frame(per_channel(opt, input), input, target)
-    p = torch.sigmoid(torch.where(keep, input, 0).to(t.dtype))
-    return p, t, torch.where(keep, share, 0)
+    t, keep, share = channel_frame(opt, input, target)
+    return torch.sigmoid(torch.where(keep, input, 0).to(t.dtype)), t, share
 
 
-def per_channel(opt: Call, input: Tensor) -> Call:
-    """The same options with `sample_weight`, one number an element of a set, repeated for every channel."""
-    if opt.sample_weight is None:
-        return opt
-    elements = (input.shape[0], *input.shape[2:])
-    each = check_weight(opt.name, "sample_weight", opt.sample_weight, elements, input)
-    return opt._replace(sample_weight=each.unsqueeze(1).expand(input.shape))
+def channel_frame(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each channel's answers as numbers, which are kept, and their shares: of a target a channel, or of class indices."""
+    if input.ndim == target.ndim + 1 and input.shape[1] > 1 and not target.is_floating_point():
+        batch = frame(opt, input, target)
+        t = _indicators(batch, working_dtype(input))
+        return t, batch.keep.unsqueeze(1).expand(t.shape), _shares(batch, t.dtype).expand(t.shape)
+    if opt.sample_weight is not None:  # one number an element of a set, the same for every channel
+        each = check_weight(opt.name, "sample_weight", opt.sample_weight, (input.shape[0], *input.shape[2:]), input)
+        opt = opt._replace(sample_weight=each.unsqueeze(1).expand(input.shape))
+    t, keep, each = binary_frame(opt, input, target)
+    return t, keep, torch.where(keep, each, 0)
+
+
+def _indicators(batch: Batch, dtype: torch.dtype) -> Float[Tensor, "n c *d"]:
+    """The target as numbers in [0, 1] a class."""
+    if batch.label is None:
+        assert batch.soft is not None
+        return batch.soft
+    return (batch.label.unsqueeze(1) == batch.per_class(torch.arange(batch.classes, device=batch.keep.device))).to(dtype)
+
+
+def _shares(batch: Batch, dtype: torch.dtype) -> Float[Tensor, "n 1 *d"]:
+    return torch.where(batch.keep, 1.0 if batch.sample_weight is None else batch.sample_weight, 0.0).to(dtype).unsqueeze(1)
 
 
 def _count(p: Tensor, t: Tensor, share: Tensor, *, squared: bool, over: str, group: Any) -> Counts:

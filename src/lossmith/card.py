@@ -174,7 +174,10 @@ class Card:
     @property
     def options(self) -> list[str]:
         """Every keyword the function takes: its hyper-parameters, then the options its form shares."""
-        return list(dict.fromkeys([*self.hyper, *([] if self.form == "stateful" else DEFAULTS[self.form])]))
+        if self.form == "stateful":
+            return list(self.hyper)
+        taken = inspect.signature(self.function).parameters  # a compound loss may leave some of its form's out
+        return list(dict.fromkeys([*self.hyper, *(name for name in DEFAULTS[self.form] if name in taken)]))
 
     def examples(self) -> list[dict[str, Any]]:
         """Settings of the hyper-parameters worth trying: the defaults, then those the card lists."""

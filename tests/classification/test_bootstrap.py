@@ -67,6 +67,7 @@ def test_extreme_and_impossible_logits(mode):
     assert torch.autograd.grad(loss.sum(), z)[0].isfinite().all()
 
 
+@pytest.mark.untyped
 def test_beta_and_mode_are_checked():
     with pytest.raises(ValueError, match=r"bootstrap_loss: beta must be in \[0, 1\]; got 1.2"):
         lossmith.bootstrap_loss(LOGITS, TARGET, beta=1.2)

@@ -39,7 +39,7 @@ def test_it_is_convex_exactly_up_to_1(epsilon, convex):
     z = torch.cat([torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3, torch.tensor([[-5.0, 0, 0]])])
 
     def loss(row):
-        return lossmith.poly_loss(row, torch.tensor(0), epsilon=epsilon)
+        return lossmith.poly_loss(row.unsqueeze(0), torch.tensor([0]), epsilon=epsilon)
 
     lowest = torch.linalg.eigvalsh(torch.func.vmap(torch.func.jacrev(torch.func.jacrev(loss)))(z)).min().item()
     assert (lowest > -1e-12) is convex

@@ -43,6 +43,7 @@ def test_the_slope_in_p_stays_below_the_order():
     assert (1 + doubt + doubt**2).max().item() == 3
 
 
+@pytest.mark.untyped
 def test_orders_are_whole_numbers_from_1():
     assert torch.equal(lossmith.taylor_cross_entropy(LOGITS, TARGET, order=3.0), lossmith.taylor_cross_entropy(LOGITS, TARGET, order=3))
     with pytest.raises(ValueError, match=r"taylor_cross_entropy: order must be in the whole numbers of \[1, inf\); got 0"):

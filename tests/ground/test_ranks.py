@@ -68,6 +68,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo")
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_are_one_process(ranks, case):

@@ -151,6 +151,17 @@ def test_a_sample_weight_is_one_an_element_for_channels_too(loss):
     torch.testing.assert_close(loss(z, t, activation="sigmoid", sample_weight=kept.double()), loss(z, marked, activation="sigmoid"))
 
 
+@pytest.mark.parametrize("loss", [lossmith.dice_loss, lossmith.dice_cross_entropy])
+def test_channels_take_class_indices_too(loss):
+    z, y = problem(FLAT, ignored=True)
+    t = torch.where(y.unsqueeze(1) == 255, -100, (y.unsqueeze(1) == torch.arange(3).reshape(3, 1, 1)).double())
+    shares = torch.rand(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for options in ({}, {"sample_weight": shares, "weight": torch.tensor([1.0, 0.5, 2.0])}):
+        torch.testing.assert_close(
+            loss(z, y, activation="sigmoid", ignore_index=255, **options), loss(z, t, activation="sigmoid", **options)
+        )
+
+
 def test_class_weights_are_in_the_denominator_of_both_parts():
     z, y = problem(FLAT)
     weight = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
@@ -211,6 +222,7 @@ def test_half_precision_is_computed_in_float32():
         assert torch.autograd.grad(found, half)[0].dtype == torch.bfloat16
 
 
+@pytest.mark.untyped
 def test_bad_options():
     z, y = problem(FLAT)
     for loss in (lossmith.dice_loss, lossmith.dice_cross_entropy):
@@ -231,3 +243,5 @@ def test_bad_options():
         lossmith.dice_cross_entropy(z, y, dice_weight=-1.0)
     with pytest.raises(TypeError, match="reduction"):
         lossmith.dice_cross_entropy(z, y, reduction="sum")
+    with pytest.raises(TypeError, match="dice_cross_entropy: no option 'reduction'"):
+        lossmith.objective("dice_cross_entropy", reduction="sum")

@@ -29,6 +29,7 @@ def _binary_log_loss(z: Float[Tensor, "*n"]) -> tuple[Float[Tensor, "*n"], Float
         proper=Proved(True, "Gneiting & Raftery 2007, section 3.1: the logarithmic score"),
         calibrated=Proved(True, "Bartlett, Jordan & McAuliffe 2006, Theorem 2: convex, with a negative derivative at 0"),
         symmetric=False,
+        shift_invariant=False,
         class_symmetric=True,
         growth="linear",
         bounds=lambda: (0.0, float("inf")),
@@ -113,12 +114,13 @@ def _asymmetric(
         proper=False,
         calibrated=False,
         symmetric=False,
+        shift_invariant=False,
         class_symmetric=False,
         growth="linear",
         bounds=lambda: (0.0, float("inf")),
     ),
     predicts="scores",
-    provenance="written from the paper, equations 4 to 7; checked against them in float64; read beside Alibaba-MIIL/ASL (8c9e0bd)",
+    provenance="written from the definition in the paper; checked against them in float64; read beside Alibaba-MIIL/ASL (8c9e0bd)",
 )
 def asymmetric_loss(
     input: Float[Tensor, "n l *d"],

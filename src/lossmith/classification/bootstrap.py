@@ -10,7 +10,7 @@ from lossmith._typing import Float, Hyper, Integer, Tensor
 from lossmith.card import At, Choice, Claims, Range, objective
 
 
-def _bootstrap(log_p_y: Float[Tensor, "*rows"], log_p: Float[Tensor, "*rows c"], beta: Hyper, mode: str) -> Float[Tensor, "*rows"]:
+def _bootstrap(log_p_y: Float[Tensor, "*#rows"], log_p: Float[Tensor, "*#rows c"], beta: Hyper, mode: str) -> Float[Tensor, "*#rows"]:
     if mode == "hard":
         own = -log_p.amax(-1)
     else:
@@ -32,7 +32,7 @@ def _bootstrap(log_p_y: Float[Tensor, "*rows"], log_p: Float[Tensor, "*rows c"],
     aliases=("bootstrapping_loss",),
     tags=("noisy labels", "robust", "self-training", "entropy"),
     claims=Claims(
-        convex=None,
+        convex=False,  # in the hard mode
         proper=False,
         calibrated=True,
         symmetric=False,
@@ -41,7 +41,7 @@ def _bootstrap(log_p_y: Float[Tensor, "*rows"], log_p: Float[Tensor, "*rows c"],
         growth="linear",
         bounds=lambda: (0.0, float("inf")),
     ),
-    provenance="written from the paper, section 3.2 on multinomial targets; checked against the formula in float64",
+    provenance="written from the definition in the paper; checked against the formula in float64",
 )
 def bootstrap_loss(
     input: Float[Tensor, "n c *d"],

@@ -104,6 +104,7 @@ def _binary_focal(z: Float[Tensor, "*n"], gamma: Hyper) -> tuple[Float[Tensor, "
         proper=Proved(False, f"{_CHAROENPHAKDEE}: not strictly proper"),
         calibrated=Proved(True, f"{_CHAROENPHAKDEE}: classification-calibrated"),
         symmetric=False,
+        shift_invariant=False,
         class_symmetric=True,
         growth="linear",
         bounds=lambda: (0.0, float("inf")),

@@ -27,7 +27,7 @@ def _poly(log_p: Float[Tensor, "*rows"], epsilon: Hyper) -> Float[Tensor, "*rows
     aliases=("poly1", "poly_cross_entropy"),
     tags=("confidence",),
     claims=Claims(
-        convex=None,
+        convex=False,  # at epsilon above 1
         proper=False,
         calibrated=True,
         symmetric=False,
@@ -36,7 +36,7 @@ def _poly(log_p: Float[Tensor, "*rows"], epsilon: Hyper) -> Float[Tensor, "*rows
         growth="linear",
         bounds=lambda: (0.0, float("inf")),
     ),
-    provenance="written from the paper, equation for Poly-1; checked against the series sum_k (1 - p)^k / k + epsilon (1 - p) in float64",
+    provenance="written from the definition in the paper; checked against the series sum_k (1 - p)^k / k + epsilon (1 - p) in float64",
 )
 def poly_loss(
     input: Float[Tensor, "n c *d"] | LogitSource,

@@ -44,9 +44,9 @@ def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zer
         bounds=lambda: (0.0, float("inf")),
     ),
     provenance=(
-        "written from the paper, section 3; checked in float64 against both cross-entropies summed class by class. alpha and beta are the "
-        "authors' for CIFAR-10 (HanxunH/SCELoss-Reproduce, c81fb33), log_zero is the -4 of Ma et al. 2020; the authors' code clips the "
-        "label at 1e-4, which is log_zero = -9.21"
+        "written from the definition in the paper; checked in float64 against both cross-entropies summed class by class. alpha and beta "
+        "are the authors' for CIFAR-10 (HanxunH/SCELoss-Reproduce, c81fb33), log_zero is the -4 of Ma et al. 2020; the authors' code clips "
+        "the label at 1e-4, which is log_zero = -9.21"
     ),
 )
 def symmetric_cross_entropy(
@@ -92,18 +92,16 @@ _SCALE = {"mae": 1.0, "reverse_cross_entropy": 4.0}
 
 
 def _active_passive(
-    log_p_y: Float[Tensor, "*rows"],
-    log_p: Float[Tensor, "*rows c"],
+    log_p_y: Float[Tensor, "*#rows"],
+    log_p: Float[Tensor, "*#rows c"],
     alpha: Hyper,
     beta: Hyper,
-    active: str,
-    passive: str,
     gamma: Hyper,
-) -> Float[Tensor, "*rows"]:
+    passive: str,
+) -> Float[Tensor, "*#rows"]:
     possible = log_p_y > -torch.inf  # a label of probability 0 has all of the sum
     label = torch.where(possible, log_p_y, -1.0)
-    share = focused(label, gamma) / focused(log_p, gamma).sum(-1) if active == "normalized_focal" else label / log_p.sum(-1)
-    share = torch.where(possible, share, 1.0)
+    share = torch.where(possible, focused(label, gamma) / focused(log_p, gamma).sum(-1), 1.0)
     return alpha * share - beta * _SCALE[passive] * torch.expm1(log_p_y)
 
 
@@ -113,21 +111,20 @@ def _active_passive(
     source=_MA,
     summary="two robust losses together: one that lifts the label's probability, one that lowers the others'",
     use_when="labels are very noisy, and a robust loss alone learns too little",
-    formula=r"\alpha\, \frac{-\log p_y}{-\sum_k \log p_k} + \beta\, (1 - p_y)",
+    formula=r"\alpha\, \frac{(1 - p_y)^\gamma \log p_y}{\sum_k (1 - p_k)^\gamma \log p_k} + \beta\, s\, (1 - p_y)",
     ranges={
         "alpha": Range(0),
         "beta": Range(0),
-        "active": Choice("normalized_cross_entropy", "normalized_focal"),
-        "passive": Choice("mae", "reverse_cross_entropy"),
         "gamma": Range(0),
+        "passive": Choice("mae", "reverse_cross_entropy"),
     },
     limits=[At(alpha=0.0, beta=1.0, equals="classification_mae")],
     settings=[
         {"alpha": 10.0, "beta": 0.1, "passive": "reverse_cross_entropy"},
-        {"active": "normalized_focal"},
-        {"active": "normalized_focal", "passive": "reverse_cross_entropy", "gamma": 2.0},
+        {"gamma": 0.5},
+        {"gamma": 2.0, "passive": "reverse_cross_entropy"},
     ],
-    aliases=("apl", "nce_mae", "nce_rce"),
+    aliases=("apl", "nce_mae"),
     tags=("noisy labels", "robust", "normalized"),
     claims=Claims(
         convex=False,
@@ -140,7 +137,7 @@ def _active_passive(
         bounds=lambda alpha, beta, passive: (0.0, alpha + beta * _SCALE[passive]),
     ),
     provenance=(
-        "written from the paper, sections 3 and 4; checked against the sums over classes in float64 and read against "
+        "written from the definition in the paper; checked against the sums over classes in float64 and read against "
         "HanxunH/Active-Passive-Losses (04bce53), whose alpha = beta = 1 on CIFAR-10 are the defaults"
     ),
 )
@@ -150,18 +147,18 @@ def active_passive_loss(
     *,
     alpha: Hyper = 1.0,
     beta: Hyper = 1.0,
-    active: Literal["normalized_cross_entropy", "normalized_focal"] = "normalized_cross_entropy",
+    gamma: Hyper = 0.0,
     passive: Literal["mae", "reverse_cross_entropy"] = "mae",
-    gamma: Hyper | None = None,
     **options: Unpack[RowOptions],
 ) -> Float[Tensor, "*reduced"]:
     r"""The active-passive loss: a normalised active loss plus a passive one.
 
     .. math::
-        \ell(z, y) = \alpha \frac{a(p_y)}{\sum_k a(p_k)} + \beta\, s\, (1 - p_y), \qquad
-        a(p) = -\log p \ \text{ or } -(1 - p)^\gamma \log p
+        \ell(z, y) = \alpha \frac{a(p_y)}{\sum_k a(p_k)} + \beta\, s\, (1 - p_y), \qquad a(p) = -(1 - p)^\gamma \log p
 
-    with s = 1 for mean absolute error and s = 4 for reverse cross-entropy with the paper's :math:`\log 0 := -4`. Both parts sum over the
+    The active part is normalised cross-entropy (the paper's NCE) at :math:`\gamma = 0`, and normalised focal loss (NFL) above; the
+    passive part is mean absolute error or reverse cross-entropy. So the paper's four are ``gamma=0.0`` or ``gamma=0.5``, with
+    ``passive="mae"`` (s = 1) or ``passive="reverse_cross_entropy"`` (s = 4, the paper's :math:`\log 0 := -4`). Both parts sum over the
     labels to a constant, so that uniform label noise moves no minimum. A class masked by a logit of -inf has all of the sum: it leaves
     the active loss 0 for every other label.
 
@@ -173,9 +170,8 @@ def active_passive_loss(
         target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels.
         alpha: the weight of the active loss. The authors take 1 for CIFAR-10 and 10 for CIFAR-100.
         beta: the weight of the passive loss. The authors take 1 for CIFAR-10 and 0.1 for CIFAR-100.
-        active: cross-entropy or focal loss, divided by its sum over all labels.
+        gamma: the focus of the active loss: 0 for normalised cross-entropy, 0.5 in the paper's normalised focal loss.
         passive: mean absolute error or reverse cross-entropy.
-        gamma: the focus of the normalised focal loss, 0.5 when not given; an error with the other.
 
     Returns:
         One loss a row (`reduction="none"`), or their mean or sum; float32 at least.
@@ -185,7 +181,4 @@ def active_passive_loss(
         >>> lossmith.active_passive_loss(torch.zeros(1, 4), torch.tensor([2]))  # 1/4 + 3/4
         tensor(1.)
     """
-    if gamma is not None and active == "normalized_cross_entropy":
-        raise ValueError("active_passive_loss: gamma goes with active='normalized_focal'; got active='normalized_cross_entropy'")
-    gamma = 0.5 if gamma is None else gamma
-    return of_log_probs(_active_passive, input, target, options, alpha=alpha, beta=beta, active=active, passive=passive, gamma=gamma)
+    return of_log_probs(_active_passive, input, target, options, alpha=alpha, beta=beta, gamma=gamma, passive=passive)

@@ -28,7 +28,7 @@ def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]
     ranges={"order": Range(1, whole=True)},
     limits=[At(order=1, equals="classification_mae")],
     settings=[{"order": 3}, {"order": 6}],
-    aliases=("taylor_ce", "taylor_softmax_cross_entropy"),
+    aliases=("taylor_ce",),
     tags=("noisy labels", "robust"),
     claims=Claims(
         convex=False,
@@ -46,7 +46,7 @@ def taylor_cross_entropy(
     input: Float[Tensor, "n c *d"] | LogitSource,
     target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
     *,
-    order: int = 2,
+    order: int | float = 2,
     **options: Unpack[RowOptions],
 ) -> Float[Tensor, "*reduced"]:
     r"""Cross-entropy's Taylor series at certainty, up to an order.

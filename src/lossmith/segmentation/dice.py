@@ -5,12 +5,11 @@ from typing import Any, Literal, Unpack
 import torch
 import torch.nn.functional as F
 
-from lossmith._binary import binary_frame
 from lossmith._options import SetOptions
 from lossmith._reduce import Call, along_axis, check_weight, full_precision
 from lossmith._rows import expected, frame, log_probabilities, weigh
-from lossmith._sets import mean_over, of_counts, per_channel, read_set
-from lossmith._typing import Float, Hyper, Integer, Over, Tensor
+from lossmith._sets import channel_frame, mean_over, of_counts, read_set
+from lossmith._typing import Float, Hyper, Integer, Over, Shaped, Tensor
 from lossmith.card import At, Choice, Claims, Range, objective
 
 _MILLETARI = "Milletari, Navab & Ahmadi 2016, 'V-Net', arXiv:1606.04797"
@@ -43,16 +42,17 @@ def _dice(
         "squared": Choice(False, True),
         "include_background": Choice(True, False),
     },
-    settings=[{"squared": True}, {"include_background": False}, {"smooth": 1.0}, {"activation": "sigmoid"}],
+    settings=[{"squared": True}, {"include_background": False}, {"smooth": 0.0}, {"activation": "sigmoid"}],
     aliases=("dice", "soft_dice_loss"),
     tags=("segmentation", "imbalance", "overlap"),
-    claims=Claims(growth="bounded", bounds=lambda: (0.0, 1.0)),
+    # False where some setting breaks it: shifting logits with "sigmoid", permuting classes without the background
+    claims=Claims(convex=False, shift_invariant=False, class_symmetric=False, growth="bounded", bounds=lambda: (0.0, 1.0)),
     one_logit=_ONE_CHANNEL,
     provenance=f"written from the definition; checked against a loop in float64, and against {_CHECKED}",
 )
 def dice_loss(
     input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Shaped[Tensor, "n c *d"],
     *,
     smooth: Hyper = 1e-5,
     activation: Literal["softmax", "sigmoid"] = "softmax",
@@ -77,7 +77,8 @@ def dice_loss(
 
     Args:
         input: logits `(n, c, *d)`.
-        target: class indices `(n, *d)`, or probabilities in the input's shape; with "sigmoid" always the latter, each channel its own.
+        target: class indices `(n, *d)`, or probabilities in the input's shape: with "softmax" they sum to 1 over the classes, with
+            "sigmoid" each channel has its own.
         smooth: added to numerator and denominator.
         activation: "softmax" over exclusive classes, or "sigmoid" for channels that each answer yes or no (one channel included).
         squared: square probabilities and targets in the denominator, as V-Net does.
@@ -122,13 +123,14 @@ def _dice_part(
     settings=[{"dice_weight": 0.5, "cross_entropy_weight": 2.0}, {"include_background": False}, {"activation": "sigmoid"}],
     aliases=("dice_ce", "dice_ce_loss"),
     tags=("segmentation", "imbalance", "overlap", "compound"),
-    claims=Claims(growth="linear", bounds=lambda: (0.0, float("inf"))),
+    # False where some setting breaks it, as for Dice alone
+    claims=Claims(convex=False, shift_invariant=False, class_symmetric=False, growth="linear", bounds=lambda: (0.0, float("inf"))),
     one_logit=_ONE_CHANNEL.replace("dice_loss", "dice_cross_entropy"),
     provenance=f"the sum of two losses checked on their own; against {_CHECKED}",
 )
 def dice_cross_entropy(
     input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    target: Integer[Tensor, "n *d"] | Shaped[Tensor, "n c *d"],
     *,
     dice_weight: Hyper = 1.0,
     cross_entropy_weight: Hyper = 1.0,
@@ -156,7 +158,8 @@ def dice_cross_entropy(
 
     Args:
         input: logits `(n, c, *d)`.
-        target: class indices `(n, *d)`, or probabilities in the input's shape; with "sigmoid" always the latter, each channel its own.
+        target: class indices `(n, *d)`, or probabilities in the input's shape: with "softmax" they sum to 1 over the classes, with
+            "sigmoid" each channel has its own.
         dice_weight: the weight of the Dice loss.
         cross_entropy_weight: the weight of cross-entropy.
         smooth: added to Dice's numerator and denominator.
@@ -196,9 +199,9 @@ def _class_log_losses(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor,
 
 
 def _channel_log_losses(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    t, keep, each = binary_frame(per_channel(opt, input), input, target)
+    t, keep, each = channel_frame(opt, input, target)
     z = torch.where(keep, input, 0).to(t.dtype)
     if opt.weight is not None:
         each = each * along_axis(check_weight(opt.name, "weight", opt.weight, (input.shape[1],), input), input.ndim)
     value = -t * F.logsigmoid(z) - (1 - t) * F.logsigmoid(-z)
-    return torch.where(keep, value * each, 0), torch.where(keep, each, 0)
+    return value * each, each
