@@ -171,9 +171,9 @@ def denominator(
 
 def along_axis(per_label: Tensor, ndim: int) -> Tensor:
     """A number, or one per label, shaped to broadcast along axis 1 of an input with that many axes (axis 0 of a vector)."""
-    return per_label if per_label.ndim == 0 else per_label.reshape(-1, *[1] * max(ndim - 2, 0))
+    return per_label if per_label.ndim == 0 else per_label.reshape((-1,) + (1,) * max(ndim - 2, 0))
 
 
 def trailing(per_row: Tensor, ndim: int) -> Tensor:
     """Leading axes only: the missing ones are appended, so that it broadcasts against all of them."""
-    return per_row.reshape(*per_row.shape, *[1] * (ndim - per_row.ndim))
+    return per_row.reshape(per_row.shape + (1,) * (ndim - per_row.ndim))

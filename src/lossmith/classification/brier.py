@@ -10,7 +10,7 @@ from lossmith._typing import Float, Integer, Tensor
 from lossmith.card import Claims, Proved, objective
 
 
-def _brier(log_p_y: Float[Tensor, "*rows"], log_p: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows"]:
+def _brier(log_p_y: Float[Tensor, "*#rows"], log_p: Float[Tensor, "*#rows c"]) -> Float[Tensor, "*#rows"]:
     """(1 - p_y)^2 plus the squares of the others, to full relative precision however sure the row is."""
     p = torch.exp(log_p)
     below_top = log_p < log_p.amax(-1, keepdim=True)
