@@ -107,6 +107,7 @@ def test_reliability_adds_up_over_seeds(result: StudyResult) -> None:
 def test_tables(result: StudyResult) -> None:
     table = result.table()
     assert len(table) == 8
+    assert result.rows == {"train": 106, "validation": 36, "test": 36}
     assert list(table["stop"].unique()) == ["last", "best"]
     summary = result.summary()
     assert list(summary.index) == list(result.objectives)
@@ -118,7 +119,9 @@ def test_notes_speak_of_divergence_and_of_the_edge(user: ModuleType) -> None:
     asked = spec(objectives="cross_entropy,objectives_of_a_user:exploding", model="linear", seeds=2, epochs=1)
     notes = "\n".join(study.run(asked, jobs=1).notes)
     assert "exploding: every learning rate diverged on 2 of 2 seeds" in notes
-    assert "smallest or largest tried" in notes
+    assert "exploding: on" not in notes
+    one = study.run(spec(model="linear", seeds=1, epochs=1, learning_rates=[1e-9, 1e-8, 0.1]), jobs=1)
+    assert one.notes == ("cross_entropy: on 1 of 1 seeds the chosen learning rate is the largest tried (0.1); one beyond it may do better",)
 
 
 def test_a_diverged_objective_leaves_nan_in_its_curves_and_numbers_in_its_table(user: ModuleType) -> None:

@@ -97,6 +97,11 @@ class StudyResult:
         return tuple(objective.label for objective in self.spec.objectives)
 
     @property
+    def rows(self) -> Mapping[str, int]:
+        """How many rows train, validate and test in each seed."""
+        return next(iter(self.trials.values()))["rows"]
+
+    @property
     def selection_rule(self) -> str:
         """How learning rates and epochs were chosen, as a sentence."""
         return self.spec.selection_rule
@@ -148,11 +153,15 @@ class StudyResult:
         for label in self.objectives:
             mine = [outcome for outcome in self.outcomes if outcome.objective == label and outcome.stop == self.spec.stop]
             diverged = sum(outcome.status == "diverged" for outcome in mine)
-            edge = sum(outcome.at_edge for outcome in mine)
             if diverged:
                 notes.append(f"{label}: every learning rate diverged on {diverged} of {len(mine)} seeds; shown is the last finite epoch")
-            if 2 * edge > len(mine):
-                notes.append(f"{label}: on {edge} of {len(mine)} seeds the chosen learning rate is the smallest or largest tried")
+            for extreme, rate in (("smallest", min(self.spec.learning_rates)), ("largest", max(self.spec.learning_rates))):
+                there = sum(outcome.at_edge and outcome.learning_rate == rate for outcome in mine)
+                if 2 * there > len(mine):
+                    notes.append(
+                        f"{label}: on {there} of {len(mine)} seeds the chosen learning rate is the {extreme} tried ({rate:g}); "
+                        "one beyond it may do better"
+                    )
         if len(self.versions) > 1:
             listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in self.versions)
             notes.append(f"trials were computed with different versions: {listed}")
@@ -241,7 +250,7 @@ def _outcome(spec: StudySpec, label: str, seed: int, stop: str, rate: float, rec
         epoch=seen["epoch"],
         validation=_number(seen["val"][spec.metric]),
         status=record["status"],
-        at_edge=len(spec.learning_rates) > 2 and rate in (min(spec.learning_rates), max(spec.learning_rates)),
+        at_edge=record["status"] == "ok" and len(spec.learning_rates) > 2 and rate in (min(spec.learning_rates), max(spec.learning_rates)),
         calibration=seen["calibration"],
         temperature=seen["temperature"],
         reliability=tuple(seen["reliability"]),

@@ -159,7 +159,9 @@ class _Run:
             raise StudyError(f"model {self.trial.model!r} returns logits that are not finite before any training")
         last = self._measure(self.last)
         best = last if self.best is self.last else self._measure(self.best)
-        return {"status": self.status, "epochs": self.epochs, "last": last, "best": best}
+        split = self.split
+        rows = {"train": len(split.y_train), "validation": len(split.y_validation), "test": len(split.y_test)}
+        return {"status": self.status, "rows": rows, "epochs": self.epochs, "last": last, "best": best}
 
     def _measure(self, seen: "_Seen") -> dict[str, Any]:
         temperature = self._temperature(seen.validation)
