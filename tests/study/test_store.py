@@ -92,6 +92,8 @@ def bad(kind: str, path: Path) -> Path:
     elif kind == "under a file":
         path.write_text("a file")
         return path / "trials.sqlite"
+    elif kind == "no place to write":
+        return Path("/proc") / path.name  # not even the superuser may make a file there
     elif kind == "newer":
         Store(path).close()
         connection = sqlite3.connect(path)
@@ -103,6 +105,7 @@ def bad(kind: str, path: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        pytest.param("no place to write", "cannot be written", marks=pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")),
         ("text", "is damaged or not a store"),
         ("other", "is a database of something else"),
         ("damaged", "is damaged"),

@@ -5,6 +5,7 @@ Nothing is imputed, scaled or encoded here: whatever learns from the data belong
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,7 +120,7 @@ class Dataset:
         }
 
 
-def load_data(data: str | Dataset, target: str | None = None) -> Dataset:
+def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None) -> Dataset:
     """The data of a study.
 
     Args:
@@ -129,6 +130,7 @@ def load_data(data: str | Dataset, target: str | None = None) -> Dataset:
     """
     if isinstance(data, Dataset):
         return data
+    data = os.fspath(data)
     if data in BUNDLED:
         if target is not None:
             raise StudyError(f"target is for files with columns; {data} brings its own labels")
