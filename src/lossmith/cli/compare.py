@@ -1,0 +1,296 @@
+"""``lossmith compare``: which objective is better on these data, what could be shown, and what was."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from lossmith.cli.output import console, fields, print_json
+from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
+
+if TYPE_CHECKING:
+    from lossmith.study import ObjectiveSpec, StudyResult, StudySpec
+    from lossmith.study.statistics import Comparison, Test
+    from lossmith.study.summary import Line, Summary
+
+FOLDER = Path("lossmith-report")
+STORE = "trials.sqlite"
+WIDE = 116
+"""Columns that a terminal needs for one table with both epochs; two are printed otherwise."""
+STYLES = {"better": "bold green", "worse": "bold red", "failed": "bold magenta"}
+RATES = "0.0003,0.001,0.003,0.01,0.03,0.1"
+
+
+def compare(
+    *,
+    data: str,
+    objectives: str,
+    target: str | None = None,
+    model: str = "mlp",
+    noise: str | None = None,
+    imbalance: float | None = None,
+    seeds: str = "10",
+    metric: str = "accuracy",
+    stop: str = "last",
+    baseline: str | None = None,
+    epochs: int = 60,
+    batch_size: int = 64,
+    learning_rates: str = RATES,
+    validation_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    test: str = "corrected_t",
+    jobs: int | None = None,
+    store: Path | None = None,
+    out: Path = FOLDER,
+    dry_run: bool = False,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Compare objectives.
+
+    Args:
+        data: digits, wine, breast_cancer (real, bundled); a CSV or Parquet file; or module:function returning (features, labels).
+        objectives: separated by commas, with hyper-parameters after a colon: ce,gce:q=0.7; module:function for your own.
+        target: the column to predict; for files.
+        model: linear, mlp, cnn (images), or module:function returning a torch module.
+        noise: wrong labels in training and validation rows: symmetric:0.4 or asymmetric:0.3. Test labels stay right.
+        imbalance: thin the training classes, the smallest to this fraction of the largest.
+        seeds: how many, or which (0,1,7). Each redraws the split, the initial weights and the batches.
+        metric: the one that is declared and tested (accuracy, balanced_accuracy, f1, auroc, log_loss, brier, ...); all are reported.
+        stop: the epoch the verdict is about: last, or best on validation. Both are reported.
+        baseline: which objective the others are compared with; the first when left out.
+        epochs: of every trial.
+        batch_size: of every trial.
+        learning_rates: tried for every objective inside each seed, and chosen on validation.
+        validation_fraction: of the rows.
+        test_fraction: of the rows.
+        test: corrected_t (for new splits of rows like these), or signed_rank (exact, for splits of these very rows).
+        jobs: worker processes; one a processor when left out.
+        store: where trials are kept; OUT/trials.sqlite when left out.
+        out: folder of the report.
+        dry_run: print the plan, and what it could show, and stop.
+        as_json: print the results as JSON; plan and progress go to stderr.
+    """
+    need("compare", "lossmith compare")
+    from lossmith import study
+    from lossmith.study.summary import prospect, sizes
+    from lossmith.study.words import plan
+
+    tested = known_test(test)
+    spec = study.StudySpec(
+        data=data,
+        target=target,
+        objectives=_baseline_first(study.ObjectiveSpec.parse_list(objectives), baseline),
+        model=model,
+        noise=None if noise is None else study.Noise.parse(noise),
+        imbalance=imbalance,
+        seeds=_whole_numbers(seeds),
+        metric=metric,
+        stop=stop,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rates=_numbers("--learning-rates", learning_rates),
+        validation=validation_fraction,
+        test=test_fraction,
+    )
+    dataset = study.load_data(data, target)
+    study.check(spec, dataset)
+    described = dataset.describe()
+    rows = sizes(spec, described["class_counts"])
+    talk = console(stderr=as_json)
+    said = plan(spec, described, rows, tested, prospect(spec, rows, tested))
+    talk.print(fields([said[0], *(("", note) for note in described["notes"]), *said[1:]]))
+    if dry_run:
+        talk.print("dry run: nothing was computed")
+        return 0
+    path = out / STORE if store is None else store
+    _writable(out)
+    result = _run(spec, path, jobs)
+    return present(result, tested, out, as_json=as_json)
+
+
+def known_test(test: str) -> "Test":
+    """The test of that name; refused before anything is computed when there is none."""
+    from lossmith._checks import nearest
+    from lossmith.study.words import TESTS
+
+    if test not in TESTS:
+        raise Problem(f"--test must be one of {', '.join(TESTS)}; got {test!r}{nearest(test, TESTS)}", USAGE)
+    return cast("Test", test)
+
+
+def present(result: "StudyResult", test: "Test", out: Path, *, as_json: bool) -> int:
+    """Write the report, then print the table, or JSON."""
+    from lossmith.study.report import write_report
+    from lossmith.study.summary import Summary
+
+    summary = Summary(result, test)
+    page = write_report(summary, out)
+    if as_json:
+        print_json(_facts(summary, page))
+    else:
+        _print(summary, page)
+    return 0
+
+
+def _baseline_first(specs: Sequence["ObjectiveSpec"], baseline: str | None) -> tuple["ObjectiveSpec", ...]:
+    """The objectives with the baseline in front; a name alone will do where it is not ambiguous."""
+    from lossmith.study import ObjectiveSpec
+
+    if baseline is None:
+        return tuple(specs)
+    wanted = ObjectiveSpec.parse(baseline)
+    found = [spec for spec in specs if spec == wanted] or [spec for spec in specs if not wanted.hyper and spec.name == wanted.name]
+    if len(found) != 1:
+        problem = "is not among the objectives" if not found else "could be several of the objectives"
+        raise Problem(f"baseline {wanted.label} {problem}: {', '.join(spec.label for spec in specs)}", USAGE)
+    return (found[0], *(spec for spec in specs if spec != found[0]))
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    """``10`` is how many, ``0,1,7`` is which, ``7,`` is seed 7 alone."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip()) if "," in text else tuple(range(int(text)))
+    except ValueError:
+        raise Problem(f"--seeds must be a count such as 10, or whole numbers separated by commas; got {text!r}", USAGE) from None
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise Problem(f"{option} must be numbers separated by commas; got {text!r}", USAGE) from None
+
+
+def _writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to before hours are spent for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Problem(f"cannot write to the folder {folder}: {message(error)}") from error
+
+
+def _run(spec: "StudySpec", path: Path, jobs: int | None) -> "StudyResult":
+    from lossmith import study
+    from lossmith.cli.progress import Progress
+
+    with Progress(console(stderr=True)) as progress:
+        try:
+            return study.run(spec, path, jobs=jobs, on_progress=progress)
+        except KeyboardInterrupt:
+            kept = f"{progress.done} of {progress.total} trials are kept in {path}" if progress.total else "nothing was computed yet"
+            raise Problem(f"stopped; {kept}; the same command goes on from there", INTERRUPTED) from None
+
+
+def _print(summary: "Summary", page: Path) -> None:
+    from lossmith.study import words
+
+    out, spec = console(), summary.spec
+    unit = ", %" if words.percent(summary.metric) else ""
+    where = words.setting(spec, summary.result.data["name"])
+    name = f"{where}: {summary.metric.title}{unit}, mean over {len(spec.seeds)} seeds [95 % interval]"
+    declared, other = _declared_columns(summary), _other_columns(summary)
+    out.print()
+    if out.width >= WIDE:
+        out.print(_table(summary, name, [*declared, *other]))
+    else:
+        out.print(_table(summary, name, declared))
+        out.print(_table(summary, "not declared, and so not tested", other))
+    out.print(Text(words.headline(summary), style="bold"))
+    for warning in words.warnings(summary):
+        out.print(Text(f"warning: {warning}", style="yellow"))
+    out.print(f"report: {page}")
+
+
+def _table(summary: "Summary", title: str, columns: Sequence[tuple[str, list[Text]]]) -> Table:
+    """The objectives, and a column a pair of heading and cells."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("objective", style="bold", overflow="fold")
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading == "verdict" else "right", no_wrap=True)
+    for place, label in enumerate(summary.result.objectives):
+        broken = label if len(label) <= 26 else label.replace(":", ":\n", 1)
+        table.add_row(Text(broken), *(cells[place] for _, cells in columns))
+    return table
+
+
+def _declared_columns(summary: "Summary") -> list[tuple[str, list[Text]]]:
+    from lossmith.study import words
+
+    lines = summary.lines()
+    found = [line.comparison for line in lines]
+    return [
+        (f"{summary.spec.stop} epoch\n(declared)", [_estimate(summary, line) for line in lines]),
+        ("difference\nto baseline", [_difference(summary, one) for one in found]),
+        ("adjusted\np", [Text("" if one is None else words.p_value(one.p_adjusted)) for one in found]),
+        ("verdict", [_verdict(one) for one in found]),
+    ]
+
+
+def _other_columns(summary: "Summary") -> list[tuple[str, list[Text]]]:
+    lines = summary.lines(stop=summary.other_stop)
+    return [
+        (f"{summary.other_stop} epoch\n(not tested)", [_estimate(summary, line) for line in lines]),
+        ("difference\nto baseline", [_difference(summary, line.comparison) for line in lines]),
+    ]
+
+
+def _verdict(found: "Comparison | None") -> Text:
+    if found is None:
+        return Text("baseline", style="dim")
+    return Text(found.verdict.replace("no difference shown", "no difference\nshown"), style=STYLES.get(found.verdict, ""))
+
+
+def _estimate(summary: "Summary", line: "Line") -> Text:
+    from lossmith.study import words
+
+    ends = words.mean_interval(summary.metric, line.estimate.low, line.estimate.high)
+    return Text(f"{words.number(summary.metric, line.estimate.mean).removesuffix(' %')}\n{ends}")
+
+
+def _difference(summary: "Summary", found: "Comparison | None") -> Text:
+    from lossmith.study import words
+
+    if found is None:
+        return Text("")
+    return Text(f"{words.difference(summary.metric, found.mean_difference)}\n{words.interval(summary.metric, found.low, found.high)}")
+
+
+def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lossmith.study import words
+    from lossmith.study.metrics import METRICS
+    from lossmith.study.spec import STOPS
+
+    tables = {
+        stop: {
+            name: [
+                {
+                    "objective": line.objective,
+                    **asdict(line.estimate),
+                    "comparison": None if line.comparison is None else asdict(line.comparison),
+                }
+                for line in summary.lines(name, stop)
+            ]
+            for name in METRICS
+        }
+        for stop in STOPS
+    }
+    return {
+        "study": summary.spec.as_dict(),
+        "data": dict(summary.result.data),
+        "sizes": asdict(summary.sizes),
+        "declared": {"metric": summary.spec.metric, "stop": summary.spec.stop, "baseline": summary.baseline, "test": summary.test},
+        "headline": words.headline(summary),
+        "findings": [{"objective": label, "verdict": verdict, "text": text} for label, verdict, text in words.findings(summary)],
+        "warnings": words.warnings(summary),
+        "results": tables,
+        "report": str(page),
+    }

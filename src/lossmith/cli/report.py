@@ -1,0 +1,37 @@
+"""``lossmith report``: the table and the report of a study that is in a store, without computing anything."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lossmith.cli.compare import known_test, present
+from lossmith.cli.problems import USAGE, Problem, need
+
+
+def report(
+    store: Path,
+    /,
+    *,
+    study: int | None = None,
+    out: Path | None = None,
+    test: str = "corrected_t",
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Rebuild a report.
+
+    Args:
+        store: the SQLite file that compare wrote.
+        study: which of its studies, counted from 1 in the order they were last run; the latest when left out.
+        out: folder of the report; the store's own when left out.
+        test: corrected_t or signed_rank, see compare.
+        as_json: print the results as JSON.
+    """
+    need("compare", "lossmith report")
+    from lossmith.study import load
+
+    tested = known_test(test)
+    if study is not None and study < 1:
+        raise Problem(f"--study counts from 1; got {study}", USAGE)
+    result = load(store, -1 if study is None else study - 1)
+    return present(result, tested, store.parent if out is None else out, as_json=as_json)

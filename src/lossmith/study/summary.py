@@ -1,0 +1,170 @@
+"""What a finished study says: means with intervals, differences to the baseline, and which of them are tested.
+
+One metric at one stop was declared before the run, and it alone gets p-values and verdicts. Every other number gets an interval and no
+verdict. Words are put to all this in :mod:`lossmith.study.words`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from lossmith.study.corruption import long_tail
+from lossmith.study.metrics import METRICS, Metric
+from lossmith.study.power import Prospect, what_can_be_shown
+from lossmith.study.results import Outcome, StudyResult
+from lossmith.study.spec import StudySpec
+from lossmith.study.statistics import Comparison, Test, compare, corrected_t
+
+ALPHA = 0.05
+"""The share of studies in which a false winner is acceptable, and one less the level of every interval."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows that train, validate and test, for each seed."""
+
+    train: int
+    validation: int
+    test: int
+
+
+def sizes(spec: StudySpec, class_counts: Sequence[int]) -> Sizes:
+    """The sizes of a seed's split: the same for every seed, since every class gives the same share each time."""
+    parts = [(max(1, round(spec.test * n)), max(1, round(spec.validation * n)), n) for n in class_counts]
+    labels = np.repeat(np.arange(len(parts)), [n - tested - held_out for tested, held_out, n in parts])
+    train = long_tail(labels, len(parts), spec.imbalance, np.random.default_rng(0))
+    return Sizes(len(train), sum(held_out for _, held_out, _ in parts), sum(tested for tested, _, _ in parts))
+
+
+def prospect(spec: StudySpec, rows: Sizes, test: Test = "corrected_t") -> Prospect | None:
+    """What the study can show; None when there is nothing to compare."""
+    if len(spec.objectives) < 2:
+        return None
+    return what_can_be_shown(len(spec.seeds), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of one objective over the seeds.
+
+    Attributes:
+        values: one a seed; NaN where every learning rate diverged or the metric is not defined.
+        mean: over the seeds that have a value; NaN without any.
+        low, high: its interval, infinite where nothing can be said.
+        scaled: whether the probabilities were taken after temperature scaling.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    scaled: bool
+
+    @property
+    def missing(self) -> int:
+        """Seeds without a value."""
+        return sum(not math.isfinite(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One objective in one metric at one stop: its estimate, and its comparison with the baseline (None for the baseline itself)."""
+
+    objective: str
+    estimate: Estimate
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """A study's results with their statistics.
+
+    Attributes:
+        result: the study.
+        test: how differences are tested.
+    """
+
+    result: StudyResult
+    test: Test = "corrected_t"
+
+    @property
+    def spec(self) -> StudySpec:
+        return self.result.spec
+
+    @property
+    def metric(self) -> Metric:
+        """The primary metric."""
+        return METRICS[self.spec.metric]
+
+    @property
+    def baseline(self) -> str:
+        return self.result.objectives[0]
+
+    @property
+    def other_stop(self) -> str:
+        """The stop that was not declared."""
+        return "best" if self.spec.stop == "last" else "last"
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        return sizes(self.spec, self.result.data["class_counts"])
+
+    @cached_property
+    def prospect(self) -> Prospect | None:
+        return prospect(self.spec, self.sizes, self.test)
+
+    def lines(self, metric: str | None = None, stop: str | None = None) -> list[Line]:
+        """Every objective in one metric at one stop, the baseline first; the primary metric at the declared stop unless said otherwise."""
+        name, where = metric or self.spec.metric, stop or self.spec.stop
+        values = {label: tuple(self._values(label, name, where)) for label in self.result.objectives}
+        primary = (name, where) == (self.spec.metric, self.spec.stop)
+        compared: dict[str, Comparison] = {}
+        if len(values) > 1:
+            found = compare(
+                values, self.baseline, name, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA, test=self.test,
+                primary=primary,
+            )  # fmt: skip
+            compared = {one.objective: one for one in found}
+        return [Line(label, self._estimate(label, name, where, row), compared.get(label)) for label, row in values.items()]
+
+    def _values(self, label: str, metric: str, stop: str) -> list[float]:
+        return [_value(self.result.outcome(label, seed, stop), metric) for seed in self.spec.seeds]
+
+    def _estimate(self, label: str, metric: str, stop: str, values: tuple[float, ...]) -> Estimate:
+        finite = np.array([value for value in values if math.isfinite(value)])
+        scaled = METRICS[metric].needs == "probabilities" and self.result.outcome(label, self.spec.seeds[0], stop).calibration != "raw"
+        mean = float(finite.mean()) if len(finite) else math.nan
+        low, high = -math.inf, math.inf
+        if len(finite) > 1:
+            if np.ptp(finite) == 0:
+                low = high = mean  # the same on every seed: the rounding error of one row is for differences
+            else:
+                _, lower, upper, _ = corrected_t(finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA)
+                low, high = _within(self._range(metric), float(lower), float(upper))
+        return Estimate(values, mean, low, high, scaled)
+
+    @staticmethod
+    def _range(metric: str) -> tuple[float, float]:
+        """Where the metric's values lie: no interval needs to reach beyond."""
+        return (0.0, 2.0 if metric == "brier" else math.inf if metric == "log_loss" else 1.0)
+
+    def at_edge(self, label: str, stop: str | None = None) -> int:
+        """Seeds on which the chosen learning rate is the smallest or largest tried."""
+        return sum(self.result.outcome(label, seed, stop).at_edge for seed in self.spec.seeds)
+
+    def rates(self, label: str, stop: str | None = None) -> dict[float, int]:
+        """How many seeds chose each learning rate."""
+        chosen = [self.result.outcome(label, seed, stop).learning_rate for seed in self.spec.seeds]
+        return {rate: chosen.count(rate) for rate in self.spec.learning_rates}
+
+
+def _value(outcome: Outcome, metric: str) -> float:
+    """A run that diverged has no value: what it had before that is no result."""
+    return outcome.metrics[metric] if outcome.status == "ok" else math.nan
+
+
+def _within(allowed: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    return max(allowed[0], low), min(allowed[1], high)

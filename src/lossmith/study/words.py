@@ -1,0 +1,265 @@
+"""A study in plain words: numbers with their unit, and the sentences that a report begins and ends with."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lossmith.study.metrics import METRICS, SCALED, Metric
+from lossmith.study.power import Prospect
+from lossmith.study.spec import OPTIMIZER, StudySpec
+from lossmith.study.statistics import Comparison, Test, what_p_means
+from lossmith.study.summary import ALPHA, Line, Sizes, Summary
+
+EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
+MINUS = "−"
+ORDER = ("better", "worse", "no difference shown", "identical", "failed", "not tested")
+"""Verdicts as a summary lists them."""
+
+
+def number(metric: Metric, value: float) -> str:
+    """A value with its unit: a share of rows or a chance in percent, everything else as it is."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.1f} %" if percent(metric) else f"{value:.3f}"
+
+
+def difference(metric: Metric, value: float) -> str:
+    """A signed difference, in points of a hundredth for what is in percent."""
+    if not math.isfinite(value):
+        return "–"
+    scaled, digits = (100 * value, 1) if percent(metric) else (value, 3)
+    text = f"{abs(scaled):.{digits}f}"
+    sign = "±" if float(text) == 0 else "+" if scaled > 0 else MINUS
+    return sign + text
+
+
+def interval(metric: Metric, low: float, high: float) -> str:
+    """``[low, high]`` of differences; what cannot be said is said so."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    return f"[{difference(metric, low)}, {difference(metric, high)}]"
+
+
+def mean_interval(metric: Metric, low: float, high: float) -> str:
+    """``[low, high]`` of values."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    scale, digits = (100, 1) if percent(metric) else (1, 3)
+    return f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "not tested"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def percent(metric: Metric) -> bool:
+    """Whether the metric reads best in percent."""
+    return metric.needs in ("labels", "scores")
+
+
+def setting(spec: StudySpec, data: str) -> str:
+    """``digits with 40 % symmetric label noise``."""
+    parts = []
+    if spec.noise is not None:
+        parts.append(f"{100 * spec.noise.rate:g} % {spec.noise.kind} label noise")
+    if spec.imbalance is not None:
+        parts.append(f"classes thinned {1 / spec.imbalance:.3g} : 1")
+    return data + (f" with {' and '.join(parts)}" if parts else "")
+
+
+def headline(summary: Summary) -> str:
+    """The whole study in a sentence."""
+    where = f"On {setting(summary.spec, summary.result.data['name'])}, {EPOCHS[summary.spec.stop]}"
+    verdicts = [line.comparison.verdict for line in summary.lines() if line.comparison]
+    if not verdicts:
+        line = summary.lines()[0]
+        return f"{where}, {line.objective} reaches {number(summary.metric, line.estimate.mean)} {summary.metric.title}."
+    of = len(verdicts)
+    named = [(verdicts.count("better"), "better"), (verdicts.count("worse"), "worse")]
+    said = [f"{_count(count, of)} {'is' if count == 1 else 'are'} {word}" for count, word in named if count]
+    open_ones = sum(verdict not in ("better", "worse") for verdict in verdicts)
+    if open_ones:
+        said.append(f"for {_count(open_ones, of)} no difference is shown")
+    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}."
+
+
+def findings(summary: Summary) -> list[tuple[str, str, str]]:
+    """For each objective but the baseline, the winners first: its label, its verdict, and what was found, in a sentence or two."""
+    other = {line.objective: line for line in summary.lines(stop=summary.other_stop)}
+    found = [
+        (line.objective, line.comparison.verdict, f"{_finding(summary, line)} {_elsewhere(summary, other[line.objective])}".rstrip())
+        for line in summary.lines()
+        if line.comparison is not None
+    ]
+    return sorted(found, key=lambda one: ORDER.index(one[1]))
+
+
+def _finding(summary: Summary, line: Line) -> str:
+    metric, found = summary.metric, line.comparison
+    assert found is not None
+    where, name, base = EPOCHS[summary.spec.stop], line.objective, summary.baseline
+    if found.verdict == "identical":
+        return f"{name} is identical to {base} on every seed."
+    if found.verdict == "failed":
+        return f"{name} could not be compared with {base}: {found.note}."
+    bounds = f"95 % interval {_ends(metric, found)}" if math.isfinite(found.low) else "no interval"
+    evidence = f"({bounds}, adjusted p {_p(found.p_adjusted)})"
+    size = _points(metric, abs(found.mean_difference))
+    if found.verdict in ("better", "worse"):
+        verb = "beats" if found.verdict == "better" else "loses to"
+        said = f"{name} {verb} {base} {where} by {size} {evidence}."
+    else:
+        said = f"No difference between {name} and {base} is shown {where}: {_signed(metric, found)} {evidence}."
+        if found.low > 0 or found.high < 0:
+            said += " The interval, taken alone, leaves out 0; counted among all the comparisons made, that is too little."
+    return said + (f" Note: {found.note}." if found.note else "")
+
+
+def _elsewhere(summary: Summary, line: Line) -> str:
+    """The same at the other stop, which was not declared and so gets no verdict."""
+    metric, found, where = summary.metric, line.comparison, EPOCHS[summary.other_stop]
+    assert found is not None
+    if not math.isfinite(found.low):
+        return ""
+    return f"{where[0].upper()}{where[1:]} the difference is {_signed(metric, found)} ({_ends(metric, found)}; not tested)."
+
+
+def _ends(metric: Metric, found: Comparison) -> str:
+    return f"{difference(metric, found.low)} to {difference(metric, found.high)}"
+
+
+def _signed(metric: Metric, found: Comparison) -> str:
+    return difference(metric, found.mean_difference) + (" points" if percent(metric) else "")
+
+
+def _points(metric: Metric, value: float) -> str:
+    return f"{100 * value:.1f} points of {metric.title}" if percent(metric) else f"{value:.3f} in {metric.title}"
+
+
+def _p(p: float | None) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _count(count: int, of: int) -> str:
+    if of == 1:
+        return "the objective"
+    if count < of:
+        return f"{count} of {of}"
+    return "both" if of == 2 else f"all {of}"
+
+
+def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None) -> list[tuple[str, str]]:
+    """What is about to be run and what it could show, said before it starts, as names and values."""
+    trials = len(spec.objectives) * len(spec.seeds) * len(spec.learning_rates)
+    counts = f"{len(spec.objectives)} objectives x {len(spec.seeds)} seeds x {len(spec.learning_rates)} learning rates"
+    better = "higher" if METRICS[spec.metric].higher_is_better else "lower"
+    said = [
+        ("data", f"{setting(spec, data['name'])}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
+        ("split", f"each seed {rows.train} training, {rows.validation} validation, {rows.test} test rows, redrawn"),
+        ("trials", f"{trials} = {counts}, {spec.epochs} epochs each, model {spec.model}"),
+        (
+            "declared",
+            f"{METRICS[spec.metric].title} ({better} is better) {EPOCHS[spec.stop]}, against {spec.objectives[0].label}; "
+            "only this is tested",
+        ),
+        ("selection", spec.selection_rule),
+    ]
+    if prospect is None:
+        return [*said, ("power", "one objective: there is nothing to compare")]
+    reach = "can" if prospect.can_reach_alpha else "cannot"
+    said.append(("power", f"An adjusted p-value {reach} fall below {ALPHA:g}. {prospect.sentence}"))
+    said.append(("p-values", what_p_means(test)))
+    return said
+
+
+def protocol(summary: Summary) -> list[tuple[str, str]]:
+    """What was run, as names and values."""
+    spec, data, rows = summary.spec, summary.result.data, summary.sizes
+    trials = len(summary.result.trials)
+    seconds = sum(float(record.get("seconds") or 0) for record in summary.result.trials.values())
+    target = f", target {spec.target}" if spec.target else ""
+    found = [
+        ("data", f"{data['name']}{target}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
+        ("split", f"redrawn by every seed, class by class: {rows.train} training, {rows.validation} validation, {rows.test} test rows"),
+        ("label noise", spec.noise.describe() if spec.noise else "none added"),
+        (
+            "imbalance",
+            f"training classes thinned, the smallest to {spec.imbalance:g} of the largest" if spec.imbalance else "as in the data",
+        ),
+        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a seed"),
+        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
+        ("budget", f"{len(spec.learning_rates)} learning rates for every objective and seed: {_rates(spec)}"),
+        ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
+        ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
+        ("test", TESTS[summary.test]),
+        ("trials", f"{trials}, {_duration(seconds)} of computing in all"),
+        (
+            "versions",
+            "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in summary.result.versions),
+        ),
+    ]
+    return found
+
+
+TESTS = {
+    "corrected_t": "paired t-test corrected for overlapping training sets (Nadeau & Bengio 2003), Holm over all comparisons, two-sided",
+    "signed_rank": "exact signed-rank test over seeds, Holm over all comparisons, two-sided",
+}
+
+
+def _rates(spec: StudySpec) -> str:
+    return ", ".join(f"{rate:g}" for rate in spec.learning_rates)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def limits(summary: Summary) -> list[str]:
+    """What the study does not show."""
+    spec = summary.spec
+    said = [
+        what_p_means(summary.test),
+        f"One data set, one model ({spec.model}), {spec.epochs} epochs: another of any of these may order the objectives otherwise.",
+        "Only the learning rate was tuned. Hyper-parameters of the objectives were taken as given, and a better value may exist for any.",
+        f"Only {summary.metric.title} {EPOCHS[spec.stop]} was declared and tested. All other intervals are single ones, not adjusted for "
+        "their number: among many, some leave out 0 by chance, and none is a verdict.",
+        "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
+    ]
+    if spec.noise is not None:
+        said.append(
+            "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise "
+            "does not promise robustness to another. Validation labels were noisy too, as they would be in practice."
+        )
+    if any(line.estimate.scaled for line in summary.lines("log_loss")):
+        said.append(
+            f"Objectives that do not predict probabilities have log loss, Brier score, ECE and AURC {SCALED}, marked T; beside raw ones "
+            "they are not the same quantity."
+        )
+    return said
+
+
+def warnings(summary: Summary) -> list[str]:
+    """What a reader must know before believing the numbers: divergence, learning rates at the edge of the grid, mixed versions."""
+    spec, result = summary.spec, summary.result
+    found = []
+    for label in result.objectives:
+        diverged = sum(result.outcome(label, seed).status != "ok" for seed in spec.seeds)
+        if diverged:
+            found.append(f"{label}: every learning rate diverged on {diverged} of {len(spec.seeds)} seeds, which have no result")
+    edges = {label: summary.at_edge(label) for label in result.objectives}
+    often = [f"{label} ({count} of {len(spec.seeds)} seeds)" for label, count in edges.items() if 2 * count > len(spec.seeds)]
+    if often:
+        found.append(
+            f"The best learning rate is the smallest or largest tried for {', '.join(often)}: a better one may lie outside, and a wider "
+            "budget (--learning-rates) may change the order."
+        )
+    if len(result.versions) > 1:
+        listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in result.versions)
+        found.append(f"Trials were computed with different versions: {listed}.")
+    return found

@@ -1,0 +1,213 @@
+"""A comparison from the command line: what is said before and after, resuming, and everything that can be wrong with the input."""
+
+import json
+import sqlite3
+
+import pytest
+
+from lossmith import study
+from lossmith.cli import compare as module
+
+SMALL = ("--data", "wine", "--model", "linear", "--seeds", 2, "--epochs", 2, "--learning-rates", "0.01,0.1", "--jobs", 1)
+TWO = ("--objectives", "cross_entropy,gce:q=0.7")
+
+
+def test_defaults_are_the_study_s_own():
+    import inspect
+
+    parameters = inspect.signature(module.compare).parameters
+    for name, field in {"model": "model", "metric": "metric", "stop": "stop", "epochs": "epochs", "batch_size": "batch_size"}.items():
+        assert parameters[name].default == getattr(study.StudySpec, field)
+    assert parameters["validation_fraction"].default == study.StudySpec.validation
+    assert parameters["test_fraction"].default == study.StudySpec.test
+    assert int(parameters["seeds"].default) == len(study.StudySpec.seeds)
+    assert tuple(map(float, parameters["learning_rates"].default.split(","))) == study.LEARNING_RATES
+
+
+def test_a_study_says_what_it_will_do_then_what_it_found(lossmith, tmp_path):
+    ran = lossmith("compare", *SMALL, *TWO)
+    assert ran.status == 0, ran.err
+    for text in ("8 = 2 objectives x 2 seeds x 2 learning rates", "An adjusted p-value can fall below 0.05", "new random splits"):
+        assert text in ran.out
+    for text in ("cross_entropy", "generalized_cross_entropy", "baseline", "(declared)", "(not tested)", "On wine, at the last epoch"):
+        assert text in ran.out
+    assert "8 of 8 trials" in ran.err
+    page = (tmp_path / "lossmith-report" / "report.html").read_text()
+    assert "On wine, at the last epoch" in page
+
+
+def test_the_same_command_computes_nothing_twice(lossmith, tmp_path, monkeypatch):
+    lossmith("compare", *SMALL, *TWO)
+    page = (tmp_path / "lossmith-report" / "report.html").read_bytes()
+    monkeypatch.setattr("lossmith.study.engine.run_trial", never)
+    ran = lossmith("compare", *SMALL, *TWO)
+    assert ran.status == 0, ran.err
+    assert "8 of them stored already" in ran.err
+    assert (tmp_path / "lossmith-report" / "report.html").read_bytes() == page
+
+
+def never(*_):
+    raise AssertionError("a stored trial was computed again")
+
+
+@pytest.mark.untyped  # a store gives a study back as plain JSON, and the study makes objects of it
+def test_report_rebuilds_the_page_from_the_store(lossmith, tmp_path, monkeypatch):
+    lossmith("compare", *SMALL, *TWO)
+    monkeypatch.setattr("lossmith.study.engine.run_trial", never)
+    assert lossmith("report", "lossmith-report/trials.sqlite", "--out", "again").status == 0
+    assert (tmp_path / "again" / "report.html").read_bytes() == (tmp_path / "lossmith-report" / "report.html").read_bytes()
+
+
+def test_a_dry_run_writes_nothing(lossmith, tmp_path):
+    ran = lossmith("compare", *SMALL, *TWO, "--dry-run")
+    assert ran.status == 0
+    assert "nothing was computed" in ran.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_says_when_no_p_value_can_be_small(lossmith):
+    ran = lossmith("compare", *SMALL, *TWO, "--dry-run", "--test", "signed_rank")
+    assert "An adjusted p-value cannot fall below 0.05" in ran.out
+
+
+def test_json(lossmith, tmp_path):
+    ran = lossmith("compare", *SMALL, *TWO, "--json")
+    found = json.loads(ran.out)
+    assert "2 objectives x 2 seeds" in ran.err
+    assert found["declared"] == {"metric": "accuracy", "stop": "last", "baseline": "cross_entropy", "test": "corrected_t"}
+    base, other = found["results"]["last"]["accuracy"]
+    assert base["comparison"] is None
+    assert other["comparison"]["p_adjusted"] is not None
+    assert found["results"]["best"]["accuracy"][1]["comparison"]["p_adjusted"] is None
+    assert other["mean"] == pytest.approx(sum(other["values"]) / 2)
+
+
+def test_the_baseline_comes_first(lossmith):
+    command = ("compare", *SMALL, "--objectives", "gce:q=0.7,cross_entropy", "--dry-run")
+    assert "against generalized_cross_entropy:q=0.7" in lossmith(*command).out
+    assert "against cross_entropy" in lossmith(*command, "--baseline", "ce").out
+    assert "against generalized_cross_entropy:q=0.7" in lossmith(*command, "--baseline", "gce").out
+
+
+def test_a_baseline_that_is_not_there_or_ambiguous(refused):
+    assert "is not among the objectives" in refused("compare", *SMALL, *TWO, "--baseline", "comp_sum", status=2)
+    line = refused("compare", *SMALL, "--objectives", "gce:q=0.3,gce:q=0.7", "--baseline", "gce", status=2)
+    assert "could be several" in line
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(lossmith, monkeypatch):
+    real, calls = study.engine.run_trial, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr("lossmith.study.engine.run_trial", interrupted)
+    ran = lossmith("compare", *SMALL, *TWO)
+    assert ran.status == 130
+    last = ran.err.strip().splitlines()[-1]
+    assert last.endswith("stopped; 3 of 8 trials are kept in lossmith-report/trials.sqlite; the same command goes on from there")
+    assert "Traceback" not in ran.err
+    monkeypatch.setattr("lossmith.study.engine.run_trial", real)
+    ran = lossmith("compare", *SMALL, *TWO)
+    assert ran.status == 0
+    assert "3 of them stored already" in ran.err
+
+
+def test_unknown_objective(refused):
+    assert "did you mean 'gce'?" in refused("compare", "--data", "wine", "--objectives", "ce,gcee")
+
+
+def test_hyper_parameter_out_of_range(refused):
+    assert "q must be in (0, 1]; got 7.0" in refused("compare", "--data", "wine", "--objectives", "ce,gce:q=7")
+
+
+def test_unknown_data_metric_model_stop_and_test(refused):
+    assert "did you mean 'wine'?" in refused("compare", *TWO, "--data", "wina")
+    assert "metric must be one of" in refused("compare", *SMALL, *TWO, "--metric", "acc")
+    assert "model must be" in refused("compare", *TWO, "--data", "wine", "--model", "mpl")
+    assert "stop must be 'last' or 'best'" in refused("compare", *SMALL, *TWO, "--stop", "first")
+    assert "--test must be one of" in refused("compare", *SMALL, *TWO, "--test", "t", status=2)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--seeds", "ten"), ("--learning-rates", "fast")])
+def test_numbers_that_are_none(refused, option, value):
+    assert value in refused("compare", *TWO, "--data", "wine", option, value, status=2)
+
+
+def test_noise_and_imbalance(refused):
+    assert "symmetric:RATE" in refused("compare", *SMALL, *TWO, "--noise", "loud")
+    assert "imbalance must be" in refused("compare", *SMALL, *TWO, "--imbalance", "3")
+
+
+FILES = {
+    "empty": (b"", "is empty"),
+    "binary": (b"\x00\x01\x02" * 100, "binary"),
+    "no_target": (b"a,b\n1,x\n2,y\n", "no column 'label'"),
+    "one_class": (b"a,label\n" + b"".join(b"%d.5,x\n" % i for i in range(20)), "same label"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_that_no_study_can_use(refused, tmp_path, kind):
+    content, said = FILES[kind]
+    (tmp_path / "data.csv").write_bytes(content)
+    assert said in refused("compare", *TWO, "--data", "data.csv", "--target", "label")
+
+
+def test_a_file_without_a_target_names_its_columns(refused, tmp_path):
+    (tmp_path / "data.csv").write_text("age,label\n1,x\n")
+    line = refused("compare", *TWO, "--data", "data.csv")
+    assert "age, label" in line
+
+
+def test_features_that_are_nan(refused, tmp_path):
+    (tmp_path / "nan_data.py").write_text("import numpy\ndef load(): return numpy.full((20, 2), numpy.nan), numpy.arange(20) % 2\n")
+    assert "NaN" in refused("compare", *TWO, "--data", "nan_data:load")
+
+
+def test_a_corrupt_store(refused, tmp_path):
+    (tmp_path / "bad.sqlite").write_bytes(b"this is no database" * 100)
+    line = refused("compare", *SMALL, *TWO, "--store", "bad.sqlite")
+    assert "bad.sqlite" in line
+    assert (tmp_path / "bad.sqlite").read_bytes() == b"this is no database" * 100
+
+
+def test_a_locked_store(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("lossmith.study.store.WAIT", 0.1)
+    study.Store(tmp_path / "held.sqlite").close()
+    holder = sqlite3.connect(tmp_path / "held.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        line = refused("compare", *SMALL, *TWO, "--store", "held.sqlite")
+    finally:
+        holder.close()
+    assert "locked by another process" in line
+
+
+def test_a_folder_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write to the folder file/sub" in refused("compare", *SMALL, *TWO, "--out", "file/sub")
+
+
+def test_a_report_of_nothing(refused, tmp_path):
+    assert "there is no store none.sqlite" in refused("report", "none.sqlite")
+    study.Store(tmp_path / "new.sqlite").close()
+    assert "no" in refused("report", "new.sqlite")
+    assert "--study counts from 1" in refused("report", "new.sqlite", "--study", 0, status=2)
+
+
+def test_objectives_and_models_of_the_user_s_own(lossmith, tmp_path):
+    (tmp_path / "own_parts.py").write_text(
+        "import torch\n"
+        "def squared(logits, target): return (logits.softmax(1) - torch.eye(logits.shape[1])[target]).square().sum(1).mean()\n"
+        "def net(in_features, n_classes): return torch.nn.Linear(in_features, n_classes)\n"
+    )
+    ran = lossmith(
+        "compare", "--data", "wine", "--model", "own_parts:net", "--objectives", "ce,own_parts:squared", "--seeds", 2, "--epochs", 1,
+        "--learning-rates", "0.1", "--jobs", 1,
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
+    assert "own_parts:squared" in ran.out

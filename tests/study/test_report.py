@@ -1,0 +1,174 @@
+"""The page: the summary first, nothing from outside, nothing unescaped, the same bytes for the same study."""
+
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from lossmith.study import Curves, Noise, StudyError, plots
+from lossmith.study.metrics import METRICS
+from lossmith.study.report import command, render, write_report
+from lossmith.study.summary import Summary
+
+from .made_up import around, result
+
+EVIL = "<script>alert(1)</script>"
+
+
+def page(**facts) -> str:
+    return render(Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, **facts)))
+
+
+class Tags(HTMLParser):
+    """Every tag and attribute of a page, and whether the tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "wbr", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_summary_comes_before_everything_else():
+    text = page(noise=Noise("symmetric", 0.4))
+    order = ["<h1>", "up beats ce", "The comparison that was declared", "<svg", "What this does not show", "What was run", "All metrics"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_the_page_needs_nothing_from_outside():
+    text = page()
+    tags = Tags(text)
+    assert tags.open == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(tags.tags)
+    assert not [value for name, value in tags.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not re.search(r"@import|url\(|https?://", text)
+
+
+def test_the_page_adapts():
+    text = page()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media (max-width: 720px)" in text
+
+
+def test_names_from_data_are_escaped():
+    data = {"name": f"{EVIL}.csv", "classes": [EVIL, "b"], "notes": [f"{EVIL}: left out, it is constant"], "inputs": EVIL}
+    made = result({EVIL: around(0.8), f"up{EVIL}": around(0.9, seed=1)}, data=data, edge=[EVIL])
+    made.spec.__dict__["target"] = EVIL
+    text = render(Summary(made))
+    assert "script" not in Tags(text).tags
+    assert text.count("&lt;script&gt;") > 10
+
+
+def test_the_same_study_is_the_same_page():
+    assert page() == page()
+
+
+def test_every_metric_is_there_and_only_one_column_is_marked_as_declared():
+    text = page(stop="best")
+    for metric in METRICS.values():
+        assert f"{metric.title} {'↑' if metric.higher_is_better else '↓'}</th>" in text
+    assert text.count('<td class="declared">') == 2
+
+
+def test_scaled_probabilities_are_labelled():
+    text = page(scaled=["up"])
+    assert "after temperature scaling on validation" in text
+    assert text.count(" T<small>") == 2 * 4
+    assert " T<small>" not in page()
+
+
+def test_an_edge_of_the_grid_is_marked():
+    assert "10 of 10 seeds at the edge" in page(edge=["up"])
+    assert "at the edge</span>" not in page()
+
+
+def test_one_objective_has_no_differences():
+    text = render(Summary(result({"ce": around(0.8)})))
+    assert "Paired differences" not in text
+
+
+def test_a_failed_comparison_and_a_single_seed_render():
+    text = render(Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, diverged={"up": [0, 1]})))
+    assert "2 seeds without a result" in text
+    assert "inf" not in re.sub(r"<style>.*</style>", "", text, flags=re.S).lower().replace("information", "")
+    assert "nan" not in re.sub(r"<[^>]*>", "", text).lower()
+    assert "no interval" in render(Summary(result({"ce": [0.8], "up": [0.9]})))
+
+
+def test_the_file_is_written_whole_or_not_at_all(tmp_path):
+    summary = Summary(result({"ce": around(0.8)}))
+    path = write_report(summary, tmp_path / "new" / "folder")
+    assert path.read_text(encoding="utf-8") == render(summary)
+    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot be written"):
+        write_report(summary, tmp_path / "file")
+
+
+def test_the_command_runs_the_study_again():
+    made = result(
+        {"cross_entropy": [0.8, 0.7], "generalized_cross_entropy": [0.8, 0.7]}, noise=Noise("symmetric", 0.4), data={}, seeds=(3, 5)
+    )
+    assert command(made.spec) == (
+        "lossmith compare --data wine --objectives cross_entropy,generalized_cross_entropy --noise symmetric:0.4 --epochs 3 "
+        "--learning-rates 0.01,0.1,1 --seeds 3,5"
+    )
+
+
+@pytest.mark.parametrize(("low", "high", "ticks"), [(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)), (-0.12, 0.31, (-0.1, 0.0, 0.1, 0.2, 0.3))])
+def test_ticks_are_round_numbers_inside(low, high, ticks):
+    assert plots.Scale.over([low, high], within=(low, high)).ticks == pytest.approx(ticks)
+
+
+def test_a_scale_of_one_value_or_none_has_room():
+    for values in ([0.5], [], [math.nan, math.inf]):
+        scale = plots.Scale.over(values)
+        assert scale.low < scale.high
+        assert scale.ticks
+
+
+def test_tick_labels_tell_ticks_apart():
+    accuracy = METRICS["accuracy"]
+    assert plots.tick_labels(plots.Scale(0.9, 0.91, (0.9, 0.9025, 0.905)), accuracy) == ["90.00", "90.25", "90.50"]
+    assert plots.tick_labels(plots.Scale(-1, 1, (-0.1, 0.0, 0.1)), accuracy, signed=True) == ["−10", "0", "+10"]
+
+
+def test_the_mean_over_seeds_leaves_out_what_is_missing():
+    mean = plots.mean_over_seeds(np.array([[1.0, math.nan, math.nan], [3.0, 5.0, math.nan]]))
+    assert mean[:2].tolist() == [2.0, 5.0]
+    assert math.isnan(mean[2])
+
+
+def test_curves_of_a_diverged_run_are_broken_not_wrong():
+    broken = np.array([[0.1, 0.5, math.nan, math.nan]])
+    curves = Curves(np.arange(4), broken, broken, broken)
+    drawn = plots.learning_curves("x", curves, None, [1], METRICS["accuracy"], plots.Scale.over([0, 1]))
+    assert "nan" not in drawn
+    (path,) = re.findall(r'<path class="test" d="([^"]*)"', drawn)
+    assert path.count("M") == 1
+    assert path.count("L") == 1
+
+
+def test_a_point_of_the_reliability_diagram_lies_where_it_should():
+    drawn = plots.reliability("x", [{"confidence": 0.5, "accuracy": 1.0, "count": 4.0}])
+    (x, y) = re.findall(r'<circle class="bin" cx="([\d.]+)" cy="([\d.]+)"', drawn)[0]
+    assert float(x) == pytest.approx((plots.LEFT + 260 - plots.RIGHT) / 2)
+    assert float(y) == pytest.approx(plots.TOP)

@@ -1,0 +1,156 @@
+"""What a study says: sizes, intervals, verdicts, and the words for them."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data
+from lossmith.study import words as say
+from lossmith.study.metrics import METRICS
+from lossmith.study.splits import make_split
+from lossmith.study.summary import Summary, prospect, sizes
+
+from .made_up import around, result
+
+ACCURACY, LOG_LOSS = METRICS["accuracy"], METRICS["log_loss"]
+
+
+@pytest.mark.parametrize("imbalance", [None, 0.2])
+@pytest.mark.parametrize("fractions", [(0.2, 0.2), (0.1, 0.3)])
+def test_sizes_are_those_of_a_split(imbalance, fractions):
+    wine = load_data("wine")
+    validation, test = fractions
+    spec = StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=imbalance, validation=validation, test=test)
+    split = make_split(wine, 3, imbalance=imbalance, validation=validation, test=test)
+    found = sizes(spec, wine.describe()["class_counts"])
+    assert (found.train, found.validation, found.test) == (len(split.y_train), len(split.y_validation), len(split.y_test))
+
+
+def test_the_interval_of_a_mean_is_corrected_for_overlap():
+    values = around(0.8, 0.02)
+    summary = Summary(result({"ce": values}))
+    (line,) = summary.lines()
+    reach = stats.t.ppf(0.975, 9) * 0.02 * math.sqrt(1 / 10 + 20 / 60)
+    assert summary.sizes.train == 60
+    assert line.estimate.mean == pytest.approx(0.8)
+    assert (line.estimate.low, line.estimate.high) == pytest.approx((0.8 - reach, 0.8 + reach))
+    assert line.comparison is None
+
+
+def test_intervals_stay_where_the_metric_is():
+    summary = Summary(result({"ce": around(0.99, 0.05)}))
+    assert summary.lines()[0].estimate.high == 1.0
+    assert summary.lines("brier")[0].estimate.low == 0.0
+
+
+def test_only_the_declared_metric_at_the_declared_stop_is_tested():
+    summary = Summary(result({"ce": around(0.7), "gce": around(0.8, seed=1)}))
+    assert summary.lines()[1].comparison.verdict == "better"
+    for metric, stop in (("accuracy", "best"), ("f1", "last")):
+        assert summary.lines(metric, stop)[1].comparison.p_adjusted is None
+
+
+def test_what_diverged_has_no_value():
+    summary = Summary(result({"ce": around(0.7), "gce": around(0.8, seed=1)}, diverged={"gce": [0, 4]}))
+    line = summary.lines()[1]
+    assert line.estimate.missing == 2
+    assert line.comparison.verdict == "failed"
+    assert np.isnan(line.estimate.values[4])
+
+
+def test_one_seed_has_no_interval():
+    summary = Summary(result({"ce": [0.7], "gce": [0.8]}))
+    assert math.isinf(summary.lines()[1].estimate.high)
+    assert "no interval" in say.findings(summary)[0][2]
+
+
+def test_the_prospect_needs_something_to_compare():
+    spec = StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),))
+    assert prospect(spec, sizes(spec, [60, 40])) is None
+
+
+def test_findings_begin_with_the_winners_and_say_how_much():
+    summary = Summary(
+        result(
+            {"ce": around(0.8), "up": around(0.9, seed=1), "down": around(0.7, seed=2), "same": around(0.8)}, noise=Noise("symmetric", 0.4)
+        )
+    )
+    found = say.findings(summary)
+    assert [(label, verdict) for label, verdict, _ in found] == [("up", "better"), ("down", "worse"), ("same", "identical")]
+    first = found[0][2]
+    assert first.startswith("up beats ce at the last epoch by 10.0 points of accuracy (95 % interval +")
+    assert "adjusted p < 0.001)" in first
+    assert "At the epoch that validation found best the difference is +10.0 points" in first
+    assert first.endswith("not tested).")
+    assert found[1][2].startswith("down loses to ce at the last epoch by 10.0 points")
+    assert found[2][2].startswith("same is identical to ce on every seed.")
+
+
+def test_the_headline_counts():
+    summary = Summary(
+        result({"ce": around(0.8), "up": around(0.9, seed=1), "near": around(0.801, 0.05, seed=3)}, noise=Noise("symmetric", 0.4))
+    )
+    assert say.headline(summary) == (
+        "On wine with 40 % symmetric label noise, at the last epoch, compared with ce in accuracy: 1 of 2 is better, "
+        "for 1 of 2 no difference is shown."
+    )
+    alone = Summary(result({"ce": around(0.8)}))
+    assert say.headline(alone) == "On wine, at the last epoch, ce reaches 80.0 % accuracy."
+
+
+def test_an_interval_beside_zero_that_is_not_enough_says_why():
+    many = {"ce": around(0.8)} | {f"o{k}": around(0.8, 0.05, seed=10 + k) for k in range(6)}
+    base = np.array(many["ce"])
+    many["close"] = (base + around(0.02, 0.011, seed=30)).tolist()
+    summary = Summary(result(many))
+    line = next(line for line in summary.lines() if line.objective == "close")
+    assert line.comparison.low > 0
+    assert line.comparison.verdict == "no difference shown"
+    text = next(text for label, _, text in say.findings(summary) if label == "close")
+    assert "taken alone, leaves out 0" in text
+
+
+def test_lower_is_better_for_log_loss():
+    summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, metric="log_loss"))
+    (found,) = say.findings(summary)
+    assert found[1] == "better"
+    assert "by 0.100 in log loss" in found[2]
+
+
+def test_a_tuning_grid_that_is_too_narrow_is_a_warning():
+    summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, edge=["up"]))
+    (warning,) = say.warnings(summary)
+    assert "up (10 of 10 seeds)" in warning
+    assert "ce (" not in warning
+    assert summary.rates("up") == {0.01: 0, 0.1: 0, 1.0: 10}
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.123, "+12.3"), (-0.0345, "−3.5"), (0.0, "±0.0"), (-0.0001, "±0.0"), (math.nan, "–")])
+def test_differences_are_signed(value, text):
+    assert say.difference(ACCURACY, value) == text
+
+
+def test_numbers_have_their_unit():
+    assert say.number(ACCURACY, 0.5) == "50.0 %"
+    assert say.number(LOG_LOSS, 0.5) == "0.500"
+    assert say.interval(LOG_LOSS, -math.inf, math.inf) == "no interval"
+    assert say.p_value(0.0004) == "< 0.001"
+    assert say.p_value(None) == "not tested"
+
+
+def test_an_imbalance_is_named():
+    assert (
+        say.setting(StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=0.2), "wine")
+        == "wine with classes thinned 5 : 1"
+    )
+
+
+def test_limits_speak_of_what_was_done():
+    plain = " ".join(say.limits(Summary(result({"ce": around(0.8)}))))
+    assert "label noise" not in plain
+    assert "temperature" not in plain
+    noisy = " ".join(say.limits(Summary(result({"ce": around(0.8)}, noise=Noise("symmetric", 0.4), scaled=["ce"]))))
+    assert "The label noise was drawn by a rule" in noisy
+    assert "marked T" in noisy
