@@ -23,7 +23,7 @@ STORE = "trials.sqlite"
 WIDE = 116
 """Columns that a terminal needs for one table with both epochs; two are printed otherwise."""
 STYLES = {"better": "bold green", "worse": "bold red", "failed": "bold magenta"}
-RATES = "0.0003,0.001,0.003,0.01,0.03,0.1"
+RATES = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2"
 
 
 def compare(
@@ -41,8 +41,8 @@ def compare(
     epochs: int = 60,
     batch_size: int = 64,
     learning_rates: str = RATES,
-    validation_fraction: float = 0.2,
-    test_fraction: float = 0.2,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
     test: str = "corrected_t",
     jobs: int | None = None,
     store: Path | None = None,
