@@ -158,12 +158,18 @@ class Card:
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    predicts: Literal["probabilities", "scores"] = "probabilities"
+    predicts: Literal["probabilities", "scores"] | None = None
     one_logit: str = "binary_cross_entropy"
     since: str = "0.1"
     provenance: str = ""
     bibtex: str = ""
     hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.claims, Claims):
+            raise TypeError(f"{self.name}: claims must be a Claims(...); got {describe(self.claims)}")
+        if self.predicts is None:  # only a proper objective asks for the probabilities themselves
+            object.__setattr__(self, "predicts", "probabilities" if self.claims.value("proper") else "scores")
 
     @property
     def room(self) -> str:
@@ -229,8 +235,8 @@ def objective(
         summary, use_when, formula: one line each: what it is, when to reach for it, its formula (TeX).
         claims: what is claimed of it.
         **facts: further fields of `Card`: ranges, limits, settings (hyper-parameters to test beside the defaults), aliases, tags,
-            needs ("class_counts", "sample_index"), predicts ("probabilities" | "scores"), one_logit (the function for binary
-            problems), since, provenance, bibtex.
+            needs ("class_counts", "sample_index"), predicts ("probabilities" | "scores"; by default probabilities for proper
+            objectives alone), one_logit (the function for binary problems), since, provenance, bibtex.
     """
 
     def register(function: F) -> F:
@@ -273,8 +279,6 @@ def _verify(card: Card) -> None:
     unknown = [n for n in card.ranges if n not in card.hyper]
     if unknown:
         raise ValueError(f"{card.name}: its card gives a range for {', '.join(unknown)}, which the function does not take")
-    if not isinstance(card.claims, Claims):
-        raise TypeError(f"{card.name}: claims must be a Claims(...); got {describe(card.claims)}")
     for taken in (card.name, *card.aliases):
         owner = _cards.get(_aliases.get(taken, taken))
         if owner is not None and (owner.name, owner.function.__module__) != (card.name, card.function.__module__):

@@ -98,16 +98,16 @@ def test_curves_follow_the_chosen_learning_rate(result: StudyResult) -> None:
 
 def test_reliability_adds_up_over_seeds(result: StudyResult) -> None:
     bins = result.reliability("cross_entropy")
-    assert sum(row["count"] for row in bins) == 2 * 36
+    assert sum(row["count"] for row in bins) == 2 * 18
     right = sum(row["count"] * row["accuracy"] for row in bins)
-    assert right / 72 == pytest.approx(result.values()[0].mean())
+    assert right / 36 == pytest.approx(result.values()[0].mean())
     assert [row["lower"] for row in bins] == sorted({row["lower"] for row in bins})
 
 
 def test_tables(result: StudyResult) -> None:
     table = result.table()
     assert len(table) == 8
-    assert result.rows == {"train": 106, "validation": 36, "test": 36}
+    assert result.rows == {"train": 142, "validation": 18, "test": 18}
     assert list(table["stop"].unique()) == ["last", "best"]
     summary = result.summary()
     assert list(summary.index) == list(result.objectives)

@@ -32,8 +32,8 @@ def test_the_interval_of_a_mean_is_corrected_for_overlap():
     values = around(0.8, 0.02)
     summary = Summary(result({"ce": values}))
     (line,) = summary.lines()
-    reach = stats.t.ppf(0.975, 9) * 0.02 * math.sqrt(1 / 10 + 20 / 60)
-    assert summary.sizes.train == 60
+    reach = stats.t.ppf(0.975, 9) * 0.02 * math.sqrt(1 / 10 + 10 / 80)
+    assert summary.sizes.train == 80
     assert line.estimate.mean == pytest.approx(0.8)
     assert (line.estimate.low, line.estimate.high) == pytest.approx((0.8 - reach, 0.8 + reach))
     assert line.comparison is None
@@ -103,7 +103,7 @@ def test_the_headline_counts():
 def test_an_interval_beside_zero_that_is_not_enough_says_why():
     many = {"ce": around(0.8)} | {f"o{k}": around(0.8, 0.05, seed=10 + k) for k in range(6)}
     base = np.array(many["ce"])
-    many["close"] = (base + around(0.02, 0.011, seed=30)).tolist()
+    many["close"] = (base + around(0.02, 0.018, seed=30)).tolist()
     summary = Summary(result(many))
     line = next(line for line in summary.lines() if line.objective == "close")
     assert line.comparison.low > 0
