@@ -29,10 +29,10 @@ napoleon_use_ivar = True
 napoleon_custom_sections = [("Options", "params_style")]
 
 # References to ourselves must resolve. Names of other packages and of Python would need their inventories from the network, and
-# annotations name types of all kinds, private ones too.
+# annotations name types of all kinds: private ones, and ours by the module that defines them instead of the package that shows them.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(?!lossmith\b).*|lossmith\.([a-z.]+\.)?_.*"),
+    ("py:class", r"(?!lossmith\b).*|lossmith\.([a-z.]+\.)?_.*|lossmith\.\w+\.\w+\.\w+"),
     ("py:exc", r"\w+"),
     ("py:.*", r"(?!lossmith\b)\w+(\.\w+)+"),
 ]
