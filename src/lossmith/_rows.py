@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lossmith._checks import describe, holds
 from lossmith._reduce import Call, check_floating, check_weight, full_precision, read, reduce, working_dtype
-from lossmith._typing import Bool, Float, Hyper, Integer
+from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target
 
 
 @runtime_checkable
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
     classes: int
     keep: Bool[Tensor, "*rows"]
     label: Integer[Tensor, "*rows"] | None
-    soft: Float[Tensor, "n c *d"] | None
+    soft: Logits | None
     class_weight: Float[Tensor, " c"] | None
     sample_weight: Float[Tensor, "*rows"] | None
     options: Call
@@ -69,8 +69,8 @@ class Batch(NamedTuple):
 
 def of_log_prob(
     row: Callable[..., Tensor],
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     options: Mapping[str, Any],
     *,
     smoothing: Hyper = 0.0,
@@ -92,12 +92,12 @@ def of_log_prob(
         return _finish(batch, expected(batch, log_p, lambda lp: row(lp, **hyper)))
 
 
-def log_probabilities(batch: Batch, input: Float[Tensor, "n c *d"]) -> Float[Tensor, "n c *d"]:
+def log_probabilities(batch: Batch, input: Logits) -> Logits:
     """log p of every class, in float32 at least, without what the masked rows held."""
     return F.log_softmax(batch.mask(input), batch.axis, dtype=working_dtype(input))
 
 
-def expected(batch: Batch, log_p: Float[Tensor, "n c *d"], row: Callable[[Tensor], Tensor]) -> Float[Tensor, "*rows"]:
+def expected(batch: Batch, log_p: Logits, row: Callable[[Tensor], Tensor]) -> Float[Tensor, "*rows"]:
     """A function of the target's log-probability: at the label, or in expectation over class probabilities."""
     if batch.label is None:
         return _expectation(batch, row, log_p)
@@ -106,8 +106,8 @@ def expected(batch: Batch, log_p: Float[Tensor, "n c *d"], row: Callable[[Tensor
 
 def of_log_probs(
     row: Callable[..., Tensor],
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     options: Mapping[str, Any],
     **hyper: Any,
 ) -> Tensor:
@@ -125,8 +125,8 @@ def of_log_probs(
 
 def of_logits(
     row: Callable[..., Tensor],
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     options: Mapping[str, Any],
     **hyper: Any,
 ) -> Tensor:
@@ -156,7 +156,7 @@ def _pick(x: Tensor, label: Tensor, axis: int) -> Tensor:
     return x.gather(axis, label.unsqueeze(axis)).squeeze(axis)
 
 
-def _expectation(batch: Batch, row: Callable[[Tensor], Tensor], x: Float[Tensor, "n c *d"]) -> Float[Tensor, "*rows"]:
+def _expectation(batch: Batch, row: Callable[[Tensor], Tensor], x: Logits) -> Float[Tensor, "*rows"]:
     """sum_k t_k w_k row(x_k). A class of probability 0 is left out, value and gradient: its loss may be infinite."""
     assert batch.soft is not None
     named = batch.soft != 0
@@ -198,7 +198,7 @@ def _finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = Fal
     return reduce(value, each, batch.options)
 
 
-def frame(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource, target: Tensor) -> Batch:
+def frame(opt: Call, input: Logits | LogitSource, target: Tensor) -> Batch:
     """Check the arguments against each other, and find the class axis, the mask and the labels."""
     axis, rows, classes = _layout(opt, input)
     if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
@@ -228,7 +228,7 @@ def frame(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource, target: Tenso
     return Batch(axis, classes, keep, label, None, weight, sample_weight, opt)
 
 
-def _layout(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource) -> tuple[int, torch.Size, int]:
+def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, int]:
     """The class axis, the shape of the rows and the number of classes."""
     if not isinstance(input, Tensor) and isinstance(input, LogitSource):
         return len(input.rows), input.rows, input.classes
@@ -244,7 +244,7 @@ def _layout(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource) -> tuple[in
     return axis, input.shape[:axis] + input.shape[axis + 1 :], input.shape[axis]
 
 
-def _check_soft(opt: Call, input: Float[Tensor, "n c *d"] | LogitSource, target: Tensor, rows: torch.Size) -> None:
+def _check_soft(opt: Call, input: Logits | LogitSource, target: Tensor, rows: torch.Size) -> None:
     if not isinstance(input, Tensor):
         raise TypeError(f"{opt.name}: a {type(input).__name__} takes class indices; got {describe(target)}")
     if target.shape != input.shape:
@@ -265,7 +265,7 @@ def _check_indices(opt: Call, label: Integer[Tensor, "*rows"], classes: int) -> 
         )
 
 
-def _check_probabilities(name: str, soft: Float[Tensor, "n c *d"], keep: Bool[Tensor, "*rows"], axis: int) -> None:
+def _check_probabilities(name: str, soft: Logits, keep: Bool[Tensor, "*rows"], axis: int) -> None:
     total = soft.sum(axis)
     wrong = keep & ((total - 1).abs() > 1e-3)
     if not holds(lambda: ~wrong.any(), soft):

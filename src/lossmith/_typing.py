@@ -13,7 +13,12 @@ from torch import Tensor
 Hyper: TypeAlias = float | int | Tensor
 """A hyper-parameter: a number or a 0-d tensor (which may be learnable)."""
 
+Logits: TypeAlias = Float[Tensor, " c"] | Float[Tensor, "n c *d"]
+"""Rows of class logits, or of class probabilities: one row, or a batch of them in torch's layout."""
+Target: TypeAlias = Integer[Tensor, ""] | Integer[Tensor, "n *d"] | Logits
+"""What rows are held to: class indices without the class axis, or class probabilities."""
+
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
 Over: TypeAlias = Literal["sample", "batch", "ranks"]
 
-__all__ = ["Bool", "Float", "Hyper", "Integer", "Over", "Reduction", "Shaped", "Tensor"]
+__all__ = ["Bool", "Float", "Hyper", "Integer", "Logits", "Over", "Reduction", "Shaped", "Target", "Tensor"]

@@ -146,6 +146,7 @@ def test_errors_name_the_argument(call, complaint):
         call()
 
 
+@pytest.mark.untyped
 def test_classes_must_be_an_integer():
     with pytest.raises(TypeError, match=r"classes must be an integer; got float 3\.0"):
         h_consistency_bound(1.0, 0.1, 3.0)

@@ -367,6 +367,7 @@ def test_half_precision_is_computed_in_float32():
         (lambda m, z, y, i: ldr_kl_loss(z, y, temperature=0.0), ValueError, r"temperature must be in \(0, inf\); got 0.0"),
     ],
 )
+@pytest.mark.untyped
 def test_errors_name_the_argument_and_lose_nothing(call, error, complaint):
     z, y, _ = problem(17)
     loss = adaptive()

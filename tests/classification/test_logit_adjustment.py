@@ -117,6 +117,7 @@ def test_the_class_axis_stays_where_it_is():
         (torch.zeros(4), ValueError, "class_counts must be at least 0 and not all 0"),
     ],
 )
+@pytest.mark.untyped
 def test_errors_name_the_argument(counts, error, complaint):
     with pytest.raises(error, match=complaint):
         logit_adjusted(torch.zeros(2, 4), torch.tensor([0, 1]), class_counts=counts)

@@ -62,6 +62,7 @@ def test_the_decorator_returns_the_same_function_with_all_it_takes_spelt_out():
         ({"aliases": ("gce",)}, "the name 'gce' is taken by lossmith.classification.comp_sum.generalized_cross_entropy"),
     ],
 )
+@pytest.mark.untyped
 def test_a_card_that_leaves_something_out_does_not_register(facts, message):
     before = dict(cards._cards)
     with pytest.raises(ValueError, match=message):
@@ -69,6 +70,7 @@ def test_a_card_that_leaves_something_out_does_not_register(facts, message):
     assert cards._cards == before
 
 
+@pytest.mark.untyped
 def test_claims_must_be_claims():
     with pytest.raises(TypeError, match="claims must be a Claims"):
         register(claims={"convex": True})

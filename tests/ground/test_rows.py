@@ -226,6 +226,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), MISTAKES)
+@pytest.mark.untyped
 def test_a_mistake_gets_one_line_that_names_the_argument(call, error, message):
     with pytest.raises(error, match=message) as caught:
         call()

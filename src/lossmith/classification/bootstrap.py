@@ -6,7 +6,7 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._rows import of_log_probs
-from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Choice, Claims, Range, objective
 
 
@@ -44,8 +44,8 @@ def _bootstrap(log_p_y: Float[Tensor, "*#rows"], log_p: Float[Tensor, "*#rows c"
     provenance="written from the definition in the paper; checked against the formula in float64",
 )
 def bootstrap_loss(
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     *,
     beta: Hyper = 0.95,
     mode: Literal["soft", "hard"] = "soft",

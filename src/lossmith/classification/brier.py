@@ -6,7 +6,7 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._rows import of_log_probs
-from lossmith._typing import Float, Integer, Tensor
+from lossmith._typing import Float, Logits, Target, Tensor
 from lossmith.card import Claims, Proved, objective
 
 
@@ -43,8 +43,8 @@ def _brier(log_p_y: Float[Tensor, "*#rows"], log_p: Float[Tensor, "*#rows c"]) -
     provenance="written from the paper's definition; checked against a loop over the classes and sklearn.metrics.brier_score_loss",
 )
 def brier_loss(
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     **options: Unpack[RowOptions],
 ) -> Float[Tensor, "*reduced"]:
     r"""The Brier score of the softmax of the logits, in Brier's own scale: from 0 to 2.

@@ -11,7 +11,7 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
-from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
 
 _MAO = "Mao, Mohri & Zhong 2023, 'Cross-Entropy Loss Functions: Theoretical Analysis and Applications', arXiv:2304.07288"
@@ -56,8 +56,8 @@ def _generalized(log_p: Float[Tensor, "*rows"], q: Hyper) -> Float[Tensor, "*row
     provenance="written from the paper, eq. 6; checked against its closed form and its two ends",
 )
 def generalized_cross_entropy(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     *,
     q: Hyper = 0.7,
     **options: Unpack[RowOptions],
@@ -120,8 +120,8 @@ def _comp_sum(log_p: Float[Tensor, "*rows"], tau: Hyper) -> Float[Tensor, "*rows
     provenance="written from the paper, section 2; checked against its four named members",
 )
 def comp_sum(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     *,
     tau: Hyper = 1.5,
     **options: Unpack[RowOptions],
@@ -172,8 +172,8 @@ def _sum_exponential(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     provenance="written from the definition; checked against the sum over the other classes",
 )
 def sum_exponential(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     **options: Unpack[RowOptions],
 ) -> Float[Tensor, "*reduced"]:
     r"""The sum-exponential loss; comp-sum at tau = 0.
@@ -224,8 +224,8 @@ def _mae(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     provenance="written from the paper; checked against half the L1 distance to the one-hot target",
 )
 def classification_mae(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     **options: Unpack[RowOptions],
 ) -> Float[Tensor, "*reduced"]:
     r"""The mean absolute error of a classifier; comp-sum at tau = 2.

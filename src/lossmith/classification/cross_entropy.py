@@ -4,7 +4,7 @@ from typing import Unpack
 
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
-from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import Claims, Proved, Range, objective
 
 
@@ -36,8 +36,8 @@ def _log_loss(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     provenance="written from the definition; checked against torch.nn.functional.cross_entropy bit for bit",
 )
 def cross_entropy(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     *,
     label_smoothing: Hyper = 0.0,
     **options: Unpack[RowOptions],

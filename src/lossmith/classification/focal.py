@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lossmith._binary import of_binary
 from lossmith._options import BinaryOptions, RowOptions
 from lossmith._rows import LogitSource, of_log_prob
-from lossmith._typing import Bool, Float, Hyper, Integer, Tensor
+from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
 
 _LIN = "Lin et al. 2017, 'Focal Loss for Dense Object Detection', arXiv:1708.02002"
@@ -52,8 +52,8 @@ def _focal(log_p: Float[Tensor, "*rows"], gamma: Hyper) -> Float[Tensor, "*rows"
     provenance="written from the paper, equation 4; checked against the formula in float64 and against cross-entropy at gamma = 0",
 )
 def focal_loss(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     *,
     gamma: Hyper = 2.0,
     **options: Unpack[RowOptions],

@@ -15,14 +15,14 @@ from lossmith._checks import describe, holds
 from lossmith._options import RowOptions
 from lossmith._reduce import full_precision, read, reduce, working_dtype
 from lossmith._rows import frame, is_label, of_logits, pick, weigh
-from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith._typing import Float, Hyper, Integer, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
 
 _ZHU = "Zhu, Ying & Yang 2023, 'Label Distributionally Robust Losses for Multi-class Classification', arXiv:2112.14869"
 
 
 def _worst_case(
-    z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], temperature: Float[Tensor, "*rows"], margin: Hyper
+    z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], temperature: Float[Tensor, "*#rows"], margin: Hyper
 ) -> Float[Tensor, "*rows"]:
     """temperature * log mean_k exp(d_k / temperature), at temperatures from far below to far above the leads."""
     t = temperature.unsqueeze(-1)
@@ -89,8 +89,8 @@ def _mean_lead(input: Tensor, target: Tensor) -> Tensor:
     "scores), a search over class weights and the three limits",
 )
 def ldr_kl_loss(
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     *,
     temperature: Hyper = 1.0,
     margin: Hyper = 2.0,
@@ -133,7 +133,7 @@ def ldr_kl_loss(
 def _adaptive(
     z: Float[Tensor, "*rows c"],
     y: Integer[Tensor, "*rows"],
-    temperature: Float[Tensor, "*rows"],
+    temperature: Float[Tensor, "*#rows"],
     anchor: float,
     alpha: float,
     margin: float,
@@ -145,7 +145,7 @@ def _adaptive(
 def _refit(
     z: Float[Tensor, "*rows c"],
     y: Integer[Tensor, "*rows"],
-    temperature: Float[Tensor, "*rows"],
+    temperature: Float[Tensor, "*#rows"],
     anchor: float,
     alpha: float,
     margin: float,
@@ -242,9 +242,9 @@ class AdaptiveLDR(torch.nn.Module):
 
     def forward(
         self,
-        input: Float[Tensor, "n c *d"],
-        target: Integer[Tensor, "n *d"],
-        index: Integer[Tensor, "n *d"],
+        input: Logits,
+        target: Integer[Tensor, ""] | Integer[Tensor, "n *d"],
+        index: Integer[Tensor, "*some"],
         **options: Unpack[RowOptions],
     ) -> Float[Tensor, "*reduced"]:
         hyper = self._hyper()

@@ -7,7 +7,7 @@ import torch
 from lossmith._checks import describe, holds
 from lossmith._options import RowOptions
 from lossmith._rows import of_logits, pick
-from lossmith._typing import Float, Hyper, Integer, Shaped, Tensor
+from lossmith._typing import Float, Hyper, Integer, Logits, Shaped, Target, Tensor
 from lossmith.card import At, Claims, Proved, Range, objective
 
 
@@ -49,8 +49,8 @@ def _adjusted(
     provenance="written from the paper's definition; checked against its pairwise form and against cross-entropy of shifted logits",
 )
 def logit_adjusted(
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     *,
     class_counts: Shaped[Tensor, " c"],
     tau: Hyper = 1.0,

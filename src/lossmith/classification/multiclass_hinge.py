@@ -6,7 +6,7 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._rows import is_label, of_logits, pick
-from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith._typing import Float, Hyper, Integer, Logits, Target, Tensor
 from lossmith.card import Claims, Proved, Range, objective
 
 _NOT_CALIBRATED = "Liu 2007, 'Fisher Consistency of Multicategory Support Vector Machines'; Tewari & Bartlett 2007"
@@ -41,8 +41,8 @@ def _crammer_singer(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], ma
     provenance="written from the definition; checked against a loop over the rivals and sklearn.metrics.hinge_loss",
 )
 def crammer_singer(
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     *,
     margin: Hyper = 1.0,
     **options: Unpack[RowOptions],
@@ -100,8 +100,8 @@ def _weston_watkins(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], ma
     provenance="written from the definition; checked against a loop over the rivals and c times torch's multi_margin_loss",
 )
 def weston_watkins(
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     *,
     margin: Hyper = 1.0,
     **options: Unpack[RowOptions],

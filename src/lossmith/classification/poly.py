@@ -6,7 +6,7 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
-from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Range, objective
 
 
@@ -39,8 +39,8 @@ def _poly(log_p: Float[Tensor, "*rows"], epsilon: Hyper) -> Float[Tensor, "*rows
     provenance="written from the definition in the paper; checked against the series sum_k (1 - p)^k / k + epsilon (1 - p) in float64",
 )
 def poly_loss(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     *,
     epsilon: Hyper = 1.0,
     **options: Unpack[RowOptions],

@@ -6,7 +6,7 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob, of_log_probs
-from lossmith._typing import Float, Hyper, Integer, Tensor
+from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Choice, Claims, Proved, Range, objective
 from lossmith.classification.focal import focused
 
@@ -50,8 +50,8 @@ def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zer
     ),
 )
 def symmetric_cross_entropy(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     *,
     alpha: Hyper = 0.1,
     beta: Hyper = 1.0,
@@ -142,8 +142,8 @@ def _active_passive(
     ),
 )
 def active_passive_loss(
-    input: Float[Tensor, "n c *d"],
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits,
+    target: Target,
     *,
     alpha: Hyper = 1.0,
     beta: Hyper = 1.0,

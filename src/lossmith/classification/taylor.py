@@ -6,7 +6,7 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
-from lossmith._typing import Float, Integer, Tensor
+from lossmith._typing import Float, Logits, Target, Tensor
 from lossmith.card import At, Claims, Range, objective
 
 
@@ -43,8 +43,8 @@ def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]
     provenance="written from the paper's definition; checked against the sum in float64, mean absolute error and cross-entropy",
 )
 def taylor_cross_entropy(
-    input: Float[Tensor, "n c *d"] | LogitSource,
-    target: Integer[Tensor, "n *d"] | Float[Tensor, "n c *d"],
+    input: Logits | LogitSource,
+    target: Target,
     *,
     order: int | float = 2,
     **options: Unpack[RowOptions],

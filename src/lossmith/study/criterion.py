@@ -60,7 +60,7 @@ def _facts(name: str) -> _Facts:
     missing = [need for need in card.needs if need not in SERVED]
     if missing:
         raise StudyError(f"objective {card.name} needs {', '.join(missing)}, which a study cannot supply")
-    return _Facts(card.function, card.form, tuple(card.needs), card.predicts, card.hyper)
+    return _Facts(card.function, card.form, tuple(card.needs), str(card.predicts), card.hyper)
 
 
 def _keywords(function: Callable[..., Any]) -> Mapping[str, Any] | None:
