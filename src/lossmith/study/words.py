@@ -259,8 +259,8 @@ def warnings(summary: Summary) -> list[str]:
         often = [f"{label} ({count} of {len(spec.seeds)} seeds)" for label, count in counts.items() if 2 * count > len(spec.seeds)]
         if often:
             found.append(
-                f"The chosen learning rate is the {extreme} tried, {rate:g}, for {', '.join(often)}. One beyond it may do better and change "
-                "the order: widen --learning-rates."
+                f"The chosen learning rate is the {extreme} tried, {rate:g}, for {', '.join(often)}. One beyond it may do better and "
+                "change the order: widen --learning-rates."
             )
     if len(result.versions) > 1:
         listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in result.versions)
