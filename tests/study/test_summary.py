@@ -96,6 +96,8 @@ def test_the_headline_counts():
         "On wine with 40 % symmetric label noise, at the last epoch, compared with ce in accuracy: 1 of 2 is better, "
         "for 1 of 2 no difference is shown."
     )
+    pair = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}))
+    assert say.headline(pair) == "On wine, at the last epoch, compared with ce in accuracy: up is better."
     alone = Summary(result({"ce": around(0.8)}))
     assert say.headline(alone) == "On wine, at the last epoch, ce reaches 80.0 % accuracy."
 
@@ -122,7 +124,7 @@ def test_lower_is_better_for_log_loss():
 def test_a_tuning_grid_that_is_too_narrow_is_a_warning():
     summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, edge=["up"]))
     (warning,) = say.warnings(summary)
-    assert "up (10 of 10 seeds)" in warning
+    assert "the largest tried, 1, for up (10 of 10 seeds)" in warning
     assert "ce (" not in warning
     assert summary.rates("up") == {0.01: 0, 0.1: 0, 1.0: 10}
 

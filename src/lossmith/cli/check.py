@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from lossmith._checks import nearest
-from lossmith.card import Claims, Growth, get
+from lossmith.card import Claims, Growth, UnknownObjective, get
 from lossmith.cli.output import console, print_json
 from lossmith.cli.problems import FAILED, USAGE, Problem, message
 
@@ -62,7 +62,10 @@ def _subject(text: str) -> tuple[Any, bool]:
     if ":" not in text:
         if text.endswith(".py") or Path(text).is_file():
             raise Problem(f"objective must be a name or module:function; for a file write {Path(text).stem}:FUNCTION in its folder", USAGE)
-        return get(text).name, True
+        try:
+            return get(text).name, True
+        except UnknownObjective as error:
+            raise Problem(f"{error} (a function of your own is written module:function)") from error
     function = load(text)
     known = getattr(function, "__name__", "")
     try:

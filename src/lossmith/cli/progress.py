@@ -8,6 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+FEW = 3
+"""Trials after the first that are too few to tell the pace from."""
+
 SHARES = 10
 """How many lines at most a study prints where there is no terminal."""
 
@@ -20,7 +23,7 @@ class Progress:
         self.done = self.total = self.diverged = 0
         self._stored = 0
         self._said = -1
-        self._started = time.monotonic()
+        self._first = 0.0
         self._bar: Bar | None = None
         if console.is_terminal:
             columns = (TextColumn("trials"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
@@ -40,8 +43,9 @@ class Progress:
         self.done, self.total = done, total
         if record is None:
             self._stored = done
-            self._started = time.monotonic()
         else:
+            if done - self._stored <= 1:
+                self._first = time.monotonic()
             self.diverged += record.get("status") == "diverged"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, left=self._note())
@@ -49,11 +53,11 @@ class Progress:
             self._line(first=record is None)
 
     def left(self) -> float | None:
-        """Seconds that remain at the pace so far; None before the first trial, which says nothing yet."""
-        computed = self.done - self._stored
-        if computed == 0:
+        """Seconds that remain at the pace since the first trial, which also started the workers; None while few say little."""
+        since = self.done - self._stored - 1
+        if since < FEW:
             return None
-        return (time.monotonic() - self._started) / computed * (self.total - self.done)
+        return (time.monotonic() - self._first) / since * (self.total - self.done)
 
     def _note(self) -> str:
         left = self.left()

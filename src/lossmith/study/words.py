@@ -72,11 +72,12 @@ def setting(spec: StudySpec, data: str) -> str:
 def headline(summary: Summary) -> str:
     """The whole study in a sentence."""
     where = f"On {setting(summary.spec, summary.result.data['name'])}, {EPOCHS[summary.spec.stop]}"
-    verdicts = [line.comparison.verdict for line in summary.lines() if line.comparison]
+    compared = {line.objective: line.comparison.verdict for line in summary.lines() if line.comparison}
+    verdicts = list(compared.values())
     if not verdicts:
         line = summary.lines()[0]
         return f"{where}, {line.objective} reaches {number(summary.metric, line.estimate.mean)} {summary.metric.title}."
-    of = len(verdicts)
+    of = len(verdicts) if len(verdicts) > 1 else next(iter(compared))
     named = [(verdicts.count("better"), "better"), (verdicts.count("worse"), "worse")]
     said = [f"{_count(count, of)} {'is' if count == 1 else 'are'} {word}" for count, word in named if count]
     open_ones = sum(verdict not in ("better", "worse") for verdict in verdicts)
@@ -143,9 +144,10 @@ def _p(p: float | None) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _count(count: int, of: int) -> str:
-    if of == 1:
-        return "the objective"
+def _count(count: int, of: int | str) -> str:
+    """``2 of 4``, ``both``, ``all 4``; the only objective there is by its name."""
+    if isinstance(of, str):
+        return of
     if count < of:
         return f"{count} of {of}"
     return "both" if of == 2 else f"all {of}"
@@ -252,14 +254,20 @@ def warnings(summary: Summary) -> list[str]:
         diverged = sum(result.outcome(label, seed).status != "ok" for seed in spec.seeds)
         if diverged:
             found.append(f"{label}: every learning rate diverged on {diverged} of {len(spec.seeds)} seeds, which have no result")
-    edges = {label: summary.at_edge(label) for label in result.objectives}
-    often = [f"{label} ({count} of {len(spec.seeds)} seeds)" for label, count in edges.items() if 2 * count > len(spec.seeds)]
-    if often:
-        found.append(
-            f"The best learning rate is the smallest or largest tried for {', '.join(often)}: a better one may lie outside, and a wider "
-            "budget (--learning-rates) may change the order."
-        )
+    for extreme, rate in (("smallest", min(spec.learning_rates)), ("largest", max(spec.learning_rates))):
+        counts = {label: sum(_at_edge(summary, label, seed, rate) for seed in spec.seeds) for label in result.objectives}
+        often = [f"{label} ({count} of {len(spec.seeds)} seeds)" for label, count in counts.items() if 2 * count > len(spec.seeds)]
+        if often:
+            found.append(
+                f"The chosen learning rate is the {extreme} tried, {rate:g}, for {', '.join(often)}. One beyond it may do better and "
+                "change the order: widen --learning-rates."
+            )
     if len(result.versions) > 1:
         listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in result.versions)
         found.append(f"Trials were computed with different versions: {listed}.")
     return found
+
+
+def _at_edge(summary: Summary, label: str, seed: int, rate: float) -> bool:
+    outcome = summary.result.outcome(label, seed)
+    return outcome.at_edge and outcome.learning_rate == rate
