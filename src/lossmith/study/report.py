@@ -23,7 +23,7 @@ from lossmith.study.summary import Line, Summary
 
 FILE = "report.html"
 
-KINDS = {"better": "good", "worse": "bad"}
+KINDS = {"better": "good", "worse": "bad", "failed": "bad"}
 """Verdict -> the class that colours it; every other verdict is neutral."""
 
 

@@ -78,11 +78,12 @@ def headline(summary: Summary) -> str:
         line = summary.lines()[0]
         return f"{where}, {line.objective} reaches {number(summary.metric, line.estimate.mean)} {summary.metric.title}."
     of = len(verdicts) if len(verdicts) > 1 else next(iter(compared))
-    named = [(verdicts.count("better"), "better"), (verdicts.count("worse"), "worse")]
-    said = [f"{_count(count, of)} {'is' if count == 1 else 'are'} {word}" for count, word in named if count]
-    open_ones = sum(verdict not in ("better", "worse") for verdict in verdicts)
-    if open_ones:
-        said.append(f"for {_count(open_ones, of)} no difference is shown")
+    said = []
+    for verdict in ORDER:
+        if count := verdicts.count(verdict):
+            who = _count(count, of)
+            told = {"no difference shown": f"for {who} no difference is shown", "failed": f"{who} could not be compared"}
+            said.append(told.get(verdict, f"{who} {'is' if count == 1 else 'are'} {verdict}"))
     return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}."
 
 
