@@ -36,7 +36,7 @@ def result(
     n = len(accuracy[labels[0]])
     objectives = tuple(ObjectiveSpec(label) for label in labels)
     plain = {"data": "wine", "objectives": objectives, "seeds": tuple(range(n)), "epochs": 3, "learning_rates": (0.01, 0.1, 1.0)}
-    asked = StudySpec(**{**plain, "validation": 0.2, "test": 0.2, **spec})
+    asked = StudySpec(**{**plain, **spec})
     values = {"last": accuracy, "best": best or {label: [value + 0.01 for value in row] for label, row in accuracy.items()}}
     described = {
         "name": "wine", "rows": 100, "inputs": "3 features", "image_shape": None, "classes": list(CLASSES), "class_counts": [60, 40],

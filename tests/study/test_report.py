@@ -129,7 +129,7 @@ def test_the_command_runs_the_study_again():
     )
     assert command(made.spec) == (
         "lossmith compare --data wine --objectives cross_entropy,generalized_cross_entropy --noise symmetric:0.4 --epochs 3 "
-        "--learning-rates 0.01,0.1,1 --validation-fraction 0.2 --test-fraction 0.2 --seeds 3,5"
+        "--learning-rates 0.01,0.1,1 --seeds 3,5"
     )
 
 
