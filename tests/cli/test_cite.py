@@ -42,5 +42,11 @@ def test_others_title_and_special_characters():
     assert "doi    = {10.1000/xyz.123}" in built
 
 
+def test_an_apostrophe_is_no_quotation_mark():
+    built = entry("O'Brien & D'Arcy 2020, 'V-Net', section 2")
+    assert "author = {O'Brien and D'Arcy}" in built
+    assert "title  = {{V-Net}}" in built
+
+
 def test_a_source_without_author_or_year_is_only_a_note():
     assert entry("folklore") == "@misc{source,\n  note = {folklore},\n}"

@@ -10,10 +10,10 @@ import unicodedata
 import lossmith
 from lossmith.card import Card, get
 
-AUTHORS_AND_YEAR = re.compile(r"^(?P<authors>[^'\"(]+?)\s+(?P<year>(?:18|19|20)\d\d)\b")
+AUTHORS_AND_YEAR = re.compile(r"^(?P<authors>[^\"(]+?)\s+(?P<year>(?:18|19|20)\d\d)\b")
 ARXIV = re.compile(r"arXiv:\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})", re.IGNORECASE)
 DOI = re.compile(r"\b(?:doi:\s*)?(?P<doi>10\.\d{4,9}/[^\s,;]+)", re.IGNORECASE)
-TITLE = re.compile(r"['\"‘“](?P<title>[^'\"’”]{6,})['\"’”]")
+TITLE = re.compile(r"(?:^|\s)['\"‘“](?P<title>.{3,}?)['\"’”](?=[,.;\s]|$)")
 OTHERS = re.compile(r"\bet al\b\.?")
 BETWEEN = re.compile(r",|&|\band\b")
 
