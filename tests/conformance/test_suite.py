@@ -35,6 +35,13 @@ def test_a_users_function_is_told_what_holds_and_what_does_not():
     assert not report.failed
 
 
+def test_a_users_keyword_that_does_nothing_is_found():
+    def smoothed(input, target, smoothing=0.1, unused=0.1):
+        return F.cross_entropy(input, target, label_smoothing=smoothing)
+
+    assert check(smoothed, form="logits", only=["options_matter"])["options_matter"].said.startswith("unused changes neither")
+
+
 def test_claims_of_a_users_function_are_held_against_it():
     report = check(hinge, form="logits", claims=Claims(convex=True, calibrated=True), only=["convex", "calibrated"])
     assert report["convex"].status == "passed"

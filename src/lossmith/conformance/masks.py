@@ -27,7 +27,7 @@ def _cases(subject: Subject, seed: int, how: str) -> list[tuple[str, Tensor, Ten
     spread = gone.reshape(*[1] * axis, -1, *[1] * (z.ndim - axis - 1)).expand(z.shape)
     spread_y = (gone if sets else gone.reshape(-1, *[1] * (y.ndim - 1))).expand(y.shape)
     reductions = ({"reduction": "mean"}, {"reduction": "sum"}) if subject.takes("reduction") else ({},)
-    cases = []
+    cases: list[tuple[str, Tensor, Tensor, Tensor, Loss, Loss]] = []
 
     def add(what: str, target: Tensor, options: dict[str, Any], kept_options: dict[str, Any]) -> None:
         for reduction in reductions:

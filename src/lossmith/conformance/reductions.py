@@ -3,6 +3,8 @@
 The commonest bug of the field is a mean over the wrong count: rows that are ignored, weighted or in another micro-batch.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -227,7 +229,7 @@ def empty_batch(subject: Subject, seed: int) -> str:
         raise Skipped("a plain function may refuse an empty batch")
     tried = []
     z, y = problem(subject.form, seed)
-    cases = {"n = 0": (z[:0], y[:0], {})}
+    cases: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {"n = 0": (z[:0], y[:0], {})}
     if subject.takes("ignore_index") and subject.form not in SETS:
         cases["every row ignored"] = (z, torch.full_like(y, -100), {"ignore_index": -100})
     if subject.takes("sample_weight") and subject.form not in SETS:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossmith._checks import describe
 from lossmith._module import Objective
@@ -145,7 +145,7 @@ def subject(objective: Any, *, form: str | None = None, claims: Claims | None = 
     if not callable(objective):
         raise TypeError(f"an objective to check must be a name or a callable (input, target) -> loss; got {describe(objective)}")
     name = getattr(objective, "__name__", type(objective).__name__)
-    called = objective.forward if isinstance(objective, nn.Module) or isinstance(objective, type) else objective
+    called = getattr(objective, "forward", objective)  # of a module, or of a class of modules
     keywords = frozenset([*_parameters(called), *(_parameters(objective) if isinstance(objective, type) else ())])
     plain = Subject(name, objective, form or "logits", None, claims, keywords, fixed)
     return plain if form is not None else replace(plain, form=_guess(plain))
@@ -195,9 +195,10 @@ def _guess(plain: Subject) -> str:
 
 
 def other_values(subject: Subject, name: str) -> list[Any]:
-    """Further values a hyper-parameter may take, in its range, apart from its default."""
+    """Further values a hyper-parameter may take, apart from its default: in its range, or somewhat above the default if it has none."""
     if subject.card is None:
-        return []
+        default = inspect.signature(subject.function).parameters[name].default
+        return [default + 0.5, default + 0.05] if isinstance(default, float) else []
     allowed, default = subject.card.ranges.get(name), subject.card.hyper.get(name)
     if isinstance(allowed, Choice):
         return [option for option in allowed.options if option != default]

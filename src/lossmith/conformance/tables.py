@@ -52,7 +52,7 @@ def render(rows: Mapping[str, Row]) -> str:
 
 def read(page: str) -> dict[str, Row]:
     """The rows of a page that :func:`render` wrote."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for line in page.splitlines():
         if line.startswith("| `"):
             name, *cells = (part.strip() for part in line.strip("|").split("|"))

@@ -65,7 +65,7 @@ def forward_ad(subject: Subject, seed: int) -> str:
     direction = torch.linspace(-1, 1, z.numel(), dtype=torch.float64).reshape(z.shape)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")  # what its own forward mode is built on
-        _, forward = torch.func.jvp(lambda x: subject.each(x, y).sum(), (z,), (direction,))
+        forward = torch.func.jvp(lambda x: subject.each(x, y).sum(), (z,), (direction,))[1]
     backward = (gradient(subject.each(x := leaf(z), y).sum(), x) * direction).sum()
     if differ(forward, backward, 1e-10):
         raise Failed(f"forward mode gives {forward.item():.8g}, backward mode {backward.item():.8g}", input=z, target=y)
