@@ -203,14 +203,14 @@ def _extent(subject: Subject, seed: int, classes: int) -> tuple[float, float, fl
     form = subject.form
     size = 40.0 if subject.claims is not None and subject.claims.growth == "exponential" else 1e4
     # large sets: an additive smoothing keeps small ones away from the supremum
-    _, y = problem(form, seed, n=2 if form in SETS else 32, classes=classes, extra=(1024,) if form in SETS else None)
-    right = subject.each(confident(form, y, classes, size), y)
-    wrong = subject.each(confident(form, y, classes, size, right=False), y)
-    # the label alone far below the others, which are alike
-    excluded = subject.each(confident(form, y, classes, size).clamp_min(0.0).neg(), y)
-    parts = [problem(form, seed + i, n=64, classes=classes, scale=s) for i, s in enumerate(SCALES)]
-    usual = torch.cat([subject.each(p.input, p.target) for p in parts])
-    every = torch.cat([right, wrong, excluded, usual])
+    n, extra = (2, (1024,)) if form in SETS else (32, None)
+    y = problem(form, seed, n=n, classes=classes, extra=extra).target
+    right, wrong = confident(form, y, classes, size), confident(form, y, classes, size, right=False)
+    excluded = right.clamp_min(0.0).neg()  # the label alone far below the others, which are alike
+    usual = [problem(form, seed + i, n=n, classes=classes, extra=extra, scale=s) for i, s in enumerate(SCALES)]
+    z, target = torch.cat([right, wrong, excluded, *(p.input for p in usual)]), torch.cat([y, y, y, *(p.target for p in usual)])
+    every = subject.each(z, target)
+    right, wrong = every[:n], every[n : 2 * n]
     return every.min().item(), every.max().item(), right.max().item(), wrong.max().item()
 
 
@@ -281,7 +281,7 @@ def bounds(subject: Subject, seed: int) -> str:
         at = subject.at(setting)
         for classes in counts:
             least, most, right, wrong = _extent(at, seed, classes)
-            points += 320
+            points += 7 * (2 if subject.form in SETS else 32)
             if claim is None:
                 raise Unclaimed(
                     f"measured with {classes} classes: from {least:.6g} to {most:.6g}; a confident right answer costs {right:.6g}"
