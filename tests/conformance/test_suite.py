@@ -80,6 +80,7 @@ def test_a_torch_module_is_a_plain_function():
     assert check(torch.nn.CrossEntropyLoss(), only=FAST)["proper"].said.startswith("holds")
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("call", "error", "said"),
     [
