@@ -77,7 +77,7 @@ def of_log_prob(
     **hyper: Any,
 ) -> Tensor:
     """An objective of the target's log-probability alone; `smoothing` mixes the target with the uniform distribution."""
-    opt = read(row, options, hyper)
+    opt = read(row, options, {**hyper, "label_smoothing": smoothing})
     batch = frame(opt, input, target)
     smooth = isinstance(smoothing, Tensor) or smoothing != 0
     if not isinstance(input, Tensor):

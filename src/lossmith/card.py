@@ -10,7 +10,8 @@ import importlib.metadata
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -309,6 +310,19 @@ def _complete(function: Callable[..., Any], card: Card) -> None:
         facts.append("Limits: " + "; ".join(map(str, card.limits)) + ".")
     card_doc = "\n\n    Card:\n" + "\n".join(f"        {fact}" for fact in facts)
     function.__doc__ = (function.__doc__ or card.summary).rstrip() + options_doc + card_doc + "\n    "
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Objectives defined within the block get their cards, and are not registered: nobody finds them by name afterwards."""
+    load()  # or a room imported meanwhile would be forgotten with them
+    cards, aliases = dict(_cards), dict(_aliases)
+    try:
+        yield
+    finally:
+        for registry, before in ((_cards, cards), (_aliases, aliases)):
+            registry.clear()
+            registry.update(before)
 
 
 def load() -> None:
