@@ -23,7 +23,7 @@ STORE = "trials.sqlite"
 WIDE = 116
 """Columns that a terminal needs for one table with both epochs; two are printed otherwise."""
 STYLES = {"better": "bold green", "worse": "bold red", "failed": "bold magenta"}
-RATES = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2"
+RATES = "3e-5,1e-4,3e-4,1e-3,3e-3,1e-2"
 
 
 def compare(
@@ -39,7 +39,7 @@ def compare(
     stop: str = "last",
     baseline: str | None = None,
     epochs: int = 60,
-    batch_size: int = 64,
+    batch_size: int = 128,
     learning_rates: str = RATES,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
