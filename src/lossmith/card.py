@@ -65,7 +65,8 @@ class Claims:
     growth: Growth | None = None
     bounds: Callable[..., tuple[float, float]] | None = None
 
-    def value(self, name: str) -> bool | None:
+    def value(self, name: str) -> Any:
+        """What is claimed of that property, without its proof."""
         claim = getattr(self, name)
         return claim.value if isinstance(claim, Proved) else claim
 
@@ -320,9 +321,10 @@ def aside() -> Iterator[None]:
     try:
         yield
     finally:
-        for registry, before in ((_cards, cards), (_aliases, aliases)):
-            registry.clear()
-            registry.update(before)
+        _cards.clear()
+        _cards.update(cards)
+        _aliases.clear()
+        _aliases.update(aliases)
 
 
 def load() -> None:

@@ -138,9 +138,9 @@ def test_objectives_get_what_they_need(wine: Dataset) -> None:
         ({"objectives": "cross_entropy:reduction=none"}, "must return one number"),
         (
             {"objectives": "cross_entropy", "model": f"{MINE}:too_wide"},
-            r"must return logits of shape .* = \(64, 3\); got shape",
+            r"must return logits of shape .* = \(128, 3\); got shape",
         ),
-        ({"objectives": "cross_entropy", "model": f"{MINE}:broken"}, r"on features of shape \(64, 13\): RuntimeError"),
+        ({"objectives": "cross_entropy", "model": f"{MINE}:broken"}, r"on features of shape \(128, 13\): RuntimeError"),
         ({"objectives": "cross_entropy", "model": "cnn"}, "cnn is for images"),
     ],
 )

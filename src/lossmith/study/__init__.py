@@ -1,7 +1,8 @@
 """Compare objectives honestly: the same data, model, seeds and tuning budget for each."""
 
 from lossmith.study.corruption import Noise
-from lossmith.study.data import Dataset, load_data
+from lossmith.study.data import load_data
+from lossmith.study.dataset import Dataset
 from lossmith.study.engine import check, run
 from lossmith.study.errors import StudyError
 from lossmith.study.results import Curves, Outcome, StudyResult, load

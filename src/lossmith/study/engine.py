@@ -16,7 +16,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from lossmith.study.data import Dataset, load_data
+from lossmith.study.data import load_data
+from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec

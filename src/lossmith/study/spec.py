@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lossmith._checks import nearest
-from lossmith.study import criterion
 from lossmith.study.corruption import Noise
-from lossmith.study.data import Dataset
+from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError
 from lossmith.study.metrics import METRICS
 from lossmith.study.models import check_model
+from lossmith.study.objectives import ObjectiveSpec, source
 from lossmith.study.references import is_reference
 
 PROTOCOL = 1
@@ -29,76 +29,6 @@ OPTIMIZER = {"name": "AdamW", "weight_decay": 0.01, "schedule": "constant"}
 """How every trial is optimised. Part of a trial's key."""
 
 STOPS = ("last", "best")
-
-Hyper = float | int | bool | str
-
-
-@dataclass(frozen=True)
-class ObjectiveSpec:
-    """An objective and the hyper-parameters given to it, in alphabetical order; what is not given keeps the paper's default."""
-
-    name: str
-    hyper: tuple[tuple[str, Hyper], ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> "ObjectiveSpec":
-        """Read ``cross_entropy``, ``gce:q=0.7``, ``name:a=1,b=word`` or ``package.module:function:a=1``.
-
-        Aliases become full names. Unknown objectives and hyper-parameters are a `StudyError` that offers the nearest name.
-        """
-        name, _, rest = text.strip().partition(":")
-        head, _, tail = rest.partition(":")
-        name = name.strip()
-        if head and "=" not in head and not criterion.is_registered(name):  # a function of the user's own
-            name, rest = f"{name}:{head}", tail
-        hyper: dict[str, Hyper] = {}
-        for part in filter(None, map(str.strip, rest.split(","))):
-            key, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or not key or not value:
-                raise StudyError(f"objective {text!r}: hyper-parameters are written name=value; got {part!r}")
-            if key in hyper:
-                raise StudyError(f"objective {text!r}: {key} is given twice")
-            hyper[key] = _value(value)
-        name, hyper = criterion.canonical(name, hyper)
-        return cls(name, tuple(sorted(hyper.items())))
-
-    @classmethod
-    def parse_list(cls, text: str) -> "tuple[ObjectiveSpec, ...]":
-        """Read a comma-separated list; ``a:x=1,y=2,b`` is a with x and y, then b."""
-        parts: list[str] = []
-        for piece in filter(None, map(str.strip, text.split(","))):
-            continues = "=" in piece and ":" not in piece.partition("=")[0]
-            if continues and not parts:
-                raise StudyError(f"objectives begin with a name; got {piece!r}")
-            if continues:
-                parts[-1] += ("," if "=" in parts[-1] else ":") + piece
-            else:
-                parts.append(piece)
-        return tuple(cls.parse(part) for part in parts)
-
-    @property
-    def label(self) -> str:
-        """The objective as `parse` reads it back."""
-        hyper = ",".join(f"{name}={_text(value)}" for name, value in self.hyper)
-        return f"{self.name}:{hyper}" if hyper else self.name
-
-    def __str__(self) -> str:
-        return self.label
-
-
-def _value(text: str) -> Hyper:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _text(value: Hyper) -> str:
-    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +116,7 @@ class StudySpec:
     def trials(self, fingerprint: str) -> list[TrialSpec]:
         """Every trial of the study, seed by seed, on the data with this fingerprint."""
         model_source = check_model(self.model)
-        sources = {objective: criterion.source(objective.name) for objective in self.objectives}
+        sources = {objective: source(objective.name) for objective in self.objectives}
         return [
             TrialSpec(
                 data=fingerprint, model=self.model, model_source=model_source, objective=objective, objective_source=sources[objective],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossmith.study.corruption import Noise, add_noise, long_tail
-from lossmith.study.data import Dataset
+from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError
 
 if TYPE_CHECKING:

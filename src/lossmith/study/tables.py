@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lossmith._checks import nearest
-from lossmith.study.data import ROWS_PER_CLASS, Column, Dataset
+from lossmith.study.dataset import ROWS_PER_CLASS, Column, Dataset
 from lossmith.study.errors import StudyError, one_line
 
 CSV = (".csv", ".tsv", ".txt")

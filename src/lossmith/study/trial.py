@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from lossmith.calibration import fit_temperature, reliability_curve
-from lossmith.study.criterion import Criterion, predicts_probabilities, source
-from lossmith.study.data import Dataset
+from lossmith.study.criterion import Criterion
+from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.metrics import METRICS, evaluate
 from lossmith.study.models import build_model, check_model
+from lossmith.study.objectives import predicts_probabilities, source
 from lossmith.study.spec import OPTIMIZER, TrialSpec
 from lossmith.study.splits import Split, make_split, stream
 
