@@ -127,11 +127,11 @@ def mean_over(value: Tensor, each: Tensor, opt: Call) -> Tensor:
 def over_ranks(total: Tensor, group: Any = None) -> Tensor:
     """The sum over all ranks, differentiable.
 
-    Every rank then holds the whole set's loss, and its gradient is the world size times its own part: DistributedDataParallel's
-    average of the ranks' gradients is exactly the whole set's gradient.
+    Every rank then computes the same loss of the same sums, and the gradient of its own part is taken world-size-fold:
+    DistributedDataParallel's average of the ranks' gradients is exactly the whole set's gradient. Backward communicates nothing.
     """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         raise ValueError("over='ranks' needs torch.distributed.init_process_group; use over='batch' in one process")
-    from torch.distributed.nn.functional import all_reduce  # loads the RPC machinery: only for those who use it
-
-    return all_reduce(total, group=torch.distributed.group.WORLD if group is None else group)
+    everywhere = total.detach().clone()
+    torch.distributed.all_reduce(everywhere, group=group)
+    return everywhere + torch.distributed.get_world_size(group) * (total - total.detach())

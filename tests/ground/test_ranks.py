@@ -55,7 +55,9 @@ def work(rank: int, folder: str) -> None:
         value = loss(case, parallel(inputs()[part]), part, group)
         value.backward()
         found[case] = (value.detach(), parallel.module.weight.grad, parallel.module.bias.grad)
+        del parallel, value
     torch.save(found, Path(folder) / f"{rank}.pt")
+    torch.distributed.barrier()  # neither leaves while the other still speaks to it
     torch.distributed.destroy_process_group()
 
 

@@ -125,7 +125,7 @@ def test_lower_is_better_for_log_loss():
 
 def test_a_tuning_grid_that_is_too_narrow_is_a_warning():
     summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, edge=["up"]))
-    (warning,) = say.warnings(summary)
+    (warning,) = summary.result.notes
     assert "the largest tried, 1, for up (10 of 10 seeds)" in warning
     assert "ce (" not in warning
     assert summary.rates("up") == {0.01: 0, 0.1: 0, 1.0: 10}

@@ -203,7 +203,7 @@ def _print(summary: "Summary", page: Path) -> None:
         out.print(_table(summary, name, declared))
         out.print(_table(summary, "not declared, and so not tested", other))
     out.print(Text(words.headline(summary), style="bold"))
-    for warning in words.warnings(summary):
+    for warning in summary.result.notes:
         out.print(Text(f"warning: {warning}", style="yellow"))
     out.print(f"report: {page}")
 
@@ -290,7 +290,7 @@ def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
         "declared": {"metric": summary.spec.metric, "stop": summary.spec.stop, "baseline": summary.baseline, "test": summary.test},
         "headline": words.headline(summary),
         "findings": [{"objective": label, "verdict": verdict, "text": text} for label, verdict, text in words.findings(summary)],
-        "warnings": words.warnings(summary),
+        "warnings": summary.result.notes,
         "results": tables,
         "report": str(page),
     }

@@ -104,7 +104,7 @@ def _context(summary: Summary) -> dict[str, Any]:
             {"label": label, "verdict": verdict, "kind": KINDS.get(verdict, "neutral"), "text": text}
             for label, verdict, text in words.findings(summary)
         ],
-        "warnings": words.warnings(summary),
+        "warnings": summary.result.notes,
         "prospect": None if summary.prospect is None else summary.prospect.sentence,
         "rule": spec.selection_rule,
         "metric": metric,

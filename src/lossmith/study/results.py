@@ -148,23 +148,32 @@ class StudyResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers should know: divergence, learning rates at the edge of the grid, mixed versions."""
+        """What a reader must know before believing the numbers: no tuning, divergence, learning rates at the edge, mixed versions."""
+        rates, seeds = self.spec.learning_rates, len(self.spec.seeds)
         notes = []
-        for label in self.objectives:
-            mine = [outcome for outcome in self.outcomes if outcome.objective == label and outcome.stop == self.spec.stop]
-            diverged = sum(outcome.status == "diverged" for outcome in mine)
+        if len(rates) == 1 and len(self.objectives) > 1:
+            notes.append(
+                f"One learning rate, {rates[0]:g}, for every objective: each has a best rate of its own, so what is compared is objectives "
+                "at this rate. Give several --learning-rates to tune each."
+            )
+        chosen = {label: [self.outcome(label, seed) for seed in self.spec.seeds] for label in self.objectives}
+        for label, outcomes in chosen.items():
+            diverged = sum(outcome.status != "ok" for outcome in outcomes)
             if diverged:
-                notes.append(f"{label}: every learning rate diverged on {diverged} of {len(mine)} seeds; shown is the last finite epoch")
-            for extreme, rate in (("smallest", min(self.spec.learning_rates)), ("largest", max(self.spec.learning_rates))):
-                there = sum(outcome.at_edge and outcome.learning_rate == rate for outcome in mine)
-                if 2 * there > len(mine):
-                    notes.append(
-                        f"{label}: on {there} of {len(mine)} seeds the chosen learning rate is the {extreme} tried ({rate:g}); "
-                        "one beyond it may do better"
-                    )
+                notes.append(f"{label}: every learning rate diverged on {diverged} of {seeds} seeds, which have no result.")
+        for extreme, rate in (("smallest", min(rates)), ("largest", max(rates))):
+            there = {
+                label: sum(outcome.at_edge and outcome.learning_rate == rate for outcome in outcomes) for label, outcomes in chosen.items()
+            }
+            often = [f"{label} ({count} of {seeds} seeds)" for label, count in there.items() if 2 * count > seeds]
+            if often:
+                notes.append(
+                    f"The chosen learning rate is the {extreme} tried, {rate:g}, for {', '.join(often)}. One beyond it may do better and "
+                    "change the order: widen --learning-rates."
+                )
         if len(self.versions) > 1:
             listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in self.versions)
-            notes.append(f"trials were computed with different versions: {listed}")
+            notes.append(f"Trials were computed with different versions: {listed}.")
         return tuple(notes)
 
     def table(self) -> "pd.DataFrame":

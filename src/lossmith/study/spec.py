@@ -148,6 +148,11 @@ class StudySpec:
         """How learning rates and epochs are chosen, as a sentence."""
         better = "highest" if METRICS[self.metric].higher_is_better else "lowest"
         noisy = " (whose labels carry the same noise as the training labels)" if self.noise else ""
+        if len(self.learning_rates) == 1:
+            return (
+                f"The learning rate is {self.learning_rates[0]:g} throughout; the best epoch is the earliest with the {better} "
+                f"{self.metric} on the seed's validation rows{noisy}. Test rows choose nothing."
+            )
         return (
             f"For every objective and inside every seed, the learning rate is the one of {len(self.learning_rates)} "
             f"({', '.join(f'{rate:g}' for rate in self.learning_rates)}) with the {better} {self.metric} on that seed's validation "

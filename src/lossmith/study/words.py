@@ -157,7 +157,9 @@ def _count(count: int, of: int | str) -> str:
 def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None) -> list[tuple[str, str]]:
     """What is about to be run and what it could show, said before it starts, as names and values."""
     trials = len(spec.objectives) * len(spec.seeds) * len(spec.learning_rates)
-    counts = f"{len(spec.objectives)} objectives x {len(spec.seeds)} seeds x {len(spec.learning_rates)} learning rates"
+    counts = " x ".join(
+        (_plural(len(spec.objectives), "objective"), _plural(len(spec.seeds), "seed"), _plural(len(spec.learning_rates), "learning rate"))
+    )
     better = "higher" if METRICS[spec.metric].higher_is_better else "lower"
     said = [
         ("data", f"{setting(spec, data['name'])}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
@@ -194,7 +196,7 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
         ),
         ("model", f"{spec.model}, with the same initial weights and batches for every objective of a seed"),
         ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
-        ("budget", f"{len(spec.learning_rates)} learning rates for every objective and seed: {_rates(spec)}"),
+        ("budget", f"{_plural(len(spec.learning_rates), 'learning rate')} for every objective and seed: {_rates(spec)}"),
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
         ("test", TESTS[summary.test]),
@@ -213,6 +215,10 @@ TESTS = {
 }
 
 
+def _plural(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def _rates(spec: StudySpec) -> str:
     return ", ".join(f"{rate:g}" for rate in spec.learning_rates)
 
@@ -229,7 +235,8 @@ def limits(summary: Summary) -> list[str]:
     said = [
         what_p_means(summary.test),
         f"One data set, one model ({spec.model}), {spec.epochs} epochs: another of any of these may order the objectives otherwise.",
-        "Only the learning rate was tuned. Hyper-parameters of the objectives were taken as given, and a better value may exist for any.",
+        f"{'Only the learning rate' if len(spec.learning_rates) > 1 else 'Nothing'} was tuned. "
+        "Hyper-parameters of the objectives were taken as given, and a better value may exist for any.",
         f"Only {summary.metric.title} {EPOCHS[spec.stop]} was declared and tested. All other intervals are single ones, not adjusted for "
         "their number: among many, some leave out 0 by chance, and none is a verdict.",
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
@@ -245,30 +252,3 @@ def limits(summary: Summary) -> list[str]:
             "they are not the same quantity."
         )
     return said
-
-
-def warnings(summary: Summary) -> list[str]:
-    """What a reader must know before believing the numbers: divergence, learning rates at the edge of the grid, mixed versions."""
-    spec, result = summary.spec, summary.result
-    found = []
-    for label in result.objectives:
-        diverged = sum(result.outcome(label, seed).status != "ok" for seed in spec.seeds)
-        if diverged:
-            found.append(f"{label}: every learning rate diverged on {diverged} of {len(spec.seeds)} seeds, which have no result")
-    for extreme, rate in (("smallest", min(spec.learning_rates)), ("largest", max(spec.learning_rates))):
-        counts = {label: sum(_at_edge(summary, label, seed, rate) for seed in spec.seeds) for label in result.objectives}
-        often = [f"{label} ({count} of {len(spec.seeds)} seeds)" for label, count in counts.items() if 2 * count > len(spec.seeds)]
-        if often:
-            found.append(
-                f"The chosen learning rate is the {extreme} tried, {rate:g}, for {', '.join(often)}. One beyond it may do better and "
-                "change the order: widen --learning-rates."
-            )
-    if len(result.versions) > 1:
-        listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in result.versions)
-        found.append(f"Trials were computed with different versions: {listed}.")
-    return found
-
-
-def _at_edge(summary: Summary, label: str, seed: int, rate: float) -> bool:
-    outcome = summary.result.outcome(label, seed)
-    return outcome.at_edge and outcome.learning_rate == rate
