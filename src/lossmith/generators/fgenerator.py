@@ -111,11 +111,9 @@ class FGenerator:
             object.__setattr__(self, name, member)
 
     def _numerical_conjugate(self, members: dict[str, Elementwise]) -> Elementwise:
-        inverse = members["inverse_link"]
-        if self.twin is None:
-            return numerical.conjugate_of(members["f"], members["df"], inverse, self.at_zero)
-        twin = self.twin  # asked when first needed: a twin names its own twin
-        return numerical.conjugate_by_reverse(lambda v: twin().df(v), inverse, self.at_zero)
+        twin = self.twin  # asked only when needed: a twin names its own twin
+        reverse_df = None if twin is None else lambda v: twin().df(v)
+        return numerical.conjugate_of(members["f"], members["df"], members["inverse_link"], self.at_zero, reverse_df)
 
     def _on_ratios(self, member: str, formula: Elementwise, outside: float, at_zero: float) -> Elementwise:
         """A formula of u >= 0, also at 0; a formula with a vertical tangent at 0 is not evaluated there."""
@@ -138,7 +136,8 @@ class FGenerator:
 
         def of_slope(t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
             t = self._real(member, "t", t)
-            below, above = t < low, t > high if closed or math.isinf(high) else t >= high
+            below = t <= low if math.isinf(low) else t < low
+            above = t > high if closed or math.isinf(high) else t >= high
             value = formula(torch.where(below | above, inside, t))
             value = torch.where(below, below_slope_at_zero, value)
             return torch.where(above, math.inf, value)
@@ -317,11 +316,14 @@ class FGenerator:
             raise ValueError(f"from_function: f(1) must be 0; got {f(one).item():.6g}. Subtract it")
         slope = numerical.derivative(f)
         numerical.check_convex(lambda u: f(u).detach(), lambda u: slope(u).detach(), interval, points)
+        grid = torch.logspace(math.log10(interval[0]), math.log10(interval[1]), points, dtype=torch.float64)
+        flat = numerical.derivative(slope)(grid).detach() == 0
         called = name or getattr(f, "__name__", "f")
         return FGenerator(
             name=called,
             formula=rf"\text{{{called}}}(u)",
             f=f,
+            strict=not bool((flat[1:] & flat[:-1]).any()),  # one flat point alone, as u - 1 to the fourth has, is no straight piece
             at_zero=numerical.limit(f, 0.0) if at_zero is None else at_zero,
             slope_at_zero=numerical.limit(slope, 0.0) if slope_at_zero is None else slope_at_zero,
             slope_at_infinity=numerical.limit(slope, math.inf) if slope_at_infinity is None else slope_at_infinity,

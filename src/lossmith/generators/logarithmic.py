@@ -64,7 +64,7 @@ jeffreys = register(
     FGenerator(
         name="jeffreys", formula=r"(u - 1) \log u", source="Jeffreys 1946, 'An invariant form for the prior probability'",
         f=lambda u: (u - 1) * u.log(),
-        df=lambda u: u.log() + (u - 1) / u,
+        df=lambda u: u.log() + (1 - 1 / u),
         d2f=lambda u: (1 + 1 / u) / u,
         f_log=lambda r: r * torch.expm1(r),
         df_log=lambda r: r - torch.expm1(-r),

@@ -1,7 +1,7 @@
 """What no formula is given for: derivatives, inverse links and conjugates found from the convex function itself.
 
 Derivatives come from ``torch.func.grad``. The inverse link, the u with f'(u) = t, comes from a bisection over the floats themselves:
-positive floats are ordered as their bits are, so 31 halvings of an integer interval (63 in float64) end at the largest float with
+positive floats are ordered as their bits are, so 30 halvings of an integer interval (62 in float64) end at the largest float with
 f'(u) <= t, whatever its size. That root is a constant to autograd. Two Newton steps from it, whose value is zero and whose derivatives
 are not, then make it a function of t: k Newton steps from a root are right to 2^k - 1 derivatives, so first, second and third
 derivatives are exact, by plain operations that ``vmap``, ``torch.func.grad`` and ``torch.compile`` pass through.
@@ -17,7 +17,8 @@ from lossmith._typing import Float, Tensor
 
 Elementwise: TypeAlias = Callable[[Tensor], Tensor]
 
-_BITS = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 63)}
+_BITS = {torch.float32: (torch.int32, 30, 7), torch.float64: (torch.int64, 62, 10)}
+"""Integers as wide as the floats, the halvings that leave neighbours, and the k for which 2^(2^k) is still a float."""
 
 
 def derivative(f: Elementwise) -> Elementwise:
@@ -30,12 +31,25 @@ def derivative(f: Elementwise) -> Elementwise:
 
 
 def largest_below(slope: Elementwise, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The largest float u with slope(u) <= t, for a non-decreasing slope; 0 where there is none. A constant to autograd."""
-    integers, halvings = _BITS[t.dtype]
+    """The largest float u with slope(u) <= t, for a non-decreasing slope; 0 where there is none. A constant to autograd.
+
+    The bracket is widened from 1 outwards, through 2^(2^k), so that a formula that breaks down at the far ends of the range is not
+    asked there about a root in the middle.
+    """
+    integers, halvings, doublings = _BITS[t.dtype]
     with torch.no_grad():
         t = t.detach()
-        low = torch.zeros_like(t, dtype=integers)
-        high = torch.full_like(t, torch.inf).view(integers)
+        one = torch.ones_like(t)
+        upwards = slope(one) <= t
+        low, high = torch.where(upwards, one, 0), torch.where(upwards, torch.inf, one)
+        searching = torch.ones_like(upwards)
+        for k in range(doublings):
+            u = torch.where(upwards, 2.0 ** (2**k) * one, 2.0 ** -(2**k) * one)
+            below = slope(u) <= t
+            low = torch.where(searching & below, u, low)
+            high = torch.where(searching & ~below, u, high)
+            searching = searching & (below == upwards)
+        low, high = low.view(integers), high.view(integers)
         for _ in range(halvings):
             middle = low + (high - low) // 2
             below = slope(middle.view(t.dtype)) <= t
@@ -44,11 +58,12 @@ def largest_below(slope: Elementwise, t: Float[Tensor, "*n"]) -> Float[Tensor, "
 
 
 def inverse_of(df: Elementwise, d2f: Elementwise) -> Elementwise:
-    """The inverse link (f')^-1 of a monotone f': 0 below its range, the largest float above it."""
+    """The inverse link (f')^-1 of a monotone f': 0 below its range, +inf above it."""
 
     def inverse_link(t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         root = largest_below(df, t)
-        inside = (root > 0) & (root < torch.finfo(t.dtype).max)
+        largest = torch.finfo(t.dtype).max
+        inside = (root > 0) & (root < largest) & df(root).detach().isfinite()
         u = torch.where(inside, root, 1)
         t = torch.where(inside, t, 0)
         for _ in range(2):
@@ -57,33 +72,35 @@ def inverse_of(df: Elementwise, d2f: Elementwise) -> Elementwise:
             curvature = d2f(u)
             strict = curvature > 0
             u = u - torch.where(strict, residual / torch.where(strict, curvature, 1), 0)
-        return torch.where(inside, u, root)
+        return torch.where(inside, u, torch.where(root < largest, root, torch.inf))
 
     return inverse_link
 
 
-def conjugate_of(f: Elementwise, df: Elementwise, inverse_link: Elementwise, at_zero: float) -> Elementwise:
-    """f*(t) = t u - f(u) at u = (f')^-1(t)."""
+def conjugate_of(f: Elementwise, df: Elementwise, inverse_link: Elementwise, at_zero: float, reverse_df: Elementwise | None) -> Elementwise:
+    """f*(t) = t u - f(u) at u = (f')^-1(t).
+
+    For large u that is a small difference of large numbers. Where the reverse g(v) = v f(1/v) has a formula, -g'(1/u) takes its place
+    there: the same number, for f* is the intercept of f's tangent and g' is minus it.
+    """
 
     def conjugate(t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         u = inverse_link(t)
-        positive = u > 0
-        safe = torch.where(positive, u, 1)
+        inside = (u > 0) & u.isfinite()
+        safe = torch.where(inside, u, 1)
         # The derivative of t u - f(u) in u is zero at the root, but in floats a rounding error that du/dt may blow up: it is taken out.
         error = (t - df(safe)).detach()
         value = t * safe - f(safe) - error * (safe - safe.detach())
-        return torch.where(positive, value, -at_zero)
-
-    return conjugate
-
-
-def conjugate_by_reverse(reverse_df: Elementwise, inverse_link: Elementwise, at_zero: float) -> Elementwise:
-    """f*(t) = -g'(1/u) at u = (f')^-1(t), with g(v) = v f(1/v): the same number, without the difference of two large ones."""
-
-    def conjugate(t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        u = inverse_link(t)
-        positive = u > 0
-        return torch.where(positive, -reverse_df(1 / torch.where(positive, u, 1)), -at_zero)
+        if reverse_df is None:
+            value = torch.where(inside, value, torch.inf)
+        else:
+            large = u > 2
+            # At a corner of f the link jumps over t, and from there on f* is straight.
+            straight = inside & (error > 64 * torch.finfo(t.dtype).eps * t.detach().abs())
+            beyond = torch.where(straight, safe.detach() * (t - torch.where(straight, df(safe).detach(), 0)), 0)
+            value = torch.where(large, beyond - reverse_df(1 / torch.where(large, u, 3)), value)
+        value = torch.where(value.isnan(), torch.inf, value)  # both terms beyond the largest float: so is f*
+        return torch.where(u > 0, value, -at_zero)
 
     return conjugate
 

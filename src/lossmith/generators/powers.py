@@ -16,6 +16,7 @@ import math
 
 import torch
 
+from lossmith._typing import Float, Tensor
 from lossmith.card import Range
 from lossmith.generators._parameters import inside
 from lossmith.generators.fgenerator import FGenerator
@@ -48,8 +49,8 @@ pearson_chi2 = register(
 neyman_chi2 = register(
     FGenerator(
         name="neyman_chi2", formula=r"(u - 1)^2 / u", source="Neyman 1949",
-        f=lambda u: (u - 1) * ((u - 1) / u),
-        df=lambda u: (1 + 1 / u) * ((u - 1) / u),
+        f=lambda u: (u - 1) * (1 - 1 / u),
+        df=lambda u: (1 + 1 / u) * (1 - 1 / u),
         d2f=lambda u: 2 / u / u / u,
         conjugate=lambda t: 2 * t / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: (1 - t).rsqrt(),
@@ -72,8 +73,8 @@ total_variation = register(
 triangular = register(
     FGenerator(
         name="triangular", formula=r"(u - 1)^2 / (u + 1)", source="Vincze 1981; Le Cam 1986; Topsoe 2000",
-        f=lambda u: (u - 1) * ((u - 1) / (u + 1)),
-        df=lambda u: (u - 1) / (u + 1) * ((u + 3) / (u + 1)),
+        f=lambda u: (u - 1) * (1 - 2 / (u + 1)),
+        df=lambda u: (1 - 2 / (u + 1)) * (1 + 2 / (u + 1)),
         d2f=lambda u: (2 / (u + 1)).pow(3),
         conjugate=lambda t: t * (3 - (1 - t).sqrt()) / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: 2 * (1 - t).rsqrt() - 1,
@@ -107,4 +108,18 @@ def chi_p(p: float) -> FGenerator:
         conjugate=lambda t: t + (p - 1) * (t / p).abs().pow(p / (p - 1)),
         inverse_link=lambda t: 1 + t.sign() * (t / p).abs().pow(1 / (p - 1)),
         at_zero=1.0, slope_at_zero=-p, slope_at_infinity=math.inf,
+        twin=lambda: _reverse_chi_p(p),
+    )  # fmt: skip
+
+
+def _reverse_chi_p(p: float) -> FGenerator:
+    def odds(u: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        return (1 - 1 / u).abs()
+
+    return FGenerator(
+        name=f"reverse of chi_p(p={p})", formula=rf"|u - 1|^p / u^{{p - 1}}, p = {p:g}", source="Vajda 1973",
+        f=lambda u: (u - 1).abs() * odds(u).pow(p - 1),
+        df=lambda u: odds(u).pow(p - 1) * (p * (u - 1).sign() - (p - 1) * odds(u)),
+        d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
+        at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: chi_p(p),
     )  # fmt: skip
