@@ -17,6 +17,7 @@ def test_what_is_rederived_agrees_with_the_formulas(name):
     for member, at, tolerance in (("df", u, 1e-11), ("d2f", u, 1e-9), ("conjugate", t, 1e-9), ("inverse_link", t, 1e-9)):
         torch.testing.assert_close(getattr(found, member)(at), getattr(known, member)(at), rtol=tolerance, atol=1e-11)
     assert found.numerical == ("df", "d2f", "conjugate", "inverse_link")
+    assert (2 * found).tilted(1.0).numerical == found.numerical
     assert not known.numerical or set(known.numerical) == {"conjugate", "inverse_link"}
 
 

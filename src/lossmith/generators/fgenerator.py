@@ -58,7 +58,7 @@ class FGenerator:
         closed: whether f* is finite at the upper end of its domain, f'(inf).
         strict: whether f is strictly convex. If not, the link has no inverse, and ``inverse_link`` is one of the subgradients of f*.
         twin: gives the reverse's own closed form; None to derive it.
-        numerical: the members that were derived numerically.
+        numerical: the members that were derived numerically, or from such.
 
     Example:
         >>> import torch
@@ -90,13 +90,13 @@ class FGenerator:
     closed: bool = False
     strict: bool = True
     twin: Callable[[], "FGenerator"] | None = None
-    numerical: tuple[str, ...] = field(init=False, default=())
+    numerical: tuple[str, ...] = ()
     _reverse: "FGenerator | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Derive what is missing, then put every formula behind the domain it holds on."""
         formulas = ("df", "d2f", "conjugate", "inverse_link")
-        object.__setattr__(self, "numerical", tuple(name for name in formulas if getattr(self, name) is DERIVED))
+        object.__setattr__(self, "numerical", (*self.numerical, *(name for name in formulas if getattr(self, name) is DERIVED)))
         members: dict[str, Elementwise] = {}
         members["f"] = self._on_ratios("f", self.f, math.inf, self.at_zero)
         members["df"] = self._on_ratios("df", self.df or numerical.derivative(self.f), math.nan, self.slope_at_zero)
@@ -225,6 +225,7 @@ class FGenerator:
             slope_at_infinity=c * self.slope_at_infinity,
             closed=self.closed,
             strict=self.strict,
+            numerical=self.numerical,
             twin=lambda: result if self.reverse() is self else self.reverse().scaled(c),
         )
         return result
@@ -249,6 +250,7 @@ class FGenerator:
             slope_at_infinity=self.slope_at_infinity + c,
             closed=self.closed,
             strict=self.strict,
+            numerical=self.numerical,
             twin=lambda: self.reverse().tilted(-c),
         )
 
