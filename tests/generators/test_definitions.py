@@ -5,7 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
-from cases import CLOSED, DTYPES, REGISTERED
+from generator_cases import CLOSED, DTYPES, REGISTERED
 
 from lossmith import generators
 from lossmith.generators import alpha_amari, alpha_cichocki, alpha_f_dpo, alpha_tsallis, convert_alpha, kl, reverse_kl

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cases import REDERIVED, REGISTERED
+from generator_cases import REDERIVED, REGISTERED
 
 from lossmith.generators import FGenerator, jeffreys, kl
 

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from cases import ALL, DTYPES, REDERIVED, REGISTERED
+from generator_cases import ALL, DTYPES, REDERIVED, REGISTERED
 
 every = pytest.mark.parametrize("g", ALL.values(), ids=ALL.keys())
 registered = pytest.mark.parametrize("g", REGISTERED.values(), ids=REGISTERED.keys())
@@ -203,6 +203,16 @@ def test_beyond_the_domains(g, dtype):
         assert (g.inverse_link(t) == math.inf).all()
     at_end = torch.tensor(g.slope_at_infinity, dtype=torch.float64)
     assert g.conjugate(at_end).isfinite() == g.closed == (g.slope_at_infinity in g.conjugate_domain)
+
+
+@every
+def test_the_conjugate_at_the_end_of_its_domain(g):
+    """f*(f'(inf)) is minus the reverse's slope at 0; a function that nothing else is known of counts its end as outside."""
+    if g not in REDERIVED.values():
+        assert g.closed == math.isfinite(g.reverse().slope_at_zero)
+    if g.closed:
+        end = torch.tensor(g.slope_at_infinity, dtype=torch.float64)
+        assert g.conjugate(end).item() == pytest.approx(-g.reverse().slope_at_zero, rel=1e-7)
 
 
 @both

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from cases import CLOSED, REGISTERED
+from generator_cases import CLOSED, REGISTERED
 
 from lossmith.generators import jeffreys, kl, total_variation
 
