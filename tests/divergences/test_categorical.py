@@ -11,7 +11,7 @@ from scipy.special import rel_entr
 
 import lossmith
 from lossmith.divergences import categorical, divergence
-from lossmith.generators import all_generators, kl
+from lossmith.generators import all_generators, alpha_cichocki, kl
 
 GENERATORS = all_generators()
 every = pytest.mark.parametrize("name", GENERATORS)
@@ -113,9 +113,15 @@ def test_mistakes_are_named():
         divergence(P.exp(), Q, kl)
 
 
-def test_compiled_in_one_graph():
-    compiled = torch.compile(lambda p, q: divergence(p, q, "jensen_shannon", log=True), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(P, Q), divergence(P, Q, "jensen_shannon", log=True))
+@pytest.mark.parametrize("name", ["kl", "gan", "total_variation", alpha_cichocki(0.3), 2 * kl])
+@pytest.mark.parametrize("log", [False, True])
+def test_compiled_in_one_graph(name, log):
+    torch._dynamo.reset()
+    if not isinstance(name, str):
+        name.reverse()
+    compiled = torch.compile(lambda p, q: divergence(p, q, name, log=log), backend="aot_eager", fullgraph=True)
+    p, q = (P, Q) if log else (P.exp(), Q.exp())
+    torch.testing.assert_close(compiled(p, q), divergence(p, q, name, log=log))
 
 
 def test_the_example_runs():

@@ -77,7 +77,7 @@ def test_any_shape_and_half_precision():
         assert jeffreys.conjugate(torch.zeros(shape)).shape == shape
         assert kl.f(torch.ones(shape)).shape == shape
     half = torch.tensor([0.5, 2.0], dtype=torch.bfloat16)
-    for member in (kl.f, jeffreys.inverse_link, total_variation.df):
+    for member in (kl.f, kl.df_log, jeffreys.f_log, jeffreys.inverse_link, total_variation.df):
         assert member(half).dtype is torch.float32
         torch.testing.assert_close(member(half), member(half.float()))
 

@@ -23,6 +23,9 @@ def divergence(
     ``F.kl_div(q.log(), p, reduction="none").sum(-1)``, and ``divergence(log_p, log_q, "kl", log=True)`` is
     ``F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)``.
 
+    Under ``torch.compile(fullgraph=True)`` a generator that is no registered instance must have been asked for its ``reverse()``
+    once before: a graph can use a generator but not make one.
+
     Args:
         p: probabilities `(*rows, c)`, summing to 1 over the last axis; or their logarithms with ``log=True``.
         q: the same; p and q broadcast against each other.

@@ -105,8 +105,8 @@ class FGenerator:
         members["inverse_link"] = self._on_slopes("inverse_link", inverse, 0.0)
         conjugate = self.conjugate or self._numerical_conjugate(members)
         members["conjugate"] = self._on_slopes("conjugate", conjugate, -self.at_zero)
-        members["f_log"] = self.f_log or (lambda r: members["f"](r.exp()))
-        members["df_log"] = self.df_log or (lambda r: members["df"](r.exp()))
+        members["f_log"] = self._on_logs("f_log", self.f_log or (lambda r: members["f"](r.exp())))
+        members["df_log"] = self._on_logs("df_log", self.df_log or (lambda r: members["df"](r.exp())))
         for name, member in members.items():
             object.__setattr__(self, name, member)
 
@@ -128,6 +128,9 @@ class FGenerator:
             return torch.where(u < 0, outside, value)
 
         return of_ratio
+
+    def _on_logs(self, member: str, formula: Elementwise) -> Elementwise:
+        return lambda r: formula(self._real(member, "r", r))
 
     def _on_slopes(self, member: str, formula: Elementwise, below_slope_at_zero: float) -> Elementwise:
         """A formula of t in the conjugate's domain: constant below f'(0), +inf beyond f'(inf)."""

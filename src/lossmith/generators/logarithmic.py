@@ -143,6 +143,8 @@ jensen_shannon = register(_jensen_shannon("jensen_shannon", 0.5))
 
 jensen_shannon_gan = register(jensen_shannon.scaled(2.0, name="jensen_shannon_gan"))
 
+_gan_reverse = jensen_shannon_gan.tilted(_LOG2)
+
 gan = register(
     FGenerator(
         name="gan", formula=r"u \log u - (u + 1) \log(u + 1) + 2 \log 2", source=_FGAN,
@@ -155,7 +157,7 @@ gan = register(
         conjugate=lambda t: -_log1m_exp(t) - 2 * _LOG2,
         inverse_link=lambda t: -t.exp() / torch.expm1(t),
         df_log=F.logsigmoid,
-        at_zero=2 * _LOG2, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: jensen_shannon_gan.tilted(_LOG2),
+        at_zero=2 * _LOG2, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: _gan_reverse,
     )
 )  # fmt: skip
 
