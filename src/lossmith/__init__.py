@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "study")
+_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "divergences", "generators", "study")
 
 
 def __getattr__(name: str) -> Any:
