@@ -1,7 +1,7 @@
 """Convex functions, each written once: the generators of f-divergences, and all that is derived from them.
 
 An :class:`FGenerator` holds f, f', f'', the conjugate f*, the inverse link and the limits; its docstring states the conventions. The
-instances are in :mod:`~lossmith.generators.logarithmic`, :mod:`~lossmith.generators.powers` and :mod:`~lossmith.generators.alpha`;
+instances are in `logarithmic`, `powers` and `alpha`;
 ``get`` finds one by name, and ``FGenerator.from_function`` makes one from any convex function.
 """
 

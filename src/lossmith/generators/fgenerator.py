@@ -48,7 +48,7 @@ class FGenerator:
     Members are elementwise torch functions of any shape, in float32 or float64 (half precision is computed in float32 and returned
     in it), differentiable, and good for ``vmap``, ``torch.func`` and ``torch.compile``. A member of `u` holds up to the dtype's
     largest number; where slope_at_zero is -inf, f has gradient 0 at u = 0, so that what is off the support receives none. Of
-    the formulas only `f` is required: what an entry leaves out is derived numerically (see :mod:`lossmith.generators.numerical`)
+    the formulas only `f` is required: what an entry leaves out is derived numerically (see `lossmith.generators.numerical`)
     and named in `numerical`.
 
     Attributes:
@@ -340,7 +340,7 @@ def _sum(terms: Sequence[tuple[float, FGenerator]], name: str, twin: Callable[[]
 
     def total(member: str) -> Elementwise:
         parts = [(c, getattr(g, member)) for c, g in terms]
-        return lambda x: sum(c * part(x) for c, part in parts)
+        return lambda x: torch.stack([c * part(x) for c, part in parts]).sum(0)
 
     return FGenerator(
         name=name,

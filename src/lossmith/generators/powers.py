@@ -85,7 +85,7 @@ triangular = register(
 
 @family({"p": 1.5}, {"p": 3.0})
 def chi_p(p: float) -> FGenerator:
-    r"""Vajda's chi divergence of order p: the sum of |P - Q|^p / Q^(p-1).
+    r"""Vajda's chi divergence of order p: the sum of `|P - Q|^p / Q^(p-1)`.
 
     Args:
         p: its order, above 1; 2 gives `pearson_chi2`. (At 1 it is twice `total_variation`.)
