@@ -47,7 +47,7 @@ def _generalized(log_p: Float[Tensor, "*rows"], q: Hyper) -> Float[Tensor, "*row
         convex=False,
         proper=False,
         calibrated=True,
-        symmetric=None,
+        symmetric=False,
         shift_invariant=True,
         class_symmetric=True,
         growth="bounded",
@@ -108,10 +108,10 @@ def _comp_sum(log_p: Float[Tensor, "*rows"], tau: Hyper) -> Float[Tensor, "*rows
     aliases=("comp_sum_loss",),
     tags=("noisy labels", "robust", "H-consistency"),
     claims=Claims(
-        convex=None,
-        proper=None,
+        convex=False,  # only up to tau = 1
+        proper=False,  # only at tau = 1
         calibrated=Proved(True, "Mao, Mohri & Zhong 2023, Theorem 3.1: H-consistency bounds"),
-        symmetric=None,
+        symmetric=False,  # only at tau = 2
         shift_invariant=True,
         class_symmetric=True,
         growth="exponential",
