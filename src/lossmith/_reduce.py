@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossmith._checks import describe, holds
 from lossmith._options import DEFAULTS
-from lossmith._typing import Float, Shaped
+from lossmith._typing import Float, Hyper, Shaped
 from lossmith.card import Card, Range
 
 
@@ -61,6 +61,11 @@ def _check_tensor_range(card: Card, name: str, value: object) -> None:
 def working_dtype(x: Tensor) -> torch.dtype:
     """float32 inside for half precision; otherwise the input's own."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def scalar(value: Hyper, like: Tensor) -> Tensor:
+    """A hyper-parameter as a tensor beside another. A number is filled in on the device, so that nothing waits for a copy."""
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
 
 def full_precision(x: Tensor) -> torch.autocast:

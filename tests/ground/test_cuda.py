@@ -90,5 +90,5 @@ def test_a_target_or_weight_left_behind_is_named() -> None:
 
 def test_a_wrong_index_is_named_when_values_are_checked() -> None:
     z, y = torch.zeros(3, 4, device="cuda"), torch.tensor([0, 1, 7], device="cuda")
-    with lossmith.validate(True), pytest.raises(ValueError, match="class indices in 0..3"):
+    with lossmith.validate(True), pytest.raises(ValueError, match=r"class indices in 0\.\.3"):
         lossmith.cross_entropy(z, y)

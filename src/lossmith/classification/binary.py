@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from lossmith._binary import of_binary
 from lossmith._options import BinaryOptions
+from lossmith._reduce import scalar
 from lossmith._typing import Bool, Float, Hyper, Integer, Tensor
 from lossmith.card import At, Claims, Proved, Range, objective
 
@@ -87,7 +88,7 @@ def _asymmetric(
     shifted = torch.where(inside, shifted, 0.5)
     # 1 - p_m = m + sigma(-z), never 1 - sigma(z): by log1p where it is near 1, and without the sum where sigma(-z) is no float32
     small, far = shifted < 0.5, z > 80
-    margin = torch.as_tensor(shift, dtype=z.dtype, device=z.device)
+    margin = scalar(shift, z)
     near_rest = torch.log(margin + torch.sigmoid(-torch.where(far, 0, z)))
     far_rest = torch.where(margin > 0, torch.log(torch.where(margin > 0, margin, 1.0)), log_no)
     log_rest = torch.where(small, torch.log1p(-torch.where(small, shifted, 0.5)), torch.where(far, far_rest, near_rest))

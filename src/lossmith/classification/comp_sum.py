@@ -10,6 +10,7 @@ from typing import Unpack
 import torch
 
 from lossmith._options import RowOptions
+from lossmith._reduce import scalar
 from lossmith._rows import LogitSource, of_log_prob
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
@@ -23,7 +24,7 @@ def _power(log_p: Float[Tensor, "*rows"], q: Hyper) -> Float[Tensor, "*rows"]:
     near = exponent.abs() < 1e-2
     t, lp = torch.where(near, exponent, 0), torch.where(near, log_p, 0)
     series = lp * (1 + t / 2 * (1 + t / 3 * (1 + t / 4 * (1 + t / 5 * (1 + t / 6)))))  # expm1(t) / t to the last place
-    divisor = torch.where(near, 1.0, torch.as_tensor(q, dtype=log_p.dtype, device=log_p.device))
+    divisor = torch.where(near, 1.0, scalar(q, log_p))
     return -torch.where(near, series, torch.expm1(exponent) / divisor)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from lossmith._checks import describe, holds
 from lossmith._options import RowOptions
-from lossmith._reduce import full_precision, read, reduce, working_dtype
+from lossmith._reduce import full_precision, read, reduce, scalar, working_dtype
 from lossmith._rows import frame, is_label, of_logits, pick, weigh
 from lossmith._typing import Float, Hyper, Integer, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
@@ -37,7 +37,7 @@ def _worst_case(
 
 
 def _ldr_kl(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], temperature: Hyper, margin: Hyper) -> Float[Tensor, "*rows"]:
-    return _worst_case(z, y, torch.as_tensor(temperature, dtype=z.dtype, device=z.device), margin)
+    return _worst_case(z, y, scalar(temperature, z), margin)
 
 
 def _cross_entropy_less_log_c(input: Tensor, target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from lossmith._checks import describe, holds
 from lossmith._options import RowOptions
+from lossmith._reduce import scalar
 from lossmith._rows import of_logits, pick
 from lossmith._typing import Float, Hyper, Integer, Logits, Shaped, Target, Tensor
 from lossmith.card import At, Claims, Proved, Range, objective
@@ -15,7 +16,7 @@ def _adjusted(
     z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"], class_counts: Shaped[Tensor, " c"], tau: Hyper
 ) -> Float[Tensor, "*rows"]:
     # log counts in place of log frequencies: the log of their total is the same for all classes, and softmax does not see it
-    tau = torch.as_tensor(tau, dtype=z.dtype, device=z.device)
+    tau = scalar(tau, z)
     absent = class_counts == 0
     shift = tau * torch.log(torch.where(absent, 1, class_counts.to(z.dtype)))
     shift = torch.where(absent, torch.where(tau > 0, -torch.inf, 0), shift)  # tau log 0, and 0 at tau = 0
