@@ -41,6 +41,14 @@ WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
 
+def test_readme_names_every_objective() -> None:
+    from lossmith.card import all_cards
+
+    text = (ROOT / "README.md").read_text()
+    ours = [name for name, card in all_cards().items() if card.function.__module__.startswith("lossmith.")]
+    assert [name for name in ours if f"`{name}`" not in text] == []
+
+
 def test_readme_shows_python_and_commands() -> None:
     """Were the blocks not found, everything below would pass by testing nothing."""
     assert ROOT / "README.md" in WITH_PYTHON
