@@ -70,7 +70,7 @@ def judge(subject: Subject, name: str, search: Searcher, seed: int) -> str:
     narrowed = subject.card is not None and any(name in subject.card.hyper for name in subject.fixed)
     if claim is False and not narrowed:
         raise Failed(f"claimed False, but no counterexample was found ({tried})")
-    if claim is None:
+    if not claim:
         raise Unclaimed(f"holds on all we tried ({tried}): you may claim it")
     proof = f"proved ({given.source}); " if isinstance(given, Proved) else ""
     return f"{proof}tested ({tried})"
