@@ -21,8 +21,11 @@ from lossmith._reduce import (
     check_floating,
     check_weight,
     full_precision,
+    in_dtype,
+    not_ignored,
     read,
     reduce,
+    times,
     trailing,
     working_dtype,
 )
@@ -40,21 +43,21 @@ def of_binary(
     opt = read(row, options, hyper)
     t, keep, each = binary_frame(opt, input, target)
     with full_precision(input):
-        if_yes, if_no = row(torch.where(keep, input, 0).to(t.dtype), **hyper)
+        if_yes, if_no = row(torch.where(keep, input, 0).to(t.dtype), **in_dtype(hyper, input))
         if opt.pos_weight is not None:
-            if_yes = if_yes * _per_label(opt, "pos_weight", input)
+            if_yes = times(_per_label(opt, "pos_weight", input), if_yes)
         # an answer of probability 0 is left out, value and gradient: its loss may be infinite
         value = torch.where(t != 0, if_yes, 0) * t + torch.where(t != 1, if_no, 0) * (1 - t)
         if opt.weight is not None:
             each = each * _per_label(opt, "weight", input)
-        return reduce(torch.where(keep, value * each, 0), torch.where(keep, each, 0), opt)
+        return reduce(torch.where(keep, times(each, value), 0), torch.where(keep, each, 0), opt)
 
 
 def binary_frame(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Bool[Tensor, "*n"], Float[Tensor, "*n"]]:
     """The targets as numbers, which elements are kept, and their sample weights, after the checks."""
     _check(opt, input, target)
     dtype = working_dtype(input)
-    keep = target != opt.ignore_index
+    keep = not_ignored(target, opt.ignore_index)
     each = torch.ones((), dtype=dtype, device=input.device).expand(input.shape)
     if opt.sample_weight is not None:
         shape = opt.sample_weight.shape if isinstance(opt.sample_weight, Tensor) else input.shape
@@ -86,9 +89,15 @@ def _check(opt: Call, input: Tensor, target: Tensor) -> None:
 
 
 def _check_target(opt: Call, t: Tensor) -> None:
-    wrong = (t < 0) | (t > 1)
+    wrong = ~((t >= 0) & (t <= 1))  # NaN is no such number either
     if not holds(lambda: ~wrong.any(), t, always_on_cpu=True):
         raise ValueError(f"{opt.name}: target must hold numbers in [0, 1] or ignore_index={opt.ignore_index}; got {t[wrong][0].item():g}")
+
+
+def finite(z: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Logits with the largest numbers in place of infinities, so that a factor of 0 takes a loss to 0 and not to NaN."""
+    largest = torch.finfo(z.dtype).max
+    return z.clamp(-largest, largest)
 
 
 def _per_label(opt: Call, argument: str, input: Tensor) -> Tensor:
@@ -96,4 +105,6 @@ def _per_label(opt: Call, argument: str, input: Tensor) -> Tensor:
     weight = getattr(opt, argument)
     labels = input.shape[min(1, input.ndim - 1)] if input.ndim else 1
     shape = () if isinstance(weight, Tensor) and weight.ndim == 0 else (labels,)
+    if isinstance(weight, Tensor) and weight.shape != shape:
+        raise ValueError(f"{opt.name}: {argument} must have shape () or ({labels},), one a label; got {describe(weight)}")
     return along_axis(check_weight(opt.name, argument, weight, shape, input), input.ndim)

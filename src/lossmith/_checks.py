@@ -49,7 +49,7 @@ def describe(value: object) -> str:
     """What came, in a few words: ``float32 (4, 10)`` for a tensor, the repr otherwise."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    text = repr(value)
+    text = " ".join(repr(value).split())  # an array's spans lines
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 

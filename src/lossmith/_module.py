@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lossmith._checks import describe
 from lossmith.card import get
 
 
@@ -39,7 +40,9 @@ class Objective(nn.Module):
 
     def extra_repr(self) -> str:
         def brief(value: Any) -> str:
-            return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else repr(value)
+            if not isinstance(value, Tensor):
+                return repr(value)
+            return f"tensor{tuple(value.shape)}" if value.ndim else repr(value.detach())  # a parameter's own repr takes two lines
 
         return ", ".join([self.function.__name__, *(f"{name}={brief(value)}" for name, value in self.fixed.items())])
 
@@ -72,5 +75,6 @@ def objective(name_or_function: str | Callable[..., Any], **hyper: Any) -> nn.Mo
         function = card.function
     if isinstance(function, type) and issubclass(function, nn.Module):
         return function(**hyper)
-    assert callable(function)
+    if not callable(function):
+        raise TypeError(f"objective: name_or_function must be a name or a function (input, target); got {describe(function)}")
     return Objective(function, **hyper)

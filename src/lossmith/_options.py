@@ -66,7 +66,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Form of an objective -> the options it takes, with their defaults."""
 
 _CLASS_WEIGHT = "weight: per class `(c,)`, a factor on the loss of that class; a mean divides by the total weight."
-_LABEL_WEIGHT = "weight: per label (axis 1, or a number), a factor on that label's loss; a mean divides by the total weight."
+_LABEL_WEIGHT = "weight: per label `(l,)` (along axis 1) or 0-d, a factor on that label's loss; a mean divides by the total weight."
 _DENOMINATOR = (
     "denominator: what a mean divides by instead, so that micro-batches and ranks sum to the full batch's value; see "
     "`lossmith.denominator`. An error with another reduction."
@@ -81,7 +81,7 @@ _ROW_DOC = [
 ]
 _BINARY_DOC = [
     _LABEL_WEIGHT,
-    "pos_weight: per label (axis 1, or a number), a factor on the loss of the positive answer; not part of a mean's denominator.",
+    "pos_weight: per label `(l,)` (along axis 1) or 0-d, a factor on the loss of the positive answer; not part of a mean's denominator.",
     "sample_weight: per element, or per row (the leading axes of the input); 0 removes it, whatever it holds.",
     "ignore_index: elements whose target is this number are removed, whatever they hold.",
     _REDUCTION,

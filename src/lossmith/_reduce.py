@@ -5,6 +5,7 @@ that any split into micro-batches or ranks sums to the full batch's value and gr
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lossmith._checks import describe, holds
 from lossmith._options import DEFAULTS
-from lossmith._typing import Float, Hyper, Shaped
+from lossmith._typing import Bool, Float, Hyper, Shaped
 from lossmith.card import Card, Range
 
 
@@ -44,7 +45,40 @@ def read(row: Callable[..., Any], options: Mapping[str, Any], hyper: Mapping[str
         raise ValueError(f"{card.name}: reduction must be 'none', 'mean' or 'sum'; got {opt.reduction!r}")
     if opt.denominator is not None and opt.reduction != "mean":
         raise ValueError(f"{card.name}: denominator goes with reduction='mean'; got reduction={opt.reduction!r}")
+    _check_denominator(card.name, opt.denominator)
+    _check_ignore_index(card.name, opt.ignore_index)
     return opt
+
+
+def _check_denominator(name: str, given: object) -> None:
+    if given is None:
+        return
+    if isinstance(given, Tensor):
+        if given.ndim:
+            raise ValueError(f"{name}: denominator must be a number or a 0-d tensor; got {describe(given)}")
+        if not holds(lambda: given >= 0, given):
+            raise ValueError(f"{name}: denominator must be at least 0; got {given.item():g}")
+    elif isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise TypeError(f"{name}: denominator must be a number or a 0-d tensor; got {describe(given)}")
+    elif not given >= 0:
+        raise ValueError(f"{name}: denominator must be at least 0; got {given!r}")
+
+
+def _check_ignore_index(name: str, given: object) -> None:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"{name}: ignore_index must be an integer; got {describe(given)}")
+
+
+def not_ignored(target: Shaped[Tensor, "..."], ignore_index: int) -> Bool[Tensor, "..."]:
+    """Where the target is not `ignore_index`.
+
+    A dtype that cannot hold that number holds it nowhere; torch would compare with what is left of it, -100 being 156 in uint8.
+    """
+    if not target.is_floating_point() and target.dtype != torch.bool:
+        held = torch.iinfo(target.dtype)
+        if not held.min <= ignore_index <= held.max:
+            return torch.ones_like(target, dtype=torch.bool)
+    return target != ignore_index
 
 
 def _check_tensor_range(card: Card, name: str, value: object) -> None:
@@ -68,9 +102,24 @@ def scalar(value: Hyper, like: Tensor) -> Tensor:
     return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """No autocast inside an objective: a matrix product within it would otherwise round to half precision."""
-    return torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type  # "meta" has no autocast to switch off
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def in_dtype(hyper: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
+    """Hyper-parameters with the 0-d tensors in the input's working dtype: among 0-d losses a wider one would widen the result."""
+    dtype = working_dtype(x)
+    return {
+        name: value.to(dtype) if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point() else value
+        for name, value in hyper.items()
+    }
+
+
+def times(share: Hyper, loss: Tensor) -> Tensor:
+    """share * loss, where no share of an infinite loss is nothing, and not NaN."""
+    return share * torch.where(loss.isinf() & (share == 0), 0, loss)
 
 
 def check_floating(name: str, input: object) -> None:
@@ -98,7 +147,11 @@ def reduce(value: Tensor, each: Tensor, opt: Call) -> Tensor:
         return value
     if opt.reduction == "sum":
         return value.sum()
-    return value.sum() / (nonzero(each.sum()) if opt.denominator is None else opt.denominator)
+    if opt.denominator is None:
+        return value.sum() / nonzero(each.sum())
+    if isinstance(opt.denominator, Tensor):
+        return value.sum() / nonzero(opt.denominator.to(value.dtype))
+    return value.sum() / (opt.denominator or 1.0)
 
 
 def nonzero(total: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -128,9 +181,9 @@ def denominator(
 
     Args:
         target: class indices `(n, *d)`, or class probabilities `(n, c, *d)`, as given to the objective.
-        classes: the number of classes; not needed, checked against the indices when given.
+        classes: the number of classes; not needed, but what is given is checked against it.
         weight: per class, as given to the objective.
-        sample_weight: per row, as given to the objective.
+        sample_weight: per row (elementwise: per element, or for the leading axes), as given to the objective.
         ignore_index: as given to the objective.
         elementwise: the target of a binary or multi-label objective, one number an element.
         group: a process group, or `torch.distributed.group.WORLD`, to sum over.
@@ -149,24 +202,36 @@ def denominator(
     dtype = torch.float32
     for given in (weight, sample_weight, target):
         dtype = torch.promote_types(dtype, given.dtype) if given is not None and given.is_floating_point() else dtype
-    if elementwise:
-        shape, keep = target.shape, target != ignore_index
-    elif target.is_floating_point():
+    _check_ignore_index("denominator", ignore_index)
+    if target.is_floating_point() and not elementwise:
         if target.ndim == 0:
             raise ValueError(f"denominator: target must be class indices or class probabilities; got {describe(target)}")
         axis = min(1, target.ndim - 1)
         shape = target.shape[:axis] + target.shape[axis + 1 :]
         keep = torch.ones(shape, dtype=torch.bool, device=target.device)
+        classes = target.shape[axis] if classes is None else classes
     else:
-        shape, keep = target.shape, target != ignore_index
-    if classes is not None and weight is not None and weight.shape != (classes,):
-        raise ValueError(f"denominator: weight must have shape ({classes},); got {describe(weight)}")
+        shape, keep = target.shape, not_ignored(target, ignore_index)
     each = torch.ones(shape, dtype=dtype, device=target.device)
     if weight is not None and elementwise:
+        labels = target.shape[min(1, target.ndim - 1)] if target.ndim else 1
+        if weight.shape not in ((), (labels,)):
+            raise ValueError(f"denominator: weight must have shape () or ({labels},); got {describe(weight)}")
         each = each * along_axis(weight.to(dtype), target.ndim)
-    elif weight is not None and not target.is_floating_point():
-        each = weight.to(dtype)[torch.where(keep, target, 0).long()]
+    elif weight is not None:
+        if weight.ndim != 1 or weight.shape[0] != (classes or weight.shape[0]):
+            raise ValueError(f"denominator: weight must have shape ({classes or 'c'},); got {describe(weight)}")
+        classes = weight.shape[0]
+    if not elementwise and not target.is_floating_point():
+        label = torch.where(keep, target, 0).long()
+        if classes is not None and not holds(lambda: ((label >= 0) & (label < classes)).all(), label, always_on_cpu=True):
+            wrong = label[(label < 0) | (label >= classes)][0].item()
+            raise ValueError(f"denominator: target must hold class indices in 0..{classes - 1} or ignore_index={ignore_index}; got {wrong}")
+        each = each if weight is None else weight.to(dtype)[label]
     if sample_weight is not None:
+        given = sample_weight.shape
+        if given != (shape[: len(given)] if elementwise else shape):
+            raise ValueError(f"denominator: sample_weight must have shape {tuple(shape)}; got {describe(sample_weight)}")
         each = each * trailing(sample_weight.to(dtype), each.ndim)
     total = torch.where(keep, each, 0).sum()
     if group is not None:

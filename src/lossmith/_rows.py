@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossmith._checks import describe, holds
-from lossmith._reduce import Call, check_floating, check_weight, full_precision, read, reduce, working_dtype
+from lossmith._reduce import Call, check_floating, check_weight, full_precision, in_dtype, not_ignored, read, reduce, times, working_dtype
 from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target
 
 
@@ -87,6 +87,7 @@ def of_log_prob(
         return _finish(batch, row(input.target_log_prob(batch.label, batch.keep), **hyper))
     with full_precision(input):
         log_p = log_probabilities(batch, input)
+        hyper, smoothing = in_dtype(hyper, log_p), in_dtype({"by": smoothing}, log_p)["by"]
         if smooth:
             return _finish(batch, _smoothed(batch, row, log_p, smoothing, hyper), weighted=True)
         return _finish(batch, expected(batch, log_p, lambda lp: row(lp, **hyper)))
@@ -115,6 +116,7 @@ def of_log_probs(
     opt = read(row, options, hyper)
     batch = frame(opt, input, target)
     with full_precision(input):
+        hyper = in_dtype(hyper, input)
         log_p = log_probabilities(batch, input).movedim(batch.axis, -1)
         if batch.label is not None:
             return _finish(batch, row(_pick(log_p, batch.label, -1), log_p, **hyper))
@@ -134,6 +136,7 @@ def of_logits(
     opt = read(row, options, hyper)
     batch = frame(opt, input, target)
     with full_precision(input):
+        hyper = in_dtype(hyper, input)
         z = batch.mask(input).to(working_dtype(input)).movedim(batch.axis, -1)
         if batch.label is not None:
             return _finish(batch, row(z, batch.label, **hyper))
@@ -162,7 +165,7 @@ def _expectation(batch: Batch, row: Callable[[Tensor], Tensor], x: Logits) -> Fl
     named = batch.soft != 0
     value = torch.where(named, row(torch.where(named, x, 0)), 0) * batch.soft
     if batch.class_weight is not None:
-        value = value * batch.per_class(batch.class_weight)
+        value = times(batch.per_class(batch.class_weight), value)
     return value.sum(batch.axis)
 
 
@@ -177,9 +180,9 @@ def _smoothed(
     every = row(log_p, **hyper)
     hard = row(_pick(log_p, batch.label, batch.axis), **hyper)
     if batch.class_weight is not None:
-        every = every * batch.per_class(batch.class_weight)
-        hard = hard * batch.class_weight[batch.label]
-    return (1 - smoothing) * hard + every.sum(batch.axis) * (smoothing / batch.classes)
+        every = times(batch.per_class(batch.class_weight), every)
+        hard = times(batch.class_weight[batch.label], hard)
+    return times(1 - smoothing, hard) + times(smoothing / batch.classes, every.sum(batch.axis))
 
 
 def weigh(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
@@ -187,7 +190,7 @@ def weigh(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False
     each = torch.ones_like(value)
     if batch.label is not None and batch.class_weight is not None:
         each = batch.class_weight[batch.label]
-        value = value if weighted else value * each
+        value = value if weighted else times(each, value)
     if batch.sample_weight is not None:
         each, value = each * batch.sample_weight, value * batch.sample_weight
     return torch.where(batch.keep, value, 0), torch.where(batch.keep, each, 0)
@@ -211,7 +214,7 @@ def frame(opt: Call, input: Logits | LogitSource, target: Tensor) -> Batch:
     else:
         if target.shape != rows:
             raise ValueError(f"{opt.name}: target must have shape {tuple(rows)}, the input's without the classes; got {describe(target)}")
-        keep = target != opt.ignore_index
+        keep = not_ignored(target, opt.ignore_index)
     weight, sample_weight = opt.weight, opt.sample_weight
     if weight is not None:
         weight = check_weight(opt.name, "weight", weight, (classes,), input)

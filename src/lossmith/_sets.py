@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossmith._binary import binary_frame
 from lossmith._checks import describe
-from lossmith._reduce import Call, check_floating, check_weight, full_precision, nonzero, read, working_dtype
+from lossmith._reduce import Call, check_floating, check_weight, full_precision, in_dtype, nonzero, read, working_dtype
 from lossmith._rows import Batch, frame
 from lossmith._typing import Float, Hyper, Integer, Shaped
 
@@ -50,7 +50,7 @@ def of_counts(
     with full_precision(input):
         p, t, share = (_sigmoid_channels if activation == "sigmoid" else _softmax_classes)(opt, input, target)
         counts = _count(p, t, share, squared=squared, over=opt.over, group=opt.group)
-        loss = row(*counts, **hyper)
+        loss = row(*counts, **in_dtype(hyper, input))
         weight = torch.ones(loss.shape[-1], dtype=loss.dtype, device=loss.device)
         if opt.weight is not None:
             weight = check_weight(opt.name, "weight", opt.weight, (loss.shape[-1],), input)

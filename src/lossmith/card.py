@@ -201,13 +201,16 @@ class Card:
         """Raise ValueError for a plain number or word outside its range, naming objective, argument, interval and value."""
         for name, allowed in self.ranges.items():
             value = hyper.get(name)
-            if isinstance(value, Tensor) and isinstance(allowed, Range) and allowed.whole:
-                raise TypeError(f"{self.name}: {name} must be a plain number in {allowed}; got {describe(value)}")
-            if value is None or isinstance(value, Tensor):
+            if isinstance(value, Tensor) and isinstance(allowed, Range):
+                if allowed.whole:
+                    raise TypeError(f"{self.name}: {name} must be a plain number in {allowed}; got {describe(value)}")
+                if value.ndim:
+                    raise ValueError(f"{self.name}: {name} must be a number or a 0-d tensor in {allowed}; got {describe(value)}")
+            if name not in hyper or isinstance(value, Tensor) or (value is None and self.hyper.get(name) is None):
                 continue
-            if isinstance(allowed, Range) and (isinstance(value, str) or not isinstance(value, (int, float))):
+            if isinstance(allowed, Range) and not isinstance(value, (int, float)):
                 raise TypeError(f"{self.name}: {name} must be a number or a 0-d tensor in {allowed}; got {describe(value)}")
-            if value not in allowed:
+            if value not in allowed:  # pyrefly: ignore[unsupported-operation] - numbers for a range, anything for a choice
                 raise ValueError(f"{self.name}: {name} must be in {allowed}; got {value!r}")
 
 
@@ -281,6 +284,9 @@ def _verify(card: Card) -> None:
     unknown = [n for n in card.ranges if n not in card.hyper]
     if unknown:
         raise ValueError(f"{card.name}: its card gives a range for {', '.join(unknown)}, which the function does not take")
+    other: Card | None = getattr(card.row, "card", None)
+    if other is not None and (other.name, other.function.__module__) != (card.name, card.function.__module__):
+        raise ValueError(f"{card.name}: its row function is that of {other.name}; each objective needs one of its own, to find its card by")
     for taken in (card.name, *card.aliases):
         owner = _cards.get(_aliases.get(taken, taken))
         if owner is not None and (owner.name, owner.function.__module__) != (card.name, card.function.__module__):

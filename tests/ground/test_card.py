@@ -70,6 +70,13 @@ def test_a_card_that_leaves_something_out_does_not_register(facts, message):
     assert cards._cards == before
 
 
+def test_two_objectives_do_not_share_a_row_function():
+    register()
+    register()  # a module that is reloaded registers the same again
+    with pytest.raises(ValueError, match="its row function is that of my_loss"):
+        register("another_loss")
+
+
 @pytest.mark.untyped
 def test_claims_must_be_claims():
     with pytest.raises(TypeError, match="claims must be a Claims"):

@@ -5,7 +5,7 @@ from typing import Unpack
 import torch
 import torch.nn.functional as F
 
-from lossmith._binary import of_binary
+from lossmith._binary import finite, of_binary
 from lossmith._options import BinaryOptions
 from lossmith._reduce import scalar
 from lossmith._typing import Bool, Float, Hyper, Integer, Tensor
@@ -60,7 +60,7 @@ def binary_cross_entropy(
     a logit at -inf with target 0               NaN                                  0, with a zero gradient
     integer and boolean targets                 an error                             taken as numbers
     targets outside [0, 1]                      taken                                an error (on the CPU, or when validating)
-    `weight`, `pos_weight`                      any shape that broadcasts            a number, or one a label (axis 1)
+    `weight`, `pos_weight`                      any shape that broadcasts            0-d, or one a label (axis 1)
     ==========================================  ===================================  ===============================
 
     Args:
@@ -81,6 +81,7 @@ def binary_cross_entropy(
 def _asymmetric(
     z: Float[Tensor, "*n"], gamma_negative: Hyper, gamma_positive: Hyper, shift: Hyper
 ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    z = finite(z)
     log_yes, log_no = F.logsigmoid(z), F.logsigmoid(-z)
     if_yes = torch.exp(gamma_positive * log_no) * -log_yes
     shifted = torch.sigmoid(z) - shift

@@ -5,6 +5,7 @@ from typing import Literal, Unpack
 import torch
 
 from lossmith._options import RowOptions
+from lossmith._reduce import times
 from lossmith._rows import of_log_probs
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Choice, Claims, Range, objective
@@ -16,7 +17,7 @@ def _bootstrap(log_p_y: Float[Tensor, "*#rows"], log_p: Float[Tensor, "*#rows c"
     else:
         possible = log_p > -torch.inf  # 0 log 0 is 0
         own = -torch.where(possible, log_p.exp() * torch.where(possible, log_p, 0), 0).sum(-1)
-    return beta * -log_p_y + (1 - beta) * own
+    return times(beta, -log_p_y) + (1 - beta) * own
 
 
 @objective(

@@ -20,7 +20,7 @@ _MAO = "Mao, Mohri & Zhong 2023, 'Cross-Entropy Loss Functions: Theoretical Anal
 
 def _power(log_p: Float[Tensor, "*rows"], q: Hyper) -> Float[Tensor, "*rows"]:
     """(1 - p^q) / q, and -log p at q = 0, with the right derivative in q there too."""
-    exponent = q * log_p
+    exponent = q * log_p.clamp_min(torch.finfo(log_p.dtype).min)  # 0 times -inf would be NaN
     near = exponent.abs() < 1e-2
     t, lp = torch.where(near, exponent, 0), torch.where(near, log_p, 0)
     series = lp * (1 + t / 2 * (1 + t / 3 * (1 + t / 4 * (1 + t / 5 * (1 + t / 6)))))  # expm1(t) / t to the last place

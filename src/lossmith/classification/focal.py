@@ -5,7 +5,7 @@ from typing import Unpack
 import torch
 import torch.nn.functional as F
 
-from lossmith._binary import of_binary
+from lossmith._binary import finite, of_binary
 from lossmith._options import BinaryOptions, RowOptions
 from lossmith._rows import LogitSource, of_log_prob
 from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target, Tensor
@@ -83,6 +83,7 @@ def focal_loss(
 
 
 def _binary_focal(z: Float[Tensor, "*n"], gamma: Hyper) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    z = finite(z)
     log_yes, log_no = F.logsigmoid(z), F.logsigmoid(-z)  # (1 - p)^gamma as exp(gamma log(1 - p)): no slope is ever infinite
     return torch.exp(gamma * log_no) * -log_yes, torch.exp(gamma * log_yes) * -log_no
 

@@ -275,6 +275,7 @@ class AdaptiveLDR(torch.nn.Module):
     def _update(self, z: Tensor, label: Tensor, index: Tensor, keep: Tensor, hyper: dict[str, Any]) -> None:
         """One step of the maximisation over the temperatures of these rows; of rows with the same index, the mean."""
         fitted = _refit(z, label, self.temperatures[index].to(z.dtype), **hyper).to(self.temperatures.dtype)
+        keep = keep & fitted.isfinite()  # a batch of NaN spoils one step, not the temperatures of its rows for good
         where, nothing = index.flatten(), torch.zeros_like(self.temperatures)
         total = nothing.index_add(0, where, torch.where(keep, fitted, 0).flatten())
         count = nothing.index_add(0, where, keep.to(nothing.dtype).flatten())

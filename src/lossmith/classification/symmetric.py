@@ -5,6 +5,7 @@ from typing import Literal, Unpack
 import torch
 
 from lossmith._options import RowOptions
+from lossmith._reduce import times
 from lossmith._rows import LogitSource, of_log_prob, of_log_probs
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Choice, Claims, Proved, Range, objective
@@ -14,7 +15,7 @@ _MA = "Ma et al. 2020, 'Normalized Loss Functions for Deep Learning with Noisy L
 
 
 def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zero: Hyper) -> Float[Tensor, "*rows"]:
-    return alpha * -log_p + beta * log_zero * torch.expm1(log_p)
+    return times(alpha, -log_p) + beta * log_zero * torch.expm1(log_p)
 
 
 @objective(

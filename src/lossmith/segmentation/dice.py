@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lossmith._options import SetOptions
-from lossmith._reduce import Call, along_axis, check_weight, full_precision
+from lossmith._reduce import Call, along_axis, check_weight, full_precision, in_dtype, times
 from lossmith._rows import expected, frame, log_probabilities, weigh
 from lossmith._sets import channel_frame, mean_over, of_counts, read_set
 from lossmith._typing import Float, Hyper, Integer, Over, Shaped, Tensor
@@ -190,7 +190,8 @@ def dice_cross_entropy(
     dice = of_counts(_dice_part, input, target, options, smooth=smooth, **structure)
     with full_precision(input):
         value, each = (_channel_log_losses if activation == "sigmoid" else _class_log_losses)(opt, input, target)
-        return dice_weight * dice + cross_entropy_weight * mean_over(value, each, opt)
+        scale = in_dtype(weights, input)
+        return scale["dice_weight"] * dice + times(scale["cross_entropy_weight"], mean_over(value, each, opt))
 
 
 def _class_log_losses(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
