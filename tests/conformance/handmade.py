@@ -90,7 +90,7 @@ def rows(name: str, mathematics=log_loss, claims: Claims = LOG_LOSS, *, hyper: M
     return card(name, "log_prob", call, row, claims, hyper or {}, **parts)
 
 
-def binary(name: str, *, pos_weight: bool = True) -> Card:
+def binary(name: str, *, pos_weight: bool = True, counts_pos_weight: bool = False) -> Card:
     """Binary cross-entropy; without `pos_weight` it takes the option and does nothing with it."""
 
     def row(z):
@@ -107,7 +107,10 @@ def binary(name: str, *, pos_weight: bool = True) -> Card:
             each = each * along_axis(_checked(opt, "weight", input), input.ndim)
         if opt.pos_weight is not None:
             _checked(opt, "pos_weight", input)
-        return reduce(torch.where(keep, value * each, 0), torch.where(keep, each, 0), opt)
+        value = value * each
+        if counts_pos_weight and opt.pos_weight is not None:
+            each = each * torch.where(t > 0, along_axis(_checked(opt, "pos_weight", input), input.ndim), 1.0)
+        return reduce(torch.where(keep, value, 0), torch.where(keep, each, 0), opt)
 
     return card(name, "binary", call, row, BINARY, {})
 

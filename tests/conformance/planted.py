@@ -146,6 +146,41 @@ def mean_over_everything(name):
     return rows(name, finish=finish)
 
 
+@bug("mean_denominator", "the mean of class probabilities divides by the number of rows, whatever their sample weights")
+def soft_mean_over_rows(name):
+    def finish(batch, value):
+        value, each = weigh(batch, value)
+        return value, each if batch.soft is None else batch.keep.to(each.dtype)
+
+    return rows(name, weigh=finish)
+
+
+@bug("mean_denominator", "the mean of class probabilities divides by the expected class weight, that of class indices by the label's")
+def soft_mean_over_weights(name):
+    def divided(batch, value):
+        value, each = weigh(batch, value)
+        if batch.soft is None or batch.class_weight is None:
+            return value, each
+        return value, each * (batch.soft * batch.per_class(batch.class_weight)).sum(batch.axis)
+
+    return rows(name, weigh=divided)
+
+
+@bug("mean_denominator", "`pos_weight` counts in what a mean divides by", "binary")
+def pos_weight_in_denominator(name):
+    return binary(name, counts_pos_weight=True)
+
+
+@bug("soft_targets", "of class probabilities only the largest gets a gradient")
+def soft_gradient_of_one(name):
+    def value(batch, log_p, row):
+        if batch.soft is not None:
+            log_p = torch.where(batch.soft == batch.soft.amax(batch.axis, keepdim=True), log_p, log_p.detach())
+        return expected(batch, log_p, row)
+
+    return rows(name, value=value)
+
+
 @bug("mean_denominator", "sample weights in the numerator of the mean only")
 def weight_in_numerator_only(name):
     def unweighted(batch, value):
@@ -354,6 +389,14 @@ def entropy_of_masked_class(name):
         return expected(batch, log_p, row) + 0.1 * entropy * (1 if batch.soft is None else batch.soft.sum(batch.axis))
 
     return rows(name, value=value, claims=Claims(shift_invariant=True, class_symmetric=True))
+
+
+@bug("masked_class", "0 * inf: a class masked by -inf to which class probabilities give none")
+def no_share_of_infinity(name):
+    def value(batch, log_p, row):
+        return expected(batch, log_p, row) if batch.soft is None else (batch.soft * row(log_p)).sum(batch.axis)
+
+    return rows(name, value=value)
 
 
 @bug("half_precision", "log_softmax in the input's half precision, converted afterwards")

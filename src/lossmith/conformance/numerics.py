@@ -150,11 +150,17 @@ def extremes_double_backward(subject: Subject, seed: int) -> str:
 def masked_class(subject: Subject, seed: int) -> str:
     z, y = problem(subject.form, seed)
     hidden = ((y + 1) % 4).unsqueeze(1) == torch.arange(4)
-    for row in range(z.shape[0]):
-        input = leaf(torch.where(hidden, -float("inf"), z)[row : row + 1])
-        loss = subject(input, y[row : row + 1])
-        if loss.isnan().any():
-            raise Failed("the loss is NaN", input=input.detach(), target=y[row : row + 1])
-        if loss.isfinite().all() and not gradient(loss.sum(), input).isfinite().all():
-            raise Failed("the loss is finite, its gradient is not", input=input.detach(), target=y[row : row + 1])
-    return "one class of four at -inf"
+    targets = [y]
+    if subject.card is not None and not subject.stateful:  # class probabilities that give it none
+        targets.append(torch.softmax(torch.where(hidden, -torch.inf, z.sin()), 1))
+    for target in targets:
+        for row in range(z.shape[0]):
+            input, one = leaf(torch.where(hidden, -torch.inf, z)[row : row + 1]), target[row : row + 1]
+            loss = subject(input, one)
+            if loss.isnan().any():
+                raise Failed("the loss is NaN", input=input.detach(), target=one)
+            if target is not y and not loss.isfinite().all():
+                raise Failed("the loss is infinite, though the class has no share in the target", input=input.detach(), target=one)
+            if loss.isfinite().all() and not gradient(loss.sum(), input).isfinite().all():
+                raise Failed("the loss is finite, its gradient is not", input=input.detach(), target=one)
+    return "one class of four at -inf" + (", class indices and probabilities" if len(targets) > 1 else "")

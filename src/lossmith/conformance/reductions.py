@@ -115,21 +115,29 @@ def mean_denominator(subject: Subject, seed: int) -> str:
         raise Skipped("the function takes no `reduction`")
     tried = []
     z, y = problem(subject.form, seed)
-    for used in ((), ("weight",), ("sample_weight",), ("ignore_index",), ("weight", "sample_weight", "ignore_index")):
+    every = ("weight", "sample_weight", "ignore_index")
+    for used in ((), ("weight",), ("sample_weight",), ("ignore_index",), ("pos_weight",), every):
         if not subject.takes(*used):
             continue
         tried.append(" + ".join(used) or "plain")
         law = _denominator_law(subject, used)
         require(law, input=z, target=y, sample_weight=per_row_weights(y))
+    if subject.card is None or subject.stateful:
+        return "; ".join(tried)
+    z, soft = problem(subject.form, seed, soft=True)
+    for used in ((), ("weight",), ("sample_weight",), ("weight", "sample_weight")):
+        if subject.takes(*used):
+            tried.append(" + ".join(("soft targets", *used)))
+            require(_denominator_law(subject, used, soft=True), input=z, target=soft, sample_weight=per_row_weights(y))
     return "; ".join(tried)
 
 
-def _denominator_law(subject: Subject, used: tuple[str, ...]):
+def _denominator_law(subject: Subject, used: tuple[str, ...], *, soft: bool = False):
     ignored = -100
 
     def law(input: Tensor, target: Tensor, sample_weight: Tensor) -> str | None:
         options: dict[str, object] = {}
-        kept = torch.ones_like(target, dtype=torch.bool)
+        kept = torch.ones_like(sample_weight, dtype=torch.bool)
         if "ignore_index" in used:
             kept.view(-1)[::3] = False
             target = torch.where(kept, target, ignored)
@@ -139,14 +147,20 @@ def _denominator_law(subject: Subject, used: tuple[str, ...]):
             classes = input.shape[min(1, input.ndim - 1)]
             weight = label_weights(classes)
             options["weight"] = weight if subject.form != "binary" or input.ndim > 1 else weight[0]
-            total = total * (options["weight"] if subject.form in ELEMENTS else weight[torch.where(kept, target, 0)])
+            if subject.form in ELEMENTS:
+                total = total * options["weight"]
+            elif not soft:  # the weights of class probabilities are in the loss, and not in what it is divided by
+                total = total * weight[torch.where(kept, target, 0)]
+        if "pos_weight" in used:
+            options["pos_weight"] = torch.tensor(3.0, dtype=torch.float64)
         if "sample_weight" in used:
             options["sample_weight"] = sample_weight
             total = total * sample_weight
         mean = subject(input, target, reduction="mean", **options)
         expected = subject(input, target, reduction="sum", **options) / total.sum().clamp_min(torch.finfo(torch.float64).tiny)
         if differ(mean, expected, 1e-12):
-            return f"mean with {', '.join(used) or 'no option'} is {mean.item():.8g}; sum / total weight is {expected.item():.8g}"
+            said = ", ".join((*used, *(("soft targets",) if soft else ()))) or "no option"
+            return f"mean with {said} is {mean.item():.8g}; sum / total weight is {expected.item():.8g}"
         return None
 
     return law

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lossmith.conformance.problems import problem
+from lossmith.conformance.problems import gradient, leaf, problem
 from lossmith.conformance.reductions import label_weights
 from lossmith.conformance.registry import ELEMENTS, ROWS, SETS, Failed, Skipped, differ, register, require
 from lossmith.conformance.subject import Subject
@@ -62,12 +62,17 @@ def _expectation(subject: Subject, seed: int, **weights: Tensor) -> None:
             labels = [torch.full_like(target.select(1, 0), k, dtype=torch.long) for k in range(input.shape[1])]
             each = torch.stack([subject(input, label, reduction="none", **weights) for label in labels], 1)
             expected = (target * each).sum(1)
+        if input.requires_grad and differ(gradient(got.sum(), input), gradient(expected.sum(), input), 1e-11):
+            return "the value is the expectation over labels, the gradient is not"
         if differ(got, expected, 1e-11):
             worst = (got - expected).abs().flatten().argmax()
             return f"gives {got.flatten()[worst].item():.8g}; the expectation over labels is {expected.flatten()[worst].item():.8g}"
         return None
 
     require(law, input=z, target=y)
+    said = law(leaf(z), y)
+    if said is not None:
+        raise Failed(said, input=z, target=y)
 
 
 _WHY = "mixup, distillation and annotators' votes are soft targets; a loss that means another thing there trains on another objective"
@@ -82,11 +87,11 @@ _WHY = "mixup, distillation and annotators' votes are soft targets; a loss that 
 def soft_targets(subject: Subject, seed: int) -> str:
     _needs_none(subject)
     _expectation(subject, seed)
-    return "sum_k t_k loss(z, k), unweighted"
+    return "sum_k t_k loss(z, k), unweighted, value and gradient"
 
 
 @register(
-    tests="with weights too: sum_k t_k w_k loss(z, k); and its mean divides by the number of rows",
+    tests="with weights too: sum_k t_k w_k loss(z, k), in value and gradient",
     why=_WHY,
     cause="the class weight of the most likely label, or one weight a row, applied to a soft target",
     forms=(*ROWS, *ELEMENTS),
