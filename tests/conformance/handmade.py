@@ -90,7 +90,7 @@ def rows(name: str, mathematics=log_loss, claims: Claims = LOG_LOSS, *, hyper: M
     return card(name, "log_prob", call, row, claims, hyper or {}, **parts)
 
 
-def binary(name: str, *, pos_weight: bool = True, counts_pos_weight: bool = False) -> Card:
+def binary(name: str, *, pos_weight: bool = True, counts_pos_weight: bool = False, guarded: bool = True) -> Card:
     """Binary cross-entropy; without `pos_weight` it takes the option and does nothing with it."""
 
     def row(z):
@@ -102,7 +102,9 @@ def binary(name: str, *, pos_weight: bool = True, counts_pos_weight: bool = Fals
         yes, no = row(torch.where(keep, input, 0).to(t.dtype))
         if opt.pos_weight is not None and pos_weight:
             yes = yes * along_axis(_checked(opt, "pos_weight", input), input.ndim)
-        value = torch.where(t != 0, yes, 0) * t + torch.where(t != 1, no, 0) * (1 - t)
+        if guarded:
+            yes, no = torch.where(t != 0, yes, 0), torch.where(t != 1, no, 0)
+        value = yes * t + no * (1 - t)
         if opt.weight is not None:
             each = each * along_axis(_checked(opt, "weight", input), input.ndim)
         if opt.pos_weight is not None:

@@ -399,6 +399,11 @@ def no_share_of_infinity(name):
     return rows(name, value=value)
 
 
+@bug("masked_class", "the loss of the answer that is not given is multiplied by 0: an absent label at -inf gives NaN", "binary")
+def both_answers(name):
+    return binary(name, guarded=False)
+
+
 @bug("half_precision", "log_softmax in the input's half precision, converted afterwards")
 def computed_in_half(name):
     return rows(name, log_p=lambda batch, input: F.log_softmax(batch.mask(input), batch.axis).to(working_dtype(input)))

@@ -54,7 +54,7 @@ def binary_cross_entropy(
     ==========================================  ===================================  ===============================
     a confident right no (z = -20, t = 0)       0 in float32: the digits cancel      2.06e-9, right to the last place
     a mean with `weight`                        divides by the number of elements    divides by the total weight
-    elements ignored                            no way                               ``ignore_index``, or ``sample_weight=0``
+    elements ignored                            `weight` 0: counted, NaN stays NaN   ``ignore_index``, or ``sample_weight=0``
     nothing kept, or no elements, mean          NaN                                  0, with a zero gradient
     half-precision input                        computed and returned in half        computed and returned in float32
     a logit at -inf with target 0               NaN                                  0, with a zero gradient

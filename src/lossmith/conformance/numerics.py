@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lossmith.conformance.growth import measured_growth
 from lossmith.conformance.problems import confident, gradient, leaf, problem
-from lossmith.conformance.registry import FORMS, ROWS, Failed, Skipped, differ, register
+from lossmith.conformance.registry import ELEMENTS, FORMS, ROWS, Failed, Skipped, differ, register
 from lossmith.conformance.subject import Subject, counted
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -142,13 +142,15 @@ def extremes_double_backward(subject: Subject, seed: int) -> str:
 
 
 @register(
-    tests="a class whose logit is -inf, and is not the label, gives no NaN; where the loss is finite so is its gradient",
-    why="masking impossible classes (tokens, actions) by -inf is common practice",
+    tests="a class (label) whose logit is -inf, and is not there, gives no NaN; where the loss is finite so is its gradient",
+    why="masking impossible classes (tokens, actions, labels) by -inf is common practice",
     cause="0 * -inf in a sum over classes: use xlogy, or a double `where`",
-    forms=ROWS,
+    forms=(*ROWS, *ELEMENTS),
 )
 def masked_class(subject: Subject, seed: int) -> str:
     z, y = problem(subject.form, seed)
+    if subject.form in ELEMENTS:
+        return _masked_labels(subject, z, y)
     hidden = ((y + 1) % 4).unsqueeze(1) == torch.arange(4)
     targets = [y]
     if subject.card is not None and not subject.stateful:  # class probabilities that give it none
@@ -164,3 +166,17 @@ def masked_class(subject: Subject, seed: int) -> str:
             if loss.isfinite().all() and not gradient(loss.sum(), input).isfinite().all():
                 raise Failed("the loss is finite, its gradient is not", input=input.detach(), target=one)
     return "one class of four at -inf" + (", class indices and probabilities" if len(targets) > 1 else "")
+
+
+def _masked_labels(subject: Subject, z: Tensor, y: Tensor) -> str:
+    """Every absent label at -inf."""
+    if subject.card is None:
+        raise Skipped("torch's own functions of one logit give NaN there, and a plain function may too")
+    for setting in subject.settings:
+        input = leaf(torch.where(y == 0, -torch.inf, z))
+        loss = subject.at(setting)(input, y)
+        if loss.isnan():
+            raise Failed("the loss is NaN", input=input.detach(), target=y)
+        if loss.isfinite() and not gradient(loss, input).isfinite().all():
+            raise Failed("the loss is finite, its gradient is not", input=input.detach(), target=y)
+    return f"every absent label at -inf, {counted(subject)}"
