@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import lossmith
-from lossmith.card import all_cards
+from lossmith._binary import of_binary
+from lossmith._rows import of_logits
+from lossmith.card import Claims, all_cards, aside, objective
 
 INF = math.inf
 
@@ -179,3 +181,31 @@ def test_a_batch_of_nan_does_not_spoil_the_temperatures_of_its_rows():
 def test_a_module_with_a_parameter_prints_on_one_line():
     loss = lossmith.objective("gce", q=torch.nn.Parameter(torch.tensor(0.5)))
     assert repr(loss) == "Objective(generalized_cross_entropy, q=tensor(0.5000))"
+
+
+def _by_matrix_product(z, y):
+    return torch.log_softmax(z @ torch.eye(z.shape[-1], dtype=z.dtype), -1).gather(-1, y.unsqueeze(-1)).squeeze(-1).neg()
+
+
+def _squared_logit(z):
+    return (z @ torch.eye(z.shape[-1])).square(), z.square()
+
+
+def test_autocast_is_off_inside_an_objective():
+    facts = {"source": "-", "summary": "-", "use_when": "-", "formula": "-", "claims": Claims()}
+
+    def among_classes(input, target, **options):
+        return of_logits(_by_matrix_product, input, target, options)
+
+    def single(input, target, **options):
+        return of_binary(_squared_logit, input, target, options)
+
+    with aside():
+        objective(row=_by_matrix_product, form="logits", **facts)(among_classes)
+        objective(row=_squared_logit, form="binary", **facts)(single)
+    z = logits(6, 4)
+    for loss, y in ((among_classes, torch.arange(6) % 4), (single, (z > 0).float())):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            within = loss(z, y)
+        assert torch.equal(within, loss(z, y))
+        assert within.dtype == torch.float32
