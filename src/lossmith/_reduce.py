@@ -118,7 +118,7 @@ def in_dtype(hyper: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
 
 
 def times(share: Hyper, loss: Tensor) -> Tensor:
-    """share * loss, where no share of an infinite loss is nothing, and not NaN."""
+    """share * loss, in which no share of an infinite loss is nothing, and not NaN."""
     return share * torch.where(loss.isinf() & (share == 0), 0, loss)
 
 

@@ -146,6 +146,14 @@ def mean_over_everything(name):
     return rows(name, finish=finish)
 
 
+@bug("mean_denominator", "with further axes, pixels or tokens, the mean forgets the sample weights")
+def mean_over_pixels(name):
+    def finish(value, each, batch):
+        return reduce(value, each if value.ndim < 2 else batch.keep.to(each.dtype), batch.options)
+
+    return rows(name, finish=finish)
+
+
 @bug("mean_denominator", "the mean of class probabilities divides by the number of rows, whatever their sample weights")
 def soft_mean_over_rows(name):
     def finish(batch, value):

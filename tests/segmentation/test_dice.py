@@ -245,3 +245,11 @@ def test_bad_options():
         lossmith.dice_cross_entropy(z, y, reduction="sum")
     with pytest.raises(TypeError, match="dice_cross_entropy: no option 'reduction'"):
         lossmith.objective("dice_cross_entropy", reduction="sum")
+
+
+def test_a_channel_ruled_out_by_an_infinite_logit_costs_nothing_where_it_is_absent():
+    z = torch.tensor([[[-math.inf, math.inf]], [[-math.inf, 0.0]]], requires_grad=True)
+    loss = lossmith.dice_cross_entropy(z, torch.tensor([[[0, 1]], [[0, 1]]]), activation="sigmoid", dice_weight=0.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2) / 4)
+    assert torch.equal(z.grad, torch.tensor([[[0.0, 0.0]], [[0.0, -0.125]]]))

@@ -113,23 +113,21 @@ def _rows_make_the_batch(subject: Subject, z: Tensor, y: Tensor) -> str:
 def mean_denominator(subject: Subject, seed: int) -> str:
     if not subject.takes("reduction"):
         raise Skipped("the function takes no `reduction`")
-    tried = []
-    z, y = problem(subject.form, seed)
+    tried: list[str] = []
     every = ("weight", "sample_weight", "ignore_index")
-    for used in ((), ("weight",), ("sample_weight",), ("ignore_index",), ("pos_weight",), every):
-        if not subject.takes(*used):
-            continue
-        tried.append(" + ".join(used) or "plain")
-        law = _denominator_law(subject, used)
-        require(law, input=z, target=y, sample_weight=per_row_weights(y))
-    if subject.card is None or subject.stateful:
-        return "; ".join(tried)
-    z, soft = problem(subject.form, seed, soft=True)
-    for used in ((), ("weight",), ("sample_weight",), ("weight", "sample_weight")):
-        if subject.takes(*used):
-            tried.append(" + ".join(("soft targets", *used)))
-            require(_denominator_law(subject, used, soft=True), input=z, target=soft, sample_weight=per_row_weights(y))
-    return "; ".join(tried)
+    # of a plain function no more is asked than rows (n, c) and class indices
+    for extra in ((), (3,)) if subject.card is not None and subject.form in ROWS else ((),):
+        z, y = problem(subject.form, seed, extra=extra)
+        _, soft = problem(subject.form, seed, extra=extra, soft=True)
+        for used in ((), ("weight",), ("sample_weight",), ("ignore_index",), ("pos_weight",), every):
+            if subject.takes(*used):
+                tried.append(" + ".join(used) or "plain")
+                require(_denominator_law(subject, used), input=z, target=y, sample_weight=per_row_weights(y))
+        for used in ((), ("weight",), ("sample_weight",), ("weight", "sample_weight")):
+            if subject.takes(*used) and subject.card is not None and not subject.stateful:
+                tried.append(" + ".join(("soft targets", *used)))
+                require(_denominator_law(subject, used, soft=True), input=z, target=soft, sample_weight=per_row_weights(y))
+    return "; ".join(dict.fromkeys(tried))
 
 
 def _denominator_law(subject: Subject, used: tuple[str, ...], *, soft: bool = False):

@@ -204,5 +204,5 @@ def _channel_log_losses(opt: Call, input: Tensor, target: Tensor) -> tuple[Tenso
     z = torch.where(keep, input, 0).to(t.dtype)
     if opt.weight is not None:
         each = each * along_axis(check_weight(opt.name, "weight", opt.weight, (input.shape[1],), input), input.ndim)
-    value = -t * F.logsigmoid(z) - (1 - t) * F.logsigmoid(-z)
-    return value * each, each
+    value = times(t, -F.logsigmoid(z)) + times(1 - t, -F.logsigmoid(-z))
+    return times(each, value), each
