@@ -122,3 +122,14 @@ def test_binary_gradients_at_extreme_logits(gamma):
         loss = lossmith.binary_focal_loss(z, torch.full((6,), t), gamma=gamma, reduction="none")
         assert loss.max().item() == 1e4
         assert torch.autograd.grad(loss.sum(), z)[0].abs().max().item() == pytest.approx(1)
+
+
+def test_the_papers_balance_and_the_two_ways_to_divide():
+    z, alpha, gamma = torch.linspace(-3, 3, 8, dtype=torch.float64), 0.25, 2.0
+    t = torch.tensor([0.0, 1, 0, 0, 1, 0, 1, 0], dtype=torch.float64)
+    p_t = torch.where(t == 1, z.sigmoid(), 1 - z.sigmoid())
+    theirs = torch.where(t == 1, alpha, 1 - alpha) * (1 - p_t) ** gamma * -p_t.log()
+    balance = {"weight": torch.tensor(1 - alpha).double(), "pos_weight": torch.tensor(alpha / (1 - alpha)).double()}
+    torch.testing.assert_close(lossmith.binary_focal_loss(z, t, reduction="none", **balance), theirs, rtol=1e-7, atol=0)
+    torch.testing.assert_close((1 - alpha) * lossmith.binary_focal_loss(z, t, **balance), theirs.mean(), rtol=1e-7, atol=0)
+    torch.testing.assert_close(lossmith.binary_focal_loss(z, t, denominator=t.sum(), **balance), theirs.sum() / 3, rtol=1e-7, atol=0)

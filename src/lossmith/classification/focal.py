@@ -126,8 +126,8 @@ def binary_focal_loss(
     The paper's :math:`\alpha` weighs a yes by :math:`\alpha` and a no by :math:`1 - \alpha`. That is ``weight=torch.tensor(1 - alpha),
     pos_weight=torch.tensor(alpha / (1 - alpha))``, with which ``reduction="none"`` and ``"sum"`` equal
     `torchvision.ops.sigmoid_focal_loss(input, target, alpha, gamma)` for targets 0 and 1. A mean divides by the total weight, so
-    torchvision's mean, which divides by the number of elements, is ``(1 - alpha)`` times ours with that `pos_weight`; the paper divides
-    by the number of anchors that hold an object: ``denominator=target.sum()``, with the same factor. torchvision's default
+    torchvision's mean, which divides by the number of elements, is ``(1 - alpha)`` times ours; the paper divides by the number of
+    anchors that hold an object, which is ``denominator=target.sum()`` with both weights and no further factor. torchvision's default
     ``alpha=0.25`` counts a yes a third of a no; `alpha=-1` there is no weights here. A target between 0 and 1 means the expectation over
     the answer here, and a probability in between inside the power there.
 
