@@ -163,7 +163,7 @@ def denominator(
     target: Shaped[Tensor, "..."],
     *,
     classes: int | None = None,
-    weight: Float[Tensor, " c"] | None = None,
+    weight: Float[Tensor, " c"] | Float[Tensor, ""] | None = None,
     sample_weight: Float[Tensor, "..."] | None = None,
     ignore_index: int = -100,
     elementwise: bool = False,
@@ -182,7 +182,7 @@ def denominator(
     Args:
         target: class indices `(n, *d)`, or class probabilities `(n, c, *d)`, as given to the objective.
         classes: the number of classes; not needed, but what is given is checked against it.
-        weight: per class, as given to the objective.
+        weight: per class (elementwise: per label, or 0-d), as given to the objective.
         sample_weight: per row (elementwise: per element, or for the leading axes), as given to the objective.
         ignore_index: as given to the objective.
         elementwise: the target of a binary or multi-label objective, one number an element.
