@@ -155,7 +155,7 @@ def _sum_exponential(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
 @objective(
     row=_sum_exponential,
     form="log_prob",
-    source=f"Weston & Watkins 1998; Awasthi et al. 2022, arXiv:2205.08017; {_MAO}",
+    source=f"Weston & Watkins 1998; Awasthi, Mao, Mohri & Zhong 2022, 'Multi-Class H-Consistency Bounds', NeurIPS 2022; {_MAO}",
     summary="the sum over the other classes of the exponential of their lead: the multi-class exponential loss",
     use_when="labels are clean and few hard rows should dominate, as in boosting",
     formula=r"\sum_{k \ne y} e^{z_k - z_y} = 1 / p_y - 1",

@@ -204,7 +204,8 @@ class AdaptiveLDR(torch.nn.Module):
     logits, which a call that takes a step is not.
 
     A row that is ignored or has weight 0 keeps its temperature; rows with the same index share one, set by their mean, and so do the
-    pixels of an image with one index. With several processes each keeps the temperatures of the rows it sees.
+    pixels of an image with one index. With several processes each keeps the temperatures of the rows it sees; where the loss is part of
+    a model in DistributedDataParallel, say ``broadcast_buffers=False``, or the first process's temperatures replace them.
 
     The authors' code differs in three ways: it divides the scores by the mean of their absolute values first (apply that to `input`
     to repeat their experiments), leaves the margin out of p, and adds 1e-5 to it.
