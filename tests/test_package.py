@@ -72,7 +72,8 @@ def test_wheel_is_pure_python_and_typed(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "lossmith/py.typed" in names
-    assert {Path(name).suffix for name in names if name.startswith("lossmith/")} <= {".py", ".typed", ".html", ".css", ".j2", ".txt"}
+    suffixes = {Path(name).suffix for name in names if name.startswith("lossmith/")}
+    assert suffixes <= {".py", ".typed", ".html", ".css", ".j2", ".json", ".txt"}
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
