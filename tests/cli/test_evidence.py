@@ -170,7 +170,7 @@ def test_a_card_that_says_nothing_but_was_measured_comes_last():
 def test_the_sentence_says_what_was_run_and_how_sure_it_is():
     found = finding("generalized_cross_entropy", objective="generalized_cross_entropy:q=0.7")
     assert Measured(made_up(), found).sentence == (
-        "digits with 40 % symmetric label noise, mlp, q=0.7: +1.0 points of accuracy [−1.0, +3.0] against cross_entropy, "
+        "digits with 40 % symmetric label noise, mlp, q=0.7, last epoch: +1.0 points of accuracy [−1.0, +3.0] against cross_entropy, "
         "no difference shown (10 seeds, 6 learning rates each)"
     )
     untuned = Measured(made_up(learning_rates=1), finding("a", scaled=True)).sentence

@@ -85,8 +85,9 @@ class Study:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Study":
         """The study that `benchmarks/evidence.py` wrote down."""
-        found = tuple(Finding(**one) for one in plain["findings"])
-        return cls(**{**plain, "situation": tuple(plain["situation"]), "versions": tuple(plain["versions"]), "findings": found})
+        values: dict[str, Any] = {**plain, "findings": tuple(Finding(**one) for one in plain["findings"])}
+        values |= {name: tuple(plain[name]) for name in ("situation", "versions")}
+        return cls(**values)
 
     def speaks_of(self, question: str) -> bool:
         """Whether a telling word of the question is met by a tag of the situation, exactly or by a word of the same meaning."""
@@ -103,13 +104,13 @@ class Measured:
 
     @property
     def sentence(self) -> str:
-        """``digits with 40 % ..., q=0.7: +1.1 points of accuracy [...] against cross_entropy, no difference shown (10 seeds, tuned)``."""
+        """``wine, mlp, last epoch: +1.1 points of accuracy [−1.6, +3.9] against cross_entropy, no difference shown (10 seeds, ...)``."""
         study, found = self.study, self.finding
         hyper = found.objective.removeprefix(found.name).removeprefix(":")
         budget = f"{study.learning_rates} learning rates each" if study.learning_rates > 1 else "one learning rate for all"
         said = f"{found.text} against {study.baseline}, {found.verdict}" if found.text else f"{found.verdict} against {study.baseline}"
         scaled = ", after temperature scaling" if found.scaled else ""
-        where = f"{study.setting}, {study.model}{', ' + hyper if hyper else ''}"
+        where = f"{study.setting}, {study.model}{', ' + hyper if hyper else ''}, {study.stop} epoch"
         return f"{where}: {said}{scaled} ({study.seeds} seeds, {budget})"
 
     @property

@@ -137,7 +137,7 @@ def _print_ranked(situation: str, matches: list[Match], start: Card, found: Mapp
     if not others:
         out.print(f"no other card speaks of {situation!r}; lossmith find lists them all")
         return
-    out.print(heading(f"then, by what the cards say of {situation!r}, and among equals by what was measured:"))
+    out.print(heading(f"then, by what the cards say of {situation!r}, and where that is close, by what was measured:"))
     for number, match in enumerate(others[:SHOWN], 1):
         entry = _entry(match.card, number)
         if match.evidence:
