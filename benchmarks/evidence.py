@@ -90,6 +90,7 @@ def recorded(wanted: Wanted, result: StudyResult) -> dict[str, Any]:
         "test": summary.test,
         "rows": {"train": sizes.train, "validation": sizes.validation, "test": sizes.test},
         "versions": [dict(versions) for versions in result.versions],
+        "warnings": list(result.notes),
         "command": wanted.command,
         "findings": [_finding(summary, line, spec.objectives[i].name) for i, line in enumerate(summary.lines())],
     }
@@ -102,6 +103,7 @@ def _finding(summary: Summary, line: Line, name: str) -> dict[str, Any]:
         "objective": line.objective,
         "mean": _finite(line.estimate.mean),
         "scaled": line.estimate.scaled,
+        "at_edge": summary.at_edge(line.objective),
         "difference": None if found is None else _finite(found.mean_difference),
         "low": None if found is None else _finite(found.low),
         "high": None if found is None else _finite(found.high),
@@ -117,6 +119,7 @@ def _text(summary: Summary, line: Line) -> str:
     if found is None or not math.isfinite(found.mean_difference):
         return ""
     unit = f"points of {metric.title}" if words.percent(metric) else f"in {metric.title}"
+    unit += "" if metric.higher_is_better else " (lower is better)"
     return f"{words.difference(metric, found.mean_difference)} {unit} {words.interval(metric, found.low, found.high)}"
 
 

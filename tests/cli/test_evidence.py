@@ -26,7 +26,7 @@ def finding(name: str = "a", verdict: str = "no difference shown", difference: f
     """A finding made up; its interval lies around the difference."""
     low, high = (None, None) if difference is None else (difference - 0.02, difference + 0.02)
     plain = {
-        "name": name, "objective": name, "mean": 0.9, "scaled": False, "difference": difference, "low": low, "high": high,
+        "name": name, "objective": name, "mean": 0.9, "scaled": False, "at_edge": 0, "difference": difference, "low": low, "high": high,
         "p_adjusted": 0.5, "verdict": verdict, "text": "" if difference is None else "+1.0 points of accuracy [−1.0, +3.0]",
     }  # fmt: skip
     return Finding(**plain | changes)
@@ -37,7 +37,7 @@ def made_up(*findings: Finding, situation: tuple[str, ...] = ("noisy labels",), 
         "situation": situation, "setting": "digits with 40 % symmetric label noise", "data": "digits", "noise": "symmetric:0.4",
         "imbalance": None, "model": "mlp", "metric": "accuracy", "higher_is_better": True, "stop": "last", "baseline": "cross_entropy",
         "seeds": 10, "epochs": 60, "learning_rates": 6, "test": "corrected_t", "rows": {"train": 8, "validation": 1, "test": 1},
-        "versions": ({"lossmith": "0.1.0"},), "command": "lossmith compare --data digits", "findings": findings,
+        "versions": ({"lossmith": "0.1.0"},), "warnings": (), "command": "lossmith compare --data digits", "findings": findings,
     }  # fmt: skip
     return Study(**plain | changes)
 
@@ -81,6 +81,7 @@ def test_every_study_is_complete_and_its_command_asks_for_what_was_run(lossmith)
 def test_every_number_is_consistent(study, found):
     assert cards.get(found.name).name == found.name == ObjectiveSpec.parse(found.objective).name
     metric = METRICS[study.metric]
+    assert 0 <= found.at_edge <= study.seeds
     if found.verdict == "baseline":
         assert (found.difference, found.low, found.high, found.p_adjusted, found.text) == (None, None, None, None, "")
         return
@@ -175,6 +176,8 @@ def test_the_sentence_says_what_was_run_and_how_sure_it_is():
     )
     untuned = Measured(made_up(learning_rates=1), finding("a", scaled=True)).sentence
     assert untuned.endswith("no difference shown, after temperature scaling (10 seeds, one learning rate for all)")
+    edge = Measured(made_up(), finding(at_edge=6)).sentence
+    assert edge.endswith("(10 seeds, 6 learning rates each, on 6 seeds at the edge of those tried)")
     assert ": failed against cross_entropy (10 seeds" in Measured(made_up(), finding(verdict="failed", difference=None)).sentence
 
 
@@ -186,8 +189,9 @@ def test_find_shows_what_was_measured_after_where_to_start(lossmith, monkeypatch
     ranked = json.loads(lossmith("find", "noisy labels", "--json").out)["ranked"]
     tied = [one["name"] for one in ranked if one["score"] == ranked[0]["score"]]
     assert (tied[0], tied[-1]) == ("symmetric_cross_entropy", "active_passive_loss")
-    line = next(line for line in ran.out.splitlines() if "measured  " in line)
-    assert "against cross_entropy, better (10 seeds, 6 learning rates each)" in line
+    said = " ".join(ran.out.split())
+    assert said.count(" measured digits with 40 % symmetric label noise") == 1  # the one that was worse is ninth, and only named
+    assert "against cross_entropy, better (10 seeds, 6 learning rates each)" in said
     assert "“no difference shown” is not “equal”" in ran.out
     missing = next(line for line in ran.out.splitlines() if line.startswith("not measured yet"))
     assert "taylor_cross_entropy" in missing

@@ -30,6 +30,7 @@ class Finding:
         objective: with its hyper-parameters, as ``lossmith compare`` reads it.
         mean: over the seeds; None where every learning rate diverged.
         scaled: whether the probabilities were taken after temperature scaling.
+        at_edge: seeds whose learning rate was the smallest or the largest tried, so that a better one may lie outside.
         difference: objective less baseline; None for the baseline itself, and where trials failed.
         low, high: its 95 % interval; None where there is none.
         p_adjusted: two-sided, after Holm over the study's comparisons.
@@ -41,6 +42,7 @@ class Finding:
     objective: str
     mean: float | None
     scaled: bool
+    at_edge: int
     difference: float | None
     low: float | None
     high: float | None
@@ -59,6 +61,7 @@ class Study:
         learning_rates: how many were tried for every objective inside each seed.
         rows: that train, validate and test in each seed.
         versions: of lossmith, torch and Python, once for each set that computed trials.
+        warnings: what a reader must know before believing the numbers, in sentences.
         command: the line that runs it again.
         findings: the baseline first.
     """
@@ -79,6 +82,7 @@ class Study:
     test: str
     rows: Mapping[str, int]
     versions: tuple[Mapping[str, str], ...]
+    warnings: tuple[str, ...]
     command: str
     findings: tuple[Finding, ...]
 
@@ -86,7 +90,7 @@ class Study:
     def from_dict(cls, plain: Mapping[str, Any]) -> "Study":
         """The study that `benchmarks/evidence.py` wrote down."""
         values: dict[str, Any] = {**plain, "findings": tuple(Finding(**one) for one in plain["findings"])}
-        values |= {name: tuple(plain[name]) for name in ("situation", "versions")}
+        values |= {name: tuple(plain[name]) for name in ("situation", "versions", "warnings")}
         return cls(**values)
 
     def speaks_of(self, question: str) -> bool:
@@ -108,6 +112,8 @@ class Measured:
         study, found = self.study, self.finding
         hyper = found.objective.removeprefix(found.name).removeprefix(":")
         budget = f"{study.learning_rates} learning rates each" if study.learning_rates > 1 else "one learning rate for all"
+        if study.learning_rates > 1 and 2 * found.at_edge > study.seeds:
+            budget += f", on {found.at_edge} seeds at the edge of those tried"
         said = f"{found.text} against {study.baseline}, {found.verdict}" if found.text else f"{found.verdict} against {study.baseline}"
         scaled = ", after temperature scaling" if found.scaled else ""
         where = f"{study.setting}, {study.model}{', ' + hyper if hyper else ''}, {study.stop} epoch"
