@@ -72,14 +72,15 @@ def test_wheel_is_pure_python_and_typed(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "lossmith/py.typed" in names
-    assert {Path(name).suffix for name in names if name.startswith("lossmith/")} <= {".py", ".typed", ".html", ".css", ".j2", ".txt"}
+    suffixes = {Path(name).suffix for name in names if name.startswith("lossmith/")}
+    assert suffixes <= {".py", ".typed", ".html", ".css", ".j2", ".json", ".txt"}
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
 def test_wheel_holds_every_source_file(wheel: Path) -> None:
     source = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "lossmith").rglob("*.py")}
-    assert source <= set(zipfile.ZipFile(wheel).namelist())
+    assert source | {"lossmith/cli/evidence.json"} <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_installing_changes_no_torch(environment: Path, tmp_path: Path) -> None:

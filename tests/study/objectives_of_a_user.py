@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import lossmith
+
 SEEN: list[tuple[str, Tensor]] = []
 """What the recording objectives were called with."""
 
@@ -68,3 +70,12 @@ def broken(in_features: int, n_classes: int) -> nn.Module:
 
 def frozen(in_features: int, n_classes: int) -> nn.Module:
     return nn.Linear(in_features, n_classes).requires_grad_(False)
+
+
+def on_flipped_labels(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy with every label replaced by the next class."""
+    return lossmith.cross_entropy(logits, (target + 1) % logits.shape[1])
+
+
+def another_name(logits: Tensor, target: Tensor) -> Tensor:
+    return lossmith.cross_entropy(logits, target)

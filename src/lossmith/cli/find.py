@@ -1,6 +1,6 @@
 """``lossmith find``: which objectives there are, and which fit a situation told in words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lossmith._checks import nearest
 from lossmith.card import Card, all_cards
+from lossmith.cli.evidence import Measured, all_studies, measured, reorder, unspoken
 from lossmith.cli.matching import Match, rank, words
 from lossmith.cli.output import console, heading, print_json
 from lossmith.cli.problems import USAGE, Problem, listed
@@ -19,6 +20,9 @@ START = "cross_entropy"
 
 SHOWN = 8
 """How many objectives a ranking shows in full."""
+
+STYLES = {"better": "green", "worse": "red", "failed": "magenta"}
+"""Colours of what was measured; every other verdict is neutral."""
 
 PROPERTIES = ("convex", "proper", "calibrated", "symmetric", "shift_invariant", "class_symmetric", "bounded", "probabilities")
 """What `--property` may ask for: the yes-or-no claims, and two facts that read like one."""
@@ -47,12 +51,13 @@ def find(
         return 0
     if not words(situation):
         raise Problem(f"no telling word in {situation!r}; try 'noisy labels', 'rare classes', 'calibrated probabilities'", USAGE)
-    matches = rank(situation, chosen)
+    found = measured(situation, all_studies())
+    spoken = rank(situation, chosen)
+    matches = reorder([*spoken, *unspoken(spoken, chosen, found)], found)
     if as_json:
-        ranked = [_facts(match.card) | {"score": round(match.score, 3), "evidence": _evidence(match)} for match in matches]
-        print_json({"situation": situation, "start_here": START, "ranked": ranked})
+        print_json({"situation": situation, "start_here": START, "ranked": [_ranked(match, found) for match in matches]})
     else:
-        _print_ranked(situation, matches, cards[START])
+        _print_ranked(situation, matches, cards[START], found)
     return 0
 
 
@@ -87,8 +92,13 @@ def _facts(card: Card) -> dict[str, Any]:
     }
 
 
-def _evidence(match: Match) -> list[dict[str, str]]:
-    return [{"asked": asked, "met": met, "in": where} for asked, met, where in match.evidence]
+def _ranked(match: Match, found: Mapping[str, list[Measured]]) -> dict[str, Any]:
+    """A card with why it is here: what it declares (evidence) and what our studies found (measured)."""
+    return _facts(match.card) | {
+        "score": round(match.score, 3),
+        "evidence": [{"asked": asked, "met": met, "in": where} for asked, met, where in match.evidence],
+        "measured": [entry.as_dict() for entry in found.get(match.card.name, ())],
+    }
 
 
 def _print_rooms(cards: list[Card]) -> None:
@@ -118,7 +128,7 @@ def _entry(card: Card, number: int | None = None) -> Table:
     return entry
 
 
-def _print_ranked(situation: str, matches: list[Match], start: Card) -> None:
+def _print_ranked(situation: str, matches: list[Match], start: Card, found: Mapping[str, list[Measured]]) -> None:
     out = console()
     out.print(Text.assemble(("start here: ", "bold"), (start.name, "bold cyan"), f"  {start.summary}"))
     out.print(Text("Change the objective only for a reason you can measure: lossmith compare.", style="dim"))
@@ -127,13 +137,28 @@ def _print_ranked(situation: str, matches: list[Match], start: Card) -> None:
     if not others:
         out.print(f"no other card speaks of {situation!r}; lossmith find lists them all")
         return
-    out.print(heading(f"then, by what the cards say of {situation!r}:"))
+    out.print(heading(f"then, by what the cards say of {situation!r}, and where that is close, by what was measured:"))
     for number, match in enumerate(others[:SHOWN], 1):
         entry = _entry(match.card, number)
-        entry.add_row("", Text.assemble(("matched   ", "dim"), (match.why, "green")))
+        if match.evidence:
+            entry.add_row("", Text.assemble(("matched   ", "dim"), (match.why, "green")))
+        for one in found.get(match.card.name, ()):
+            entry.add_row("", Text.assemble(("measured  ", "dim"), (one.sentence, STYLES.get(one.finding.verdict, ""))))
         out.print(Padding(entry, (0, 0, 0, 1)))
     if len(others) > SHOWN:
-        out.print(Text(f"and, matching less: {', '.join(match.card.name for match in others[SHOWN:])}", style="dim"))
+        out.print(Text(f"and further: {', '.join(match.card.name for match in others[SHOWN:])}", style="dim"))
+    _print_limits([match.card.name for match in others], found)
     names = ",".join(dict.fromkeys([start.name, *(match.card.name for match in others[:2] if match.card.room == start.room)]))
     out.print()
     out.print(Text(f"to see what helps on your data: lossmith compare --data YOUR.csv --target COLUMN --objectives {names}", style="dim"))
+
+
+def _print_limits(names: list[str], found: Mapping[str, list[Measured]]) -> None:
+    """What was not measured, and what the measurements do not say."""
+    out = console()
+    missing = [name for name in names if name not in found]
+    if len(missing) < len(names):
+        out.print(Text("“no difference shown” is not “equal”: the interval says which differences remain possible", style="dim"))
+    if missing:
+        told = f"not measured yet in such a situation: {', '.join(missing)}"
+        out.print(Text("none of these is measured yet in such a situation" if len(missing) == len(names) else told, style="dim"))

@@ -91,7 +91,7 @@ _GROUPS = tuple(frozenset(map(stem, group)) for group in SYNONYMS)
 _IMPLIED = {stem(word): tuple(map(stem, others)) for word, others in IMPLIES.items()}
 
 
-def _related(asked: str) -> set[str]:
+def related(asked: str) -> set[str]:
     """Stems that answer a stem: those of its groups, and of the groups these imply."""
     mine = [group for group in _GROUPS if asked in group]
     implied = {other for group in mine for first, others in _IMPLIED.items() if first in group for other in others}
@@ -143,13 +143,13 @@ def rank(question: str, cards: Iterable[Card]) -> list[Match]:
 
 def _best(word: str, text: Mapping[str, list[str]]) -> tuple[float, str, str] | None:
     """The best place where a card meets a word: its worth, the card's word, the field."""
-    asked, related = stem(word), _related(stem(word))
+    asked, alike = stem(word), related(stem(word))
     found = []
     for where, theirs in text.items():
         for other in theirs:
             root = stem(other)
             if root == asked:
                 found.append((FIELDS[where], word, where))
-            elif root in related:
+            elif root in alike:
                 found.append((FIELDS[where] * RELATED, other, where))
     return max(found, key=lambda entry: entry[0]) if found else None
