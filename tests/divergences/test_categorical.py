@@ -100,6 +100,7 @@ def test_gradients(name):
         assert torch.vmap(lambda x, y: divergence(x, y, g, log=log))(x, y).shape == (2,)  # noqa: B023
 
 
+@pytest.mark.untyped
 def test_mistakes_are_named():
     with pytest.raises(TypeError, match="p must be a floating-point tensor of shape"):
         divergence([0.5, 0.5], Q, kl)
@@ -115,6 +116,7 @@ def test_mistakes_are_named():
 
 @pytest.mark.parametrize("name", ["kl", "gan", "total_variation", alpha_cichocki(0.3), 2 * kl])
 @pytest.mark.parametrize("log", [False, True])
+@pytest.mark.compile
 def test_compiled_in_one_graph(name, log):
     torch._dynamo.reset()
     if not isinstance(name, str):

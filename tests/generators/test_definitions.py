@@ -173,6 +173,7 @@ def test_alpha_runs_smoothly_into_both_kullback_leibler_divergences(end, limit, 
                 torch.testing.assert_close(getattr(g, member)(t), getattr(exact, member)(t), **tolerance)
 
 
+@pytest.mark.untyped
 def test_the_conventions_of_alpha():
     p, q = [0.3, 0.7], [0.6, 0.4]
     forward, backward = kl_of(p, q), kl_of(q, p)

@@ -95,6 +95,7 @@ def test_the_search_goes_where_it_is_told():
         (lambda: kl + 1, TypeError, "unsupported operand"),
     ],
 )
+@pytest.mark.untyped
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -45,6 +45,7 @@ def test_names_and_families():
         (lambda: generators.register(generators.kl), ValueError, "the name 'kl' is taken"),
     ],
 )
+@pytest.mark.untyped
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()

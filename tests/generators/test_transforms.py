@@ -39,6 +39,7 @@ def test_gradients_against_finite_differences(g):
 
 
 @closed
+@pytest.mark.compile
 def test_compiled_in_one_graph(g):
     """All members in one graph, values and gradients alike."""
     (_, u), (_, t) = members(g)[0], members(g)[3]
