@@ -12,7 +12,7 @@ from lossmith._checks import validate
 from lossmith._module import objective
 from lossmith._reduce import denominator
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the stars, so that type checkers know every name that __getattr__ finds
     from lossmith.classification import *  # noqa: F403
     from lossmith.segmentation import *  # noqa: F403
 

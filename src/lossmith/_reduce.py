@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
 def read(row: Callable[..., Any], options: Mapping[str, Any], hyper: Mapping[str, Any]) -> Call:
     """The options of one call, after the checks that need no data."""
-    card: Card = row.card  # type: ignore[attr-defined]
+    card: Card = row.card  # type: ignore[attr-defined]  # set by the decorator
     taken = DEFAULTS[card.form]
     card.check_names(options, [*card.hyper, *taken])
     opt = Call(card.name, card, **{**taken, **options})

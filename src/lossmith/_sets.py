@@ -66,6 +66,8 @@ def read_set(row: Callable[..., Tensor], input: Tensor, options: Mapping[str, An
     opt = read(row, options, hyper)
     if opt.over not in ("sample", "batch", "ranks"):
         raise ValueError(f"{opt.name}: over must be 'sample', 'batch' or 'ranks'; got {opt.over!r}")
+    if opt.group is not None and opt.over != "ranks":
+        raise ValueError(f"{opt.name}: group goes with over='ranks'; got over={opt.over!r}")
     check_floating(opt.name, input)
     if input.ndim < 2:
         raise ValueError(f"{opt.name}: input must have shape (n, c, *d); got {describe(input)}")

@@ -231,6 +231,8 @@ def test_bad_options():
             loss(z, y, activation="sigmoit")
         with pytest.raises(ValueError, match=f"{name}: over must be 'sample', 'batch' or 'ranks'; got 'image'"):
             loss(z, y, over="image")
+        with pytest.raises(ValueError, match=f"{name}: group goes with over='ranks'; got over='batch'"):
+            loss(z, y, over="batch", group="some group")
         with pytest.raises(ValueError, match=rf"{name}: smooth must be in \[0, inf\); got -1"):
             loss(z, y, smooth=-1)
         with pytest.raises(ValueError, match=f"{name}: input must have shape"):

@@ -238,7 +238,7 @@ class AdaptiveLDR(torch.nn.Module):
         if num_samples < 1:
             raise ValueError(f"AdaptiveLDR: num_samples must be at least 1; got {num_samples}")
         self.num_samples, self.anchor, self.alpha, self.margin = num_samples, anchor, alpha, margin
-        _adaptive.card.check(self._hyper())  # type: ignore[attr-defined]
+        _adaptive.card.check(self._hyper())  # type: ignore[attr-defined]  # set by the decorator
         self.register_buffer("temperatures", torch.full((num_samples,), float(anchor)))
 
     def forward(

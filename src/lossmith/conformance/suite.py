@@ -7,7 +7,7 @@ from lossmith._checks import describe, nearest
 from lossmith.card import Claims
 
 # importing these registers their checks, in the order a report lists them
-from lossmith.conformance import arguments, limits, masks, numerics, properties, reductions, targets, transforms  # noqa: F401
+from lossmith.conformance import arguments, limits, masks, numerics, properties, reductions, targets, transforms  # noqa: F401 - each registers its checks
 from lossmith.conformance.registry import FORMS, Check, Outcome, chosen, known_checks
 from lossmith.conformance.report import Report
 from lossmith.conformance.subject import card_of, subject

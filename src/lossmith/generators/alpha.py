@@ -73,9 +73,9 @@ def alpha_cichocki(alpha: float) -> FGenerator:
     """
     a = inside("alpha_cichocki", "alpha", alpha, _REALS)
     if a < 0.5:
-        f = lambda u: (_difference(u, a, 0.0) - (u - 1)) / (a - 1)  # noqa: E731
+        f = lambda u: (_difference(u, a, 0.0) - (u - 1)) / (a - 1)  # noqa: E731 - read as the formula
     else:
-        f = lambda u: (_difference(u, a, 1.0) - (u - 1)) / a  # noqa: E731
+        f = lambda u: (_difference(u, a, 1.0) - (u - 1)) / a  # noqa: E731 - read as the formula
     result = FGenerator(
         name=f"alpha_cichocki(alpha={a})", formula=rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}}, \alpha = {a:g}",
         source="Cichocki & Amari 2010", f=f,

@@ -39,7 +39,7 @@ class Noise:
             number = float(rate)
         except ValueError:
             raise StudyError(f"noise must be symmetric:RATE or asymmetric:RATE; got {text!r}") from None
-        return cls(kind, number)  # type: ignore[arg-type]
+        return cls(kind, number)  # type: ignore[arg-type]  # the kind is checked on creation
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.rate!r}"
