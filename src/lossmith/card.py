@@ -8,17 +8,19 @@ counterexample is found), None (unknown, and listed as a debt, so that claiming 
 import importlib
 import importlib.metadata
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
 from lossmith._checks import describe, nearest
 from lossmith._options import DEFAULTS, DOCS
+from lossmith._ranges import Allowed, Named
+from lossmith._ranges import Choice as Choice
+from lossmith._ranges import Range as Range
 
 Form = Literal["log_prob", "log_probs", "logits", "binary", "multilabel", "set", "stateful"]
 Growth = Literal["bounded", "linear", "quadratic", "exponential"]
@@ -75,70 +77,82 @@ class Claims:
         return [f.name for f in fields(self) if getattr(self, f.name) is None]
 
 
-@dataclass(frozen=True)
-class Range:
-    """The numbers a hyper-parameter may take: an interval, closed unless said otherwise (infinite ends are open).
-
-    `whole` numbers only are no continuous quantity: such a hyper-parameter is never a tensor.
-    """
-
-    low: float
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-    whole: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high or math.isinf(self.high) else value <= self.high
-        return above and below and (not self.whole or value == int(value))
-
-    def __str__(self) -> str:
-        left = "(" if self.open_low or math.isinf(self.low) else "["
-        right = ")" if self.open_high or math.isinf(self.high) else "]"
-        return f"{'the whole numbers of ' if self.whole else ''}{left}{self.low:g}, {self.high:g}{right}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The words (or switches) a structural hyper-parameter may take."""
-
-    options: tuple[Any, ...]
-
-    def __init__(self, *options: Any) -> None:
-        object.__setattr__(self, "options", options)
-
-    def __contains__(self, value: object) -> bool:
-        return value in self.options
-
-    def __str__(self) -> str:
-        return " | ".join(map(repr, self.options))
-
-
 class _Place:
     """Where in the space of hyper-parameters the objective equals another: a name, or a function of (logits, target)."""
 
     tends = False
 
-    def __init__(self, *, equals: str | Callable[..., Tensor], **at: float) -> None:
+    def __init__(self, *, equals: str | Callable[..., Tensor], **at: Any) -> None:
         self.equals, self.at = equals, at
 
     def __str__(self) -> str:
         arrow = " -> " if self.tends else " = "
         other = self.equals if isinstance(self.equals, str) else inspect.getdoc(self.equals) or self.equals.__name__
-        return ", ".join(f"{name}{arrow}{value:g}" for name, value in self.at.items()) + f": {other}"
+        places = (f"{name}{arrow}{value:g}" if isinstance(value, (int, float)) else f"{name} = {value}" for name, value in self.at.items())
+        return ", ".join(places) + f": {other}"
 
     __repr__ = __str__
 
 
 class Limit(_Place):
-    """As its first hyper-parameter tends to a value (``math.inf`` included), with the others at theirs, it tends to another objective."""
+    """As its first hyper-parameter tends to a value (``math.inf`` included), with the others at theirs, it tends to another objective.
+
+    `slowly`: the difference falls as one over the logarithm of the distance to that value, and is never small.
+    """
 
     tends = True
+
+    def __init__(self, *, equals: str | Callable[..., Tensor], slowly: bool = False, **at: float) -> None:
+        super().__init__(equals=equals, **at)
+        self.slowly = slowly
 
 
 class At(_Place):
     """At exactly these hyper-parameters it equals another objective."""
+
+
+Derived = Literal["divergence", "proper loss", "fenchel-young"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    r"""A convex function that an objective is derived from, so that its formula is that function's and not another.
+
+    With p the softmax of the logits z (for one logit: of z and 0) and :math:`e_y` the certainty of the label, the loss is `times`
+
+    ================  ==================================================  ======================
+    derived           the loss of label y                                 of
+    ================  ==================================================  ======================
+    "divergence"      :math:`D_f(e_y \| p)`                               an FGenerator f
+    "proper loss"     :math:`-\Omega(p) - \nabla\Omega(p) \cdot (e_y-p)`  an Entropy :math:`\Omega`
+    "fenchel-young"   :math:`\Omega^*(z) + \Omega(e_y) - z_y`              an Entropy :math:`\Omega`
+    ================  ==================================================  ======================
+
+    Attributes:
+        derived: how the loss follows.
+        of: the convex function; it takes hyper-parameters by their names, and gives None where the objective is no such instance.
+        times: what the derived loss is multiplied by.
+    """
+
+    derived: Derived
+    of: Callable[..., Any]
+    times: float = 1.0
+
+    def at(self, hyper: Mapping[str, Any]) -> Any:
+        """The convex function at these hyper-parameters, or None."""
+        return self.of(**{name: hyper[name] for name in inspect.signature(self.of).parameters})
+
+    def says(self, hyper: Mapping[str, Any]) -> str:
+        """In a line, such as ``2 x the proper loss of gini``; nothing where it is no such instance."""
+        convex = self.at(hyper)
+        if convex is None:
+            return ""
+        formula = {
+            "divergence": "D_f(e_y || p) with f = ",
+            "proper loss": "the proper loss of ",
+            "fenchel-young": "the Fenchel-Young loss of ",
+        }
+        return ("" if self.times == 1 else f"{self.times:g} x ") + formula[self.derived] + convex.name
 
 
 @dataclass(frozen=True)
@@ -154,8 +168,9 @@ class Card:
     use_when: str
     formula: str
     claims: Claims
-    ranges: Mapping[str, Range | Choice] = field(default_factory=dict)
+    ranges: Mapping[str, Allowed] = field(default_factory=dict)
     limits: Sequence[Limit | At] = ()
+    instances: Sequence[Instance] = ()
     settings: Sequence[Mapping[str, Any]] = ()
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -202,7 +217,7 @@ class Card:
         for name, allowed in self.ranges.items():
             value = hyper.get(name)
             if isinstance(value, Tensor) and isinstance(allowed, Range):
-                if allowed.whole:
+                if allowed.whole or allowed.plain:
                     raise TypeError(f"{self.name}: {name} must be a plain number in {allowed}; got {describe(value)}")
                 if value.ndim:
                     raise ValueError(f"{self.name}: {name} must be a number or a 0-d tensor in {allowed}; got {describe(value)}")
@@ -211,7 +226,8 @@ class Card:
             if isinstance(allowed, Range) and not isinstance(value, (int, float)):
                 raise TypeError(f"{self.name}: {name} must be a number or a 0-d tensor in {allowed}; got {describe(value)}")
             if value not in allowed:  # pyrefly: ignore[unsupported-operation] - numbers for a range, anything for a choice
-                raise ValueError(f"{self.name}: {name} must be in {allowed}; got {value!r}")
+                near = nearest(value, allowed.known()) if isinstance(allowed, Named) and isinstance(value, str) else ""
+                raise ValueError(f"{self.name}: {name} must be in {allowed}; got {value!r}{near}")
 
 
 _cards: dict[str, Card] = {}
@@ -239,9 +255,10 @@ def objective(
         source: who proposed it, with the paper's identifier.
         summary, use_when, formula: one line each: what it is, when to reach for it, its formula (TeX).
         claims: what is claimed of it.
-        **facts: further fields of `Card`: ranges, limits, settings (hyper-parameters to test beside the defaults), aliases, tags,
-            needs ("class_counts", "sample_index"), predicts ("probabilities" | "scores"; by default probabilities for proper
-            objectives alone), one_logit (the function for binary problems), since, provenance, bibtex.
+        **facts: further fields of `Card`: ranges, limits, instances (the convex functions it is derived from), settings
+            (hyper-parameters to test beside the defaults), aliases, tags, needs ("class_counts", "sample_index"), predicts
+            ("probabilities" | "scores"; by default probabilities for proper objectives alone), one_logit (the function for binary
+            problems), since, provenance, bibtex.
     """
 
     def register(function: F) -> F:
@@ -284,6 +301,12 @@ def _verify(card: Card) -> None:
     unknown = [n for n in card.ranges if n not in card.hyper]
     if unknown:
         raise ValueError(f"{card.name}: its card gives a range for {', '.join(unknown)}, which the function does not take")
+    for instance in card.instances:
+        if instance.derived not in get_args(Derived):
+            raise ValueError(f"{card.name}: an instance must be one of {', '.join(get_args(Derived))}; got {instance.derived!r}")
+        strange = set(inspect.signature(instance.of).parameters) - set(card.hyper)
+        if strange:
+            raise ValueError(f"{card.name}: an instance asks for {', '.join(sorted(strange))}, which the function does not take")
     other: Card | None = getattr(card.row, "card", None)
     if other is not None and (other.name, other.function.__module__) != (card.name, card.function.__module__):
         raise ValueError(f"{card.name}: its row function is that of {other.name}; each objective needs one of its own, to find its card by")
@@ -313,6 +336,9 @@ def _complete(function: Callable[..., Any], card: Card) -> None:
     facts = [f"Formula: `{card.formula}`", f"Use when: {card.use_when}.", f"Source: {card.source}."]
     if card.ranges:
         facts.append("Ranges: " + ", ".join(f"{n} in {r}" for n, r in card.ranges.items()) + ".")
+    said = [instance.says(card.hyper) for instance in card.instances]
+    if any(said):
+        facts.append("Instance of: " + "; ".join(filter(None, said)) + ".")
     if card.limits:
         facts.append("Limits: " + "; ".join(map(str, card.limits)) + ".")
     card_doc = "\n\n    Card:\n" + "\n".join(f"        {fact}" for fact in facts)

@@ -2,10 +2,12 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 from lossmith._checks import nearest
+from lossmith._ranges import Named
 from lossmith.generators.fgenerator import FGenerator
 
 F = TypeVar("F", bound=Callable[..., FGenerator])
@@ -18,6 +20,8 @@ class _Family(NamedTuple):
 
 _instances: dict[str, FGenerator] = {}
 _families: dict[str, _Family] = {}
+_written_out: dict[str, FGenerator] = {}
+"""Members of families by the name they were asked for with, parameters included: found without reading it again, also in a graph."""
 
 
 class UnknownGenerator(KeyError):
@@ -69,12 +73,14 @@ def _take(name: str) -> None:
 
 
 def get(name: str, **parameters: float) -> FGenerator:
-    """The generator of that name; a family takes its parameters by keyword.
+    """The generator of that name; a family takes its parameters by keyword, or within the name.
 
     Example:
         >>> from lossmith import generators
         >>> generators.get("alpha_cichocki", alpha=0.5)
         FGenerator(alpha_cichocki(alpha=0.5): \\frac{u^\\alpha - 1 - \\alpha (u - 1)}{\\alpha (\\alpha - 1)}, \\alpha = 0.5)
+        >>> generators.get("skew_kl(skew=0.1)") is generators.skew_kl(0.1)
+        True
         >>> generators.get("reverse_lk")
         Traceback (most recent call last):
         ...
@@ -82,11 +88,42 @@ def get(name: str, **parameters: float) -> FGenerator:
     """
     if name in _families:
         return _families[name].function(**parameters)
+    if name in _written_out and not parameters:
+        return _written_out[name]
     if name not in _instances:
-        raise UnknownGenerator(f"no generator is called {name!r}{nearest(name, [*_instances, *_families])}")
+        member = _member(name)
+        if member is None:
+            raise UnknownGenerator(f"no generator is called {name!r}{nearest(name, [*_instances, *_families])}")
+        _written_out[name] = member
+        return get(name, **parameters)
     if parameters:
         raise TypeError(f"generators.get: {name!r} has no parameters; got {', '.join(parameters)}")
     return _instances[name]
+
+
+def _member(name: str) -> FGenerator | None:
+    """A family's member by its full name, such as ``"skew_kl(skew=0.1)"``."""
+    written = re.fullmatch(r"(\w+)\((.*)\)", name)
+    if written is None or written[1] not in _families:
+        return None
+    pairs = [part.split("=") for part in written[2].split(",") if part.strip()]
+    try:
+        parameters = {key.strip(): float(value) for key, value in pairs}
+    except ValueError:
+        raise UnknownGenerator(f"a member of a family is written {written[1]}(name=number); got {name!r}") from None
+    member = _families[written[1]].function(**parameters)
+    member.reverse()  # a graph can use a generator but not make one
+    return member
+
+
+def known() -> list[str]:
+    """The names of all instances, and of all families with the parameters they ask for."""
+    families = ((name, inspect.signature(family.function).parameters) for name, family in _families.items())
+    return [*_instances, *(f"{name}({', '.join(f'{parameter}=...' for parameter in takes)})" for name, takes in families)]
+
+
+ANY = Named("lossmith.generators, or an FGenerator", FGenerator, get, known, ("kl", "total_variation", "alpha_tsallis(alpha=0.3)"))
+"""What a hyper-parameter may be that is a generator: its name, or the object."""
 
 
 def all_generators() -> dict[str, FGenerator]:
