@@ -36,6 +36,21 @@ def test_json(lossmith):
     assert "curve" not in facts
 
 
+def test_the_convex_function_at_the_hyper_parameters_given(lossmith):
+    assert "D_f(e_y || p) with f = alpha_tsallis(alpha=0.5)" in lossmith("show", "gce:q=0.5").out
+    assert json.loads(lossmith("show", "gce:q=1", "--json").out)["instances"] == ["D_f(e_y || p) with f = total_variation"]
+    assert "instance of" not in lossmith("show", "focal_loss").out
+
+
+def test_a_convex_function_by_name(lossmith, refused):
+    shown = lossmith("show", "f_divergence_loss:generator=skew_kl(skew=0.1)").out
+    assert "D_f(e_y || p) with f = skew_kl(skew=0.1)" in shown
+    assert refused("show", "f_divergence_loss:generator=jensen_shanon") == (
+        "lossmith show: f_divergence_loss: generator must be in lossmith.generators, or an FGenerator; got 'jensen_shanon'; did you mean 'jensen_shannon'?"
+    )
+    assert "did you mean 'skew_kl(skew=...)'?" in refused("show", "f_divergence_loss:generator=skew_kl")
+
+
 def test_a_proof_names_its_source(lossmith):
     facts = json.loads(lossmith("show", "cross_entropy", "--json").out)
     assert facts["claims"]["convex"]["evidence"].startswith("proved: log-sum-exp is convex")

@@ -10,6 +10,7 @@ from lossmith.classification.comp_sum import (
     sum_exponential,
 )
 from lossmith.classification.cross_entropy import cross_entropy
+from lossmith.classification.f_divergence import f_divergence_loss, generalized_jensen_shannon
 from lossmith.classification.focal import binary_focal_loss, focal_loss
 from lossmith.classification.h_consistency import h_consistency_bound, h_consistency_transform
 from lossmith.classification.ldr_kl import AdaptiveLDR, ldr_kl_loss
@@ -31,8 +32,10 @@ __all__ = [
     "comp_sum",
     "crammer_singer",
     "cross_entropy",
+    "f_divergence_loss",
     "focal_loss",
     "generalized_cross_entropy",
+    "generalized_jensen_shannon",
     "h_consistency_bound",
     "h_consistency_transform",
     "ldr_kl_loss",

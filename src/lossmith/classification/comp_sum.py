@@ -13,7 +13,8 @@ from lossmith._options import RowOptions
 from lossmith._reduce import scalar
 from lossmith._rows import LogitSource, of_log_prob
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
-from lossmith.card import At, Claims, Limit, Proved, Range, objective
+from lossmith.card import At, Claims, Instance, Limit, Proved, Range, objective
+from lossmith.generators import FGenerator, alpha_tsallis, pearson_chi2, total_variation
 
 _MAO = "Mao, Mohri & Zhong 2023, 'Cross-Entropy Loss Functions: Theoretical Analysis and Applications', arXiv:2304.07288"
 
@@ -26,6 +27,11 @@ def _power(log_p: Float[Tensor, "*rows"], q: Hyper) -> Float[Tensor, "*rows"]:
     series = lp * (1 + t / 2 * (1 + t / 3 * (1 + t / 4 * (1 + t / 5 * (1 + t / 6)))))  # expm1(t) / t to the last place
     divisor = torch.where(near, 1.0, scalar(q, log_p))
     return -torch.where(near, series, torch.expm1(exponent) / divisor)
+
+
+def _generator(q: float) -> FGenerator | None:
+    """The f with D_f(e_y || p) = (1 - p_y^q) / q; beyond q = 1 there is none."""
+    return total_variation if q == 1 else alpha_tsallis(1 - q) if q < 1 else None
 
 
 def _generalized(log_p: Float[Tensor, "*rows"], q: Hyper) -> Float[Tensor, "*rows"]:
@@ -41,6 +47,7 @@ def _generalized(log_p: Float[Tensor, "*rows"], q: Hyper) -> Float[Tensor, "*row
     formula=r"(1 - p_y^q) / q",
     ranges={"q": Range(0, 1, open_low=True)},
     limits=[Limit(q=0.0, equals="cross_entropy"), At(q=1.0, equals="classification_mae")],
+    instances=[Instance("divergence", of=_generator)],
     settings=[{"q": 0.3}, {"q": 1.0}],
     aliases=("gce", "lq_loss"),
     tags=("noisy labels", "robust"),
@@ -105,6 +112,7 @@ def _comp_sum(log_p: Float[Tensor, "*rows"], tau: Hyper) -> Float[Tensor, "*rows
         At(tau=1.7, equals="generalized_cross_entropy"),
         At(tau=2.0, equals="classification_mae"),
     ],
+    instances=[Instance("divergence", of=lambda tau: _generator(tau - 1))],
     settings=[{"tau": 0.5}, {"tau": 1.0}, {"tau": 1.5}, {"tau": 2.0}],
     aliases=("comp_sum_loss",),
     tags=("noisy labels", "robust", "H-consistency"),
@@ -159,6 +167,7 @@ def _sum_exponential(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     summary="the sum over the other classes of the exponential of their lead: the multi-class exponential loss",
     use_when="labels are clean and few hard rows should dominate, as in boosting",
     formula=r"\sum_{k \ne y} e^{z_k - z_y} = 1 / p_y - 1",
+    instances=[Instance("divergence", of=lambda: pearson_chi2)],
     tags=("boosting", "H-consistency"),
     claims=Claims(
         convex=Proved(True, "a sum of exponentials of linear functions"),
@@ -210,6 +219,7 @@ def _mae(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     summary="one minus the probability of the right class: robust to uniform label noise, and slow to learn",
     use_when="labels are very noisy and classes few",
     formula=r"1 - p_y",
+    instances=[Instance("divergence", of=lambda: total_variation)],
     aliases=("unhinged_softmax",),
     tags=("noisy labels", "robust"),
     claims=Claims(

@@ -7,11 +7,17 @@ import torch
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
-from lossmith.card import At, Claims, Limit, Range, objective
+from lossmith.card import At, Claims, Instance, Limit, Range, objective
+from lossmith.generators import FGenerator, kl, total_variation
 
 
 def _poly(log_p: Float[Tensor, "*rows"], epsilon: Hyper) -> Float[Tensor, "*rows"]:
     return -log_p - epsilon * torch.expm1(log_p)
+
+
+def _generator(epsilon: float) -> FGenerator | None:
+    """The f of the loss: a sum of two; below 0 it is a difference, which need not be convex."""
+    return kl if epsilon == 0 else kl + total_variation.scaled(epsilon) if epsilon > 0 else None
 
 
 @objective(
@@ -23,6 +29,7 @@ def _poly(log_p: Float[Tensor, "*rows"], epsilon: Hyper) -> Float[Tensor, "*rows
     formula=r"-\log p_y + \epsilon (1 - p_y)",
     ranges={"epsilon": Range(-1)},
     limits=[Limit(epsilon=0.0, equals="cross_entropy"), At(epsilon=0.0, equals="cross_entropy")],
+    instances=[Instance("divergence", of=_generator)],
     settings=[{"epsilon": -1.0}, {"epsilon": 2.0}],
     aliases=("poly1", "poly_cross_entropy"),
     tags=("confidence",),

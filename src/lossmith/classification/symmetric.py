@@ -8,14 +8,21 @@ from lossmith._options import RowOptions
 from lossmith._reduce import times
 from lossmith._rows import LogitSource, of_log_prob, of_log_probs
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
-from lossmith.card import At, Choice, Claims, Proved, Range, objective
+from lossmith.card import At, Choice, Claims, Instance, Proved, Range, objective
 from lossmith.classification.focal import focused
+from lossmith.generators import FGenerator, kl, total_variation
 
 _MA = "Ma et al. 2020, 'Normalized Loss Functions for Deep Learning with Noisy Labels', arXiv:2006.13554"
 
 
 def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zero: Hyper) -> Float[Tensor, "*rows"]:
     return times(alpha, -log_p) + beta * log_zero * torch.expm1(log_p)
+
+
+def _generator(alpha: float, beta: float, log_zero: float) -> FGenerator | None:
+    """The f of the loss: the weighted sum of two."""
+    parts = [f.scaled(weight) for f, weight in ((kl, alpha), (total_variation, -beta * log_zero)) if weight > 0]
+    return parts[0] + parts[1] if len(parts) == 2 else parts[0] if parts else None
 
 
 @objective(
@@ -31,6 +38,7 @@ def _symmetric(log_p: Float[Tensor, "*rows"], alpha: Hyper, beta: Hyper, log_zer
         At(alpha=0.0, beta=0.25, log_zero=-4.0, equals="classification_mae"),
         At(alpha=1.0, beta=0.5, log_zero=-2.0, equals="poly_loss"),
     ],
+    instances=[Instance("divergence", of=_generator)],
     settings=[{"alpha": 1.0, "beta": 1.0}, {"alpha": 0.5, "log_zero": -6.0}],
     aliases=("sce", "symmetric_learning"),
     tags=("noisy labels", "robust"),

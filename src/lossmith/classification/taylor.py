@@ -7,7 +7,8 @@ import torch
 from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
 from lossmith._typing import Float, Logits, Target, Tensor
-from lossmith.card import At, Claims, Range, objective
+from lossmith.card import At, Claims, Instance, Range, objective
+from lossmith.generators import total_variation
 
 
 def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]:
@@ -27,7 +28,8 @@ def _taylor(log_p: Float[Tensor, "*rows"], order: int) -> Float[Tensor, "*rows"]
     formula=r"\sum_{k=1}^{t} (1 - p_y)^k / k",
     ranges={"order": Range(1, whole=True)},
     limits=[At(order=1, equals="classification_mae")],
-    settings=[{"order": 3}, {"order": 6}],
+    instances=[Instance("divergence", of=lambda order: total_variation if order == 1 else None)],
+    settings=[{"order": 1}, {"order": 3}, {"order": 6}],
     aliases=("taylor_ce",),
     tags=("noisy labels", "robust"),
     claims=Claims(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,9 +50,9 @@ def show(
         need("plot", "lossmith show --plot PATH")
         curves.picture(drawn, naming.settings(card, given), Path(str(plot)))
     if as_json:
-        print_json(facts(card) | ({"curve": vars(drawn)} if drawn is not None else {}))
+        print_json(facts(card, given) | ({"curve": vars(drawn)} if drawn is not None else {}))
         return 0
-    _print(card)
+    _print(card, given)
     if drawn is not None and plot == "terminal":
         out = console()
         out.print()
@@ -62,8 +62,8 @@ def show(
     return 0
 
 
-def facts(card: Card) -> dict[str, Any]:
-    """A card as JSON-able facts."""
+def facts(card: Card, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A card as JSON-able facts; `given` hyper-parameters tell which convex functions it is an instance of."""
     return {
         "name": card.name,
         "aliases": list(card.aliases),
@@ -81,6 +81,7 @@ def facts(card: Card) -> dict[str, Any]:
         "hyper_parameters": {name: {"default": _default(card, name), "range": str(allowed)} for name, allowed in card.ranges.items()},
         "options": [name for name in card.options if name not in card.hyper],
         "limits": [str(limit) for limit in card.limits],
+        "instances": instances(card, given),
         "claims": {name: {"value": value, "evidence": evidence} for name, value, evidence in claims(card)},
         "debts": card.claims.debts(),
         "tags": list(card.tags),
@@ -105,6 +106,11 @@ def claims(card: Card) -> list[tuple[str, Any, str]]:
     return found
 
 
+def instances(card: Card, given: Mapping[str, Any]) -> list[str]:
+    """The convex functions whose derived loss it is at these hyper-parameters, the others being at their defaults."""
+    return [said for instance in card.instances if (said := instance.says({**card.hyper, **given}))]
+
+
 def _default(card: Card, name: str) -> Any:
     value = card.hyper[name]
     return None if value is inspect.Parameter.empty else value
@@ -121,7 +127,7 @@ def _bounds(card: Card, bounds: Callable[..., tuple[float, float]]) -> str:
     return f"{low:g} to {high:g}" + (f" at {where}" if where else "")
 
 
-def _print(card: Card) -> None:
+def _print(card: Card, given: Mapping[str, Any]) -> None:
     out = console()
     out.print(Text.assemble((card.name, "bold cyan"), f"  {card.summary}"))
     out.print()
@@ -136,6 +142,7 @@ def _print(card: Card) -> None:
         ("predicts", _predicts(card)),
         ("needs", ", ".join(card.needs)),
         ("limits", "\n".join(map(str, card.limits))),
+        ("instance of", "\n".join(instances(card, given))),
         ("options", ", ".join(name for name in card.options if name not in card.hyper)),
         ("since", card.since),
     ]

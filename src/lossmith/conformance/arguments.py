@@ -122,9 +122,11 @@ def hyper_numbers(subject: Subject) -> list[str]:
     found = []
     for name, allowed in subject.card.ranges.items():
         annotation = parameters[name].annotation if name in parameters else None
-        whole = getattr(allowed, "whole", False) or annotation in (int, bool)
-        only_numbers = subject.stateful and "Tensor" not in str(annotation)
-        if isinstance(allowed, Range) and not whole and not only_numbers:
+        if not isinstance(allowed, Range):
+            continue
+        whole = allowed.whole or annotation in (int, bool)
+        only_numbers = allowed.plain or (subject.stateful and "Tensor" not in str(annotation))
+        if not whole and not only_numbers:
             found.append(name)
     return found
 

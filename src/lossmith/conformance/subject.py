@@ -16,6 +16,7 @@ from torch import Tensor
 from lossmith._checks import describe
 from lossmith._module import Objective
 from lossmith._options import DEFAULTS
+from lossmith._ranges import Named
 from lossmith.card import Card, Choice, Claims, Range, UnknownObjective, get
 
 
@@ -202,6 +203,8 @@ def other_values(subject: Subject, name: str) -> list[Any]:
     allowed, default = subject.card.ranges.get(name), subject.card.hyper.get(name)
     if isinstance(allowed, Choice):
         return [option for option in allowed.options if option != default]
+    if isinstance(allowed, Named):
+        return [example for example in allowed.examples if example != default]
     listed = [setting[name] for setting in subject.card.settings if name in setting]
     if not isinstance(allowed, Range):
         return listed
