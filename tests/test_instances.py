@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from lossmith._subject import other_values, subject
 from lossmith.card import Card, Claims, Instance, all_cards, aside, get, objective
-from lossmith.conformance.subject import other_values, subject
 from lossmith.divergences import divergence
 from lossmith.generators import jensen_shannon, kl
 

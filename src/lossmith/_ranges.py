@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lossmith._checks import nearest
+
 
 @dataclass(frozen=True)
 class Range:
@@ -78,6 +80,12 @@ class Named:
         except (KeyError, TypeError, ValueError):
             return False
         return True
+
+    def nearest(self, name: object) -> str:
+        """The hint an error ends with: the name that may have been meant, with the parameters it asks for."""
+        known = list(self.known())
+        unfinished = [full for full in known if full.startswith(f"{name}(")]
+        return f"; did you mean {unfinished[0]!r}?" if unfinished else nearest(str(name), known)
 
     def __str__(self) -> str:
         return self.where

@@ -226,7 +226,7 @@ class Card:
             if isinstance(allowed, Range) and not isinstance(value, (int, float)):
                 raise TypeError(f"{self.name}: {name} must be a number or a 0-d tensor in {allowed}; got {describe(value)}")
             if value not in allowed:  # pyrefly: ignore[unsupported-operation] - numbers for a range, anything for a choice
-                near = nearest(value, allowed.known()) if isinstance(allowed, Named) and isinstance(value, str) else ""
+                near = allowed.nearest(value) if isinstance(allowed, Named) and isinstance(value, str) else ""
                 raise ValueError(f"{self.name}: {name} must be in {allowed}; got {value!r}{near}")
 
 

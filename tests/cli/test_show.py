@@ -45,8 +45,8 @@ def test_the_convex_function_at_the_hyper_parameters_given(lossmith):
 def test_a_convex_function_by_name(lossmith, refused):
     shown = lossmith("show", "f_divergence_loss:generator=skew_kl(skew=0.1)").out
     assert "D_f(e_y || p) with f = skew_kl(skew=0.1)" in shown
-    assert refused("show", "f_divergence_loss:generator=jensen_shanon") == (
-        "lossmith show: f_divergence_loss: generator must be in lossmith.generators, or an FGenerator; got 'jensen_shanon'; did you mean 'jensen_shannon'?"
+    assert refused("show", "f_divergence_loss:generator=jensen_shanon").endswith(
+        "generator must be in lossmith.generators, or an FGenerator; got 'jensen_shanon'; did you mean 'jensen_shannon'?"
     )
     assert "did you mean 'skew_kl(skew=...)'?" in refused("show", "f_divergence_loss:generator=skew_kl")
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from lossmith._subject import subject
 from lossmith.card import all_cards, get
 from lossmith.conformance import checks, parametrize_with_checks
 from lossmith.conformance.registry import chosen
-from lossmith.conformance.subject import subject
 from lossmith.conformance.tables import COLUMNS, cell, read, render
 
 PAGE = Path(__file__).parents[2] / "docs" / "capabilities.md"

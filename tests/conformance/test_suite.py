@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 import lossmith
+from lossmith._subject import subject
 from lossmith.card import Claims, UnknownObjective, aside, objective
 from lossmith.conformance import check, checks, parametrize_with_checks
 from lossmith.conformance.registry import Failed, require
 from lossmith.conformance.risk import calibration_gap, properness_gap
-from lossmith.conformance.subject import subject
 from tests.conformance.handmade import log_loss
 
 FAST = ["reductions_agree", "convex", "shift_invariant", "symmetric", "proper"]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject, other_values
 from lossmith.card import Range
 from lossmith.conformance.problems import gradient, leaf, problem
 from lossmith.conformance.reductions import label_weights, per_row_weights
 from lossmith.conformance.registry import ELEMENTS, FORMS, ROWS, SETS, Failed, Skipped, differ, register
-from lossmith.conformance.subject import Subject, other_values
 
 
 @register(

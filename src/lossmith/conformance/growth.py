@@ -1,7 +1,7 @@
 """How fast a loss grows with the scale of its logits: measured, to be held against a claim or to know what may overflow."""
 
+from lossmith._subject import Subject
 from lossmith.conformance.problems import problem
-from lossmith.conformance.subject import Subject
 
 GROWTHS = ("bounded", "linear", "quadratic", "exponential")
 """From the slowest to the fastest."""

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject, subject
 from lossmith.card import At, Limit, Range
 from lossmith.conformance.problems import gradient, leaf, problem
 from lossmith.conformance.registry import Failed, Skipped, differ, register
-from lossmith.conformance.subject import Subject, subject
 
 STEPS = range(1, 9)
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject
 from lossmith.conformance.problems import generator, gradient, leaf, problem
 from lossmith.conformance.registry import FORMS, SETS, Failed, Skipped, differ, register
-from lossmith.conformance.subject import Subject
 
 GARBAGE = (float("nan"), float("inf"), -float("inf"), 1e30)
 IGNORED = (-100, 255)

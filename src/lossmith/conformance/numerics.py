@@ -5,10 +5,10 @@ import warnings
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject, counted
 from lossmith.conformance.growth import measured_growth
 from lossmith.conformance.problems import confident, gradient, leaf, problem
 from lossmith.conformance.registry import ELEMENTS, FORMS, ROWS, Failed, Skipped, differ, register
-from lossmith.conformance.subject import Subject, counted
 
 HALVES = (torch.bfloat16, torch.float16)
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject
 from lossmith.card import Proved
 from lossmith.conformance.growth import GROWTHS, measured_growth
 from lossmith.conformance.problems import SCALES, confident, generator, problem
 from lossmith.conformance.registry import ELEMENTS, FORMS, SETS, Failed, Unclaimed, register, show, shrink
 from lossmith.conformance.risk import calibration_gap, label_losses, properness_gap
-from lossmith.conformance.subject import Subject
 
 CLASSES = (2, 3, 10)
 TOLERANCE = 1e-9

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject
 from lossmith.conformance.problems import confident, gradient, leaf, problem
 from lossmith.conformance.registry import ELEMENTS, FORMS, ROWS, SETS, Failed, Skipped, differ, register, require
-from lossmith.conformance.subject import Subject
 
 
 def per_row_weights(target: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What a check is, what comes of it, and the list of all checks.
 
-A check looks at one :class:`~lossmith.conformance.subject.Subject` and returns a sentence on what it tried, or raises
+A check looks at one :class:`~lossmith._subject.Subject` and returns a sentence on what it tried, or raises
 :class:`Failed` with the smallest input it found, or :class:`Skipped` with the reason. It says what it tests, why that matters and what
 usually causes a failure, so that a report can teach.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lossmith._checks import nearest
-from lossmith.conformance.subject import Subject
+from lossmith._subject import Subject
 
 ROWS = ("log_prob", "log_probs", "logits", "stateful")
 ELEMENTS = ("binary", "multilabel")

@@ -4,9 +4,9 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
+from lossmith._subject import Subject
 from lossmith.card import Card
 from lossmith.conformance.registry import Outcome, Status, show
-from lossmith.conformance.subject import Subject
 
 WIDTH = 110
 PROPERTIES = ("convex", "proper", "calibrated", "symmetric", "shift_invariant", "class_symmetric", "growth", "bounds")

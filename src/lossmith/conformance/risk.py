@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject
 from lossmith.conformance.problems import generator, gradient, leaf
 from lossmith.conformance.registry import ELEMENTS
-from lossmith.conformance.subject import Subject
 
 TRUTHS = 400
 REPORTS = 400

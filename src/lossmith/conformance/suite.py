@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lossmith._checks import describe, nearest
+from lossmith._subject import card_of, subject
 from lossmith.card import Claims
 
 # importing these registers their checks, in the order a report lists them
 from lossmith.conformance import arguments, limits, masks, numerics, properties, reductions, targets, transforms  # noqa: F401 - each registers its checks
 from lossmith.conformance.registry import FORMS, Check, Outcome, chosen, known_checks
 from lossmith.conformance.report import Report
-from lossmith.conformance.subject import card_of, subject
 
 
 def checks() -> tuple[Check, ...]:

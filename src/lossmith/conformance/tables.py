@@ -4,9 +4,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from lossmith._subject import subject
 from lossmith.card import all_cards
 from lossmith.conformance.registry import Outcome, chosen
-from lossmith.conformance.subject import subject
 
 COLUMNS = {
     "gradcheck": "gradient",

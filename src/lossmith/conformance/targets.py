@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject
 from lossmith.conformance.problems import gradient, leaf, problem
 from lossmith.conformance.reductions import label_weights
 from lossmith.conformance.registry import ELEMENTS, ROWS, SETS, Failed, Skipped, differ, register, require
-from lossmith.conformance.subject import Subject
 
 
 @register(

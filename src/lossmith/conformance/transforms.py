@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._subject import Subject, counted
 from lossmith.conformance.problems import gradient, leaf, problem
 from lossmith.conformance.reductions import per_row_weights
 from lossmith.conformance.registry import Failed, Skipped, differ, register
-from lossmith.conformance.subject import Subject, counted
 
 
 def _small(subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
