@@ -14,6 +14,7 @@ from lossmith._reduce import denominator
 
 if TYPE_CHECKING:  # the stars, so that type checkers know every name that __getattr__ finds
     from lossmith.classification import *  # noqa: F403
+    from lossmith.distillation import *  # noqa: F403
     from lossmith.segmentation import *  # noqa: F403
 
 __version__ = "0.1.0"

@@ -32,6 +32,14 @@ class BinaryOptions(TypedDict, total=False):
     denominator: float | Tensor | None
 
 
+class TeacherOptions(TypedDict, total=False):
+    """Options of the objectives on pairs of rows, a student's and a teacher's."""
+
+    sample_weight: Tensor | None
+    reduction: Reduction
+    denominator: float | Tensor | None
+
+
 class SetOptions(TypedDict, total=False):
     """Options of the objectives on whole sets (an image, a batch, all ranks)."""
 
@@ -45,6 +53,7 @@ class SetOptions(TypedDict, total=False):
 
 _ROWS = {"weight": None, "sample_weight": None, "ignore_index": -100, "reduction": "mean", "denominator": None}
 _BINARY = {"weight": None, "pos_weight": None} | {k: v for k, v in _ROWS.items() if k != "weight"}
+_PAIRS = {name: _ROWS[name] for name in ("sample_weight", "reduction", "denominator")}
 _SETS = {
     "weight": None,
     "sample_weight": None,
@@ -62,6 +71,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "binary": _BINARY,
     "multilabel": _BINARY,
     "set": _SETS,
+    "teacher": _PAIRS,
 }
 """Form of an objective -> the options it takes, with their defaults."""
 
@@ -87,6 +97,11 @@ _BINARY_DOC = [
     _REDUCTION,
     _DENOMINATOR,
 ]
+_PAIR_DOC = [
+    "sample_weight: per row, in the input's shape without the classes; 0 removes the row, whatever student and teacher hold there.",
+    _REDUCTION,
+    _DENOMINATOR,
+]
 _SET_DOC = [
     "weight: per class `(c,)`; a mean over (set, class) divides by the total weight.",
     "sample_weight: per element, in the shape of an index target; 0 removes the element, as deleting it would.",
@@ -96,6 +111,5 @@ _SET_DOC = [
     'reduction: "mean" over sets and classes, "sum", or "none": `(n, c)` for over="sample", else `(c,)`. There is no denominator '
     "contract: a set's loss is not a sum over its elements.",
 ]
-DOCS: dict[str, list[str]] = {
-    form: _BINARY_DOC if form in ("binary", "multilabel") else _SET_DOC if form == "set" else _ROW_DOC for form in DEFAULTS
-}
+_SPECIAL_DOC = {"binary": _BINARY_DOC, "multilabel": _BINARY_DOC, "set": _SET_DOC, "teacher": _PAIR_DOC}
+DOCS: dict[str, list[str]] = {form: _SPECIAL_DOC.get(form, _ROW_DOC) for form in DEFAULTS}

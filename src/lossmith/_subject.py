@@ -71,7 +71,7 @@ class Subject:
         z = torch.randn(shape, generator=g, dtype=torch.float64)
         y = (
             torch.ones(shape, dtype=torch.float64)
-            if self.form in ("binary", "multilabel")
+            if self.form in ("binary", "multilabel", "teacher")
             else torch.zeros(z[:, 0].shape, dtype=torch.long)
         )
         try:
@@ -130,7 +130,7 @@ def subject(objective: Any, *, form: str | None = None, claims: Claims | None = 
 
     Args:
         objective: a registered name or alias, a card, or a callable `(input, target) -> loss`.
-        form: of a plain callable: "logits" for rows of class logits, "binary", "multilabel" or "set"; guessed when left out.
+        form: of a plain callable: "logits" for rows of class logits, "binary", "multilabel", "set" or "teacher"; guessed when left out.
         claims: what the caller claims of a plain callable.
     """
     if isinstance(objective, Subject):

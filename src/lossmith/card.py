@@ -22,11 +22,11 @@ from lossmith._ranges import Allowed, Named
 from lossmith._ranges import Choice as Choice
 from lossmith._ranges import Range as Range
 
-Form = Literal["log_prob", "log_probs", "logits", "binary", "multilabel", "set", "stateful"]
+Form = Literal["log_prob", "log_probs", "logits", "binary", "multilabel", "set", "teacher", "stateful"]
 Growth = Literal["bounded", "linear", "quadratic", "exponential"]
 F = TypeVar("F", bound=Callable[..., Any])
 
-ROOMS = ("classification", "segmentation")
+ROOMS = ("classification", "distillation", "segmentation")
 """The task rooms whose import registers their objectives."""
 ENTRY_POINT = "lossmith.objectives"
 """The entry-point group by which other packages register theirs: each entry names a module to import."""
@@ -45,6 +45,10 @@ Claim = bool | Proved | None
 @dataclass(frozen=True)
 class Claims:
     """What is claimed of an objective, each as True, False, ``Proved(value, source)`` or None (unknown: a debt).
+
+    Of an objective with a teacher, whose target is a whole prediction, the same is said with the teacher's probabilities for the true
+    ones: convex in the student's logits; proper when the teacher's probabilities alone minimise it; symmetric in the sum over the
+    teachers that are certain of one label.
 
     Attributes:
         convex: in the logits, for every target.
@@ -250,8 +254,8 @@ def objective(
 
     Args:
         row: the mathematics, a module-level function; what it takes and gives is said by `form` (see `lossmith._rows`,
-            `_binary`, `_sets`).
-        form: "log_prob", "log_probs", "logits", "binary", "multilabel", "set", or "stateful" for a Module class.
+            `_binary`, `_sets`, `_pairs`).
+        form: "log_prob", "log_probs", "logits", "binary", "multilabel", "set", "teacher", or "stateful" for a Module class.
         source: who proposed it, with the paper's identifier.
         summary, use_when, formula: one line each: what it is, when to reach for it, its formula (TeX).
         claims: what is claimed of it.

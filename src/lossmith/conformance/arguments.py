@@ -12,7 +12,7 @@ from lossmith._subject import Subject, other_values
 from lossmith.card import Range
 from lossmith.conformance.problems import gradient, leaf, problem
 from lossmith.conformance.reductions import label_weights, per_row_weights
-from lossmith.conformance.registry import ELEMENTS, FORMS, ROWS, SETS, Failed, Skipped, differ, register
+from lossmith.conformance.registry import ELEMENTS, FORMS, PAIRS, ROWS, SETS, Failed, Skipped, differ, register
 
 
 @register(
@@ -58,7 +58,8 @@ def options_matter(subject: Subject, seed: int) -> str:
         if changes is None:
             untried.append(name)
             continue
-        if not any(_changes_something(subject, name, value, seed) for value in changes):
+        elsewhere = [{k: v for k, v in setting.items() if k != name} for setting in subject.settings]  # it may matter beside others alone
+        if not any(_changes_something(subject.at(setting), name, value, seed) for setting in elsewhere for value in changes):
             values = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in changes if not isinstance(v, Tensor))
             raise Failed(f"{name} changes neither value nor gradient" + (f" (tried {values})" if values else ""))
         tried.append(name)
@@ -73,7 +74,7 @@ def _changes(subject: Subject, name: str) -> list[Any] | None:
     shared: dict[str, list[Any]] = {
         "weight": [label_weights(4) if subject.form != "binary" else torch.tensor(2.0, dtype=torch.float64)],
         "pos_weight": [label_weights(4) if subject.form != "binary" else torch.tensor(3.0, dtype=torch.float64)],
-        "sample_weight": [per_row_weights(y)],
+        "sample_weight": [per_row_weights(subject.form, y)],
         "ignore_index": [int(y.flatten()[0])] if not y.is_floating_point() else [1],
         "reduction": ["sum", "none"],
         "denominator": [100.0],
@@ -250,6 +251,12 @@ def _mistakes(subject: Subject, seed: int) -> list[tuple[str, str, Callable[[], 
         ]
     elif subject.form in ELEMENTS:
         mistakes.append(("target", "a target of 2", lambda: subject(z, y + 2)))
+    elif subject.form in PAIRS:
+        mistakes += [
+            ("input", "one logit for a softmax", lambda: subject(z[:, :1], y[:, :1])),
+            ("target", "class indices for a teacher", lambda: subject(z, y.argmax(1))),
+            ("target", "a teacher of other classes", lambda: subject(z, y[:, :-1])),
+        ]
     else:
         mistakes.append(("over", "over='image'", lambda: subject(z, y, over="image")))
     for keyword in ("weight", "pos_weight", "sample_weight"):

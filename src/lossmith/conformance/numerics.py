@@ -8,7 +8,7 @@ from torch import Tensor
 from lossmith._subject import Subject, counted
 from lossmith.conformance.growth import measured_growth
 from lossmith.conformance.problems import confident, gradient, leaf, problem
-from lossmith.conformance.registry import ELEMENTS, FORMS, ROWS, Failed, Skipped, differ, register
+from lossmith.conformance.registry import ELEMENTS, FORMS, PAIRS, ROWS, Failed, Skipped, differ, register
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -70,6 +70,9 @@ def _extreme(subject: Subject, size: float) -> tuple[Tensor, Tensor]:
     _, y = problem(subject.form, 0, n=4, classes=3)
     right, wrong = confident(subject.form, y, 3, size), confident(subject.form, y, 3, size, right=False)
     ramp = torch.linspace(-1, 1, right.numel(), dtype=torch.float64).reshape(right.shape)
+    if subject.form in PAIRS:  # as sure of it, or as undecided, as the student
+        y = torch.cat([y, y, confident(subject.form, y, 3, size), y, size * ramp, 0 * y])
+        return torch.cat([right, wrong, wrong + ramp, size * ramp, -size * ramp, torch.full_like(right, size)]), y
     return torch.cat([right, wrong, wrong + ramp, size * ramp, torch.full_like(right, size), 0 * right]), y.repeat(6, *[1] * (y.ndim - 1))
 
 
@@ -145,12 +148,14 @@ def extremes_double_backward(subject: Subject, seed: int) -> str:
     tests="a class (label) whose logit is -inf, and is not there, gives no NaN; where the loss is finite so is its gradient",
     why="masking impossible classes (tokens, actions, labels) by -inf is common practice",
     cause="0 * -inf in a sum over classes: use xlogy, or a double `where`",
-    forms=(*ROWS, *ELEMENTS),
+    forms=(*ROWS, *ELEMENTS, *PAIRS),
 )
 def masked_class(subject: Subject, seed: int) -> str:
     z, y = problem(subject.form, seed)
     if subject.form in ELEMENTS:
         return _masked_labels(subject, z, y)
+    if subject.form in PAIRS:
+        return _masked_in_a_pair(subject, z, y)
     hidden = ((y + 1) % 4).unsqueeze(1) == torch.arange(4)
     targets = [y]
     if subject.card is not None and not subject.stateful:  # class probabilities that give it none
@@ -166,6 +171,25 @@ def masked_class(subject: Subject, seed: int) -> str:
             if loss.isfinite().all() and not gradient(loss.sum(), input).isfinite().all():
                 raise Failed("the loss is finite, its gradient is not", input=input.detach(), target=one)
     return "one class of four at -inf" + (", class indices and probabilities" if len(targets) > 1 else "")
+
+
+def _masked_in_a_pair(subject: Subject, z: Tensor, y: Tensor) -> str:
+    """One class at -inf to student, teacher, or both; what neither can choose costs nothing."""
+    hidden = torch.arange(4) == 2
+    for setting in subject.settings:
+        at = subject.at(setting)
+        for who, masked_z, masked_y in (("student", True, False), ("teacher", False, True), ("both", True, True)):
+            target = torch.where(hidden & masked_y, -torch.inf, y)
+            for row in range(z.shape[0]):
+                input, one = leaf(torch.where(hidden & masked_z, -torch.inf, z)[row : row + 1]), target[row : row + 1]
+                loss = at(input, one)
+                if loss.isnan():
+                    raise Failed(f"the loss is NaN with a class at -inf ({who})", input=input.detach(), target=one)
+                if loss.isfinite() and not gradient(loss, input).isfinite().all():
+                    raise Failed(f"the loss is finite, its gradient is not, with a class at -inf ({who})", input=input.detach(), target=one)
+            if who == "both" and differ(at(torch.where(hidden, -torch.inf, z), target), at(z[:, ~hidden], y[:, ~hidden]), 1e-12):
+                raise Failed("a class at -inf to both is not as if it were not there", input=z, target=y)
+    return f"one class of four at -inf to student, teacher or both, {counted(subject)}"
 
 
 def _masked_labels(subject: Subject, z: Tensor, y: Tensor) -> str:

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._risk import label_losses
 from lossmith._subject import Subject
 from lossmith.card import Proved
 from lossmith.conformance.growth import GROWTHS, measured_growth
 from lossmith.conformance.problems import SCALES, confident, generator, problem
-from lossmith.conformance.registry import ELEMENTS, FORMS, SETS, Failed, Unclaimed, register, show, shrink
-from lossmith.conformance.risk import calibration_gap, label_losses, properness_gap
+from lossmith.conformance.registry import ELEMENTS, FORMS, PAIRS, SETS, Failed, Unclaimed, register, show, shrink
+from lossmith.conformance.risk import calibration_gap, properness_gap
 
 CLASSES = (2, 3, 10)
 TOLERANCE = 1e-9
@@ -158,7 +159,7 @@ def _class_symmetric(subject: Subject, seed: int) -> Search:
         if subject.form in ELEMENTS:
             permuted, named = -input, 1 - target
         else:
-            permuted, named = input[:, order[0]], order[0].argsort()[target]
+            permuted, named = input[:, order[0]], target[:, order[0]] if subject.form in PAIRS else order[0].argsort()[target]
         counts = {name: value[order[0]] for name, value in subject.needs(input.shape[-1]).items()} if input.ndim > 1 else {}
         before, after = subject.rows(input, target), subject.rows(permuted, named, **counts)
         return (before - after).abs() - _tolerance(before, after)
@@ -207,6 +208,8 @@ def _extent(subject: Subject, seed: int, classes: int) -> tuple[float, float, fl
     # large sets: an additive smoothing keeps small ones away from the supremum
     n, extra = (2, (1024,)) if form in SETS else (32, None)
     y = problem(form, seed, n=n, classes=classes, extra=extra).target
+    if form in PAIRS:  # teachers that are certain, or the infimum would be elsewhere
+        y = confident(form, y, classes, size)
     right, wrong = confident(form, y, classes, size), confident(form, y, classes, size, right=False)
     excluded = right.clamp_min(0.0).neg()  # the label alone far below the others, which are alike
     usual = [problem(form, seed + i, n=n, classes=classes, extra=extra, scale=s) for i, s in enumerate(SCALES)]

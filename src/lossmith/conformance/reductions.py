@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from lossmith._subject import Subject
-from lossmith.conformance.problems import confident, gradient, leaf, problem
-from lossmith.conformance.registry import ELEMENTS, FORMS, ROWS, SETS, Failed, Skipped, differ, register, require
+from lossmith.conformance.problems import confident, gradient, leaf, problem, row_of
+from lossmith.conformance.registry import ELEMENTS, FORMS, PAIRS, ROWS, SETS, Failed, Skipped, differ, register, require
 
 
-def per_row_weights(target: Tensor) -> Tensor:
-    """Distinct positive sample weights for an index target."""
-    return (0.5 + 0.25 * torch.arange(target.numel(), dtype=torch.float64)).reshape(target.shape)
+def per_row_weights(form: str, target: Tensor) -> Tensor:
+    """Distinct positive sample weights for a target."""
+    rows = row_of(form, target)
+    return (0.5 + 0.25 * torch.arange(rows.numel(), dtype=torch.float64)).reshape(rows.shape)
 
 
 def label_weights(classes: int) -> Tensor:
@@ -108,7 +109,7 @@ def _rows_make_the_batch(subject: Subject, z: Tensor, y: Tensor) -> str:
     tests="a mean divides by the total weight of what is kept: class weights, sample weights and ignored rows included",
     why="otherwise the loss, hence the learning rate, depends on how much of a batch is padding",
     cause='`.mean()` after masking, or a weight in the numerator but not in the denominator (a plain "mean over the wrong count")',
-    forms=(*ROWS, *ELEMENTS),
+    forms=(*ROWS, *ELEMENTS, *PAIRS),
 )
 def mean_denominator(subject: Subject, seed: int) -> str:
     if not subject.takes("reduction"):
@@ -116,17 +117,18 @@ def mean_denominator(subject: Subject, seed: int) -> str:
     tried: list[str] = []
     every = ("weight", "sample_weight", "ignore_index")
     # of a plain function no more is asked than rows (n, c) and class indices
-    for extra in ((), (3,)) if subject.card is not None and subject.form in ROWS else ((),):
+    for extra in ((), (3,)) if subject.card is not None and subject.form in (*ROWS, *PAIRS) else ((),):
         z, y = problem(subject.form, seed, extra=extra)
         _, soft = problem(subject.form, seed, extra=extra, soft=True)
+        has_soft = subject.card is not None and not subject.stateful and subject.form not in PAIRS
         for used in ((), ("weight",), ("sample_weight",), ("ignore_index",), ("pos_weight",), every):
             if subject.takes(*used):
                 tried.append(" + ".join(used) or "plain")
-                require(_denominator_law(subject, used), input=z, target=y, sample_weight=per_row_weights(y))
+                require(_denominator_law(subject, used), input=z, target=y, sample_weight=per_row_weights(subject.form, y))
         for used in ((), ("weight",), ("sample_weight",), ("weight", "sample_weight")):
-            if subject.takes(*used) and subject.card is not None and not subject.stateful:
+            if subject.takes(*used) and has_soft:
                 tried.append(" + ".join(("soft targets", *used)))
-                require(_denominator_law(subject, used, soft=True), input=z, target=soft, sample_weight=per_row_weights(y))
+                require(_denominator_law(subject, used, soft=True), input=z, target=soft, sample_weight=per_row_weights(subject.form, y))
     return "; ".join(dict.fromkeys(tried))
 
 
@@ -183,7 +185,7 @@ def weights_multiply(subject: Subject, seed: int) -> str:
             factor = w[target] if subject.form in ROWS else across[: plain.shape[1]]
             if differ(subject(input, target, weight=w, reduction="none"), plain * factor, 1e-12):
                 return "weight does not multiply each loss by its class's weight"
-        s = per_row_weights(target)
+        s = per_row_weights(subject.form, target)
         if subject.takes("sample_weight") and subject.form not in SETS:
             if differ(subject(input, target, sample_weight=s, reduction="none"), plain * s, 1e-12):
                 return "sample_weight does not multiply each row's loss"
@@ -206,7 +208,7 @@ def weights_multiply(subject: Subject, seed: int) -> str:
     tests="with the full batch's `denominator=`, the losses and gradients of its micro-batches sum to the full batch's",
     why="gradient accumulation and data parallelism otherwise train on another objective than one big batch does",
     cause="each micro-batch divided by its own count",
-    forms=(*ROWS, *ELEMENTS),
+    forms=(*ROWS, *ELEMENTS, *PAIRS),
 )
 def micro_batches(subject: Subject, seed: int) -> str:
     if not subject.takes("denominator"):
@@ -214,8 +216,8 @@ def micro_batches(subject: Subject, seed: int) -> str:
     if subject.stateful:
         raise Skipped("its state couples the rows of a batch")
     z, y = problem(subject.form, seed, n=7)
-    whole_in, options = leaf(z), {"sample_weight": per_row_weights(y)} if subject.takes("sample_weight") else {}
-    total = options["sample_weight"].sum() if options else torch.tensor(float(y.numel()), dtype=torch.float64)
+    whole_in, options = leaf(z), {"sample_weight": per_row_weights(subject.form, y)} if subject.takes("sample_weight") else {}
+    total = options["sample_weight"].sum() if options else torch.tensor(float(row_of(subject.form, y).numel()), dtype=torch.float64)
     whole = subject(whole_in, y, **options)
     expected = gradient(whole, whole_in)
     part_in, parts = leaf(z), []
@@ -245,7 +247,7 @@ def empty_batch(subject: Subject, seed: int) -> str:
     if subject.takes("ignore_index") and subject.form not in SETS:
         cases["every row ignored"] = (z, torch.full_like(y, -100), {"ignore_index": -100})
     if subject.takes("sample_weight") and subject.form not in SETS:
-        cases["every sample weight 0"] = (z, y, {"sample_weight": torch.zeros(y.shape, dtype=torch.float64)})
+        cases["every sample weight 0"] = (z, y, {"sample_weight": 0 * per_row_weights(subject.form, y)})
     for how in ({"reduction": "mean"}, {"reduction": "sum"}) if subject.takes("reduction") else ({},):
         said = "".join(f", {k}={v!r}" for k, v in how.items())
         for case, (input, target, options) in cases.items():

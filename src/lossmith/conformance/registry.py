@@ -19,7 +19,8 @@ from lossmith._subject import Subject
 ROWS = ("log_prob", "log_probs", "logits", "stateful")
 ELEMENTS = ("binary", "multilabel")
 SETS = ("set",)
-FORMS = (*ROWS, *ELEMENTS, *SETS)
+PAIRS = ("teacher",)
+FORMS = (*ROWS, *ELEMENTS, *SETS, *PAIRS)
 
 Status = Literal["passed", "failed", "skipped", "unclaimed"]
 

@@ -1,8 +1,4 @@
-"""Conditional risks: the expected loss of a report when the truth is known, and the searches for a truth it misleads.
-
-With true probabilities p over the labels, a report z costs :math:`R(p, z) = \\sum_k p_k \\ell(z, k)`. Losses of R reports are computed
-once for every label; the risks of R reports under T truths are then one matrix product.
-"""
+"""Searches for a truth that an objective misleads: whose honest report is not the best, or whose best report predicts wrongly."""
 
 import itertools
 from typing import Any
@@ -10,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossmith._risk import pattern_search, risk, risks
 from lossmith._subject import Subject
 from lossmith.conformance.problems import generator, gradient, leaf
 from lossmith.conformance.registry import ELEMENTS
@@ -21,18 +18,6 @@ ZOOM_ROUNDS = 22
 
 Gap = tuple[int, str | None, dict[str, Any]]
 """How many points were tried, what was found, and the example."""
-
-
-def label_losses(subject: Subject, reports: Tensor) -> Tensor:
-    """The loss of every report `(r, c)` under every label: `(r, c)`; of a single logit `(r, 1)` under yes and no: `(r, 2)`."""
-    r, c = reports.shape
-    if subject.form in ELEMENTS:
-        z = torch.cat([reports, reports])
-        t = torch.cat([torch.ones_like(reports), torch.zeros_like(reports)])
-        losses = subject.rows(z.squeeze(1), t.squeeze(1)) if subject.form == "binary" else subject.rows(z, t)
-        return losses.reshape(2, r).T
-    losses = subject.rows(reports.repeat(c, 1), torch.arange(c).repeat_interleave(r))
-    return losses.reshape(c, r).T
 
 
 def truths(k: int, n: int, seed: int) -> Tensor:
@@ -52,15 +37,15 @@ def properness_gap(subject: Subject, seed: int) -> Gap:
     for k in (2,) if binary else (3, 5):
         p = truths(k, 64, seed)
         z = leaf(honest(subject, p))
-        risk = (p * label_losses(subject, z)).sum(1)
-        slope = gradient(risk.sum(), z).abs().amax(1)
+        cost = risk(subject, p, z)
+        slope = gradient(cost.sum(), z).abs().amax(1)
         worst = int(slope.argmax())
-        if slope[worst] > 1e-7 * max(1.0, risk[worst].abs().item()):
+        if slope[worst] > 1e-7 * max(1.0, cost[worst].abs().item()):
             return k, f"the risk of reporting the truth has slope {slope[worst].item():.3g}", {"truth": p[worst]}
     k = 2 if binary else 3
     p, q = truths(k, TRUTHS, seed), truths(k, REPORTS, seed + 1)
-    own = (p * label_losses(subject, honest(subject, p))).sum(1, keepdim=True)
-    other = p @ label_losses(subject, honest(subject, q)).T
+    own = risk(subject, p, honest(subject, p)).unsqueeze(1)
+    other = risks(subject, p, honest(subject, q))
     gained = own + 1e-6 * torch.cdist(p, q).square() - other - 1e-12 * own.abs().clamp_min(1.0)
     if (gained > 0).any():
         truth, report = divmod(int(gained.argmax()), REPORTS)
@@ -82,10 +67,10 @@ def calibration_gap(subject: Subject, seed: int, *, thorough: bool = False) -> G
     lead = top[:, 0] - top[:, 1]
     p, lead = p[lead > 0.03], lead[lead > 0.03]
     points = p.shape[0] * grid.shape[0]
-    risk = p @ label_losses(subject, grid).T
+    cost = risks(subject, p, grid)
     right = _predicted(grid) == p.argmax(1, keepdim=True)
-    right_risk, right_at = torch.where(right, risk, torch.inf).min(1)
-    wrong_risk, wrong_at = torch.where(right, torch.inf, risk).min(1)
+    right_risk, right_at = torch.where(right, cost, torch.inf).min(1)
+    wrong_risk, wrong_at = torch.where(right, torch.inf, cost).min(1)
     many = ZOOM_TRUTHS if subject.vectorised else ZOOM_TRUTHS // 4  # one call a row is dear
     doubtful = ((wrong_risk - right_risk) / lead).argsort().split(many)
     for part in doubtful[: 12 if thorough else 1]:
@@ -118,16 +103,15 @@ def _refined(
     return said, {"truth": p[i], "wrong": z_wrong[i], "right": z_right[i]}
 
 
-def _beside(subject: Subject, p: Tensor, wrong: Tensor, right: Tensor, risk: Tensor) -> tuple[Tensor, Tensor]:
+def _beside(subject: Subject, p: Tensor, wrong: Tensor, right: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """The best of the right reports known and of those found from the wrong ones with the most likely class put just in front."""
     if wrong.shape[1] == 1:
         moved = torch.where(p[:, :1] > p[:, 1:], 1e-3, -1e-3).to(p.dtype)
     else:
         label = p.argmax(1, keepdim=True)
         moved = wrong.scatter(1, label, wrong.amax(1, keepdim=True) + 1e-3)
-    cost = (p * label_losses(subject, moved)).sum(1)
-    moved, _ = _zoom(subject, p, moved, cost, torch.ones(len(p), dtype=torch.bool))
-    return _cheaper(subject, p, moved, right, risk)
+    moved, _ = _zoom(subject, p, moved, risk(subject, p, moved), torch.ones(len(p), dtype=torch.bool))
+    return _cheaper(subject, p, moved, right, known)
 
 
 def _tied(p: Tensor, z: Tensor) -> Tensor:
@@ -138,11 +122,11 @@ def _tied(p: Tensor, z: Tensor) -> Tensor:
     return z.scatter(1, label, z.scatter(1, label, -torch.inf).amax(1, keepdim=True))
 
 
-def _cheaper(subject: Subject, p: Tensor, new: Tensor, known: Tensor, risk: Tensor) -> tuple[Tensor, Tensor]:
+def _cheaper(subject: Subject, p: Tensor, new: Tensor, known: Tensor, known_cost: Tensor) -> tuple[Tensor, Tensor]:
     """The cheaper of two reports, a truth a row, and what it costs."""
-    cost = (p * label_losses(subject, new)).sum(1)
-    better = cost < risk
-    return torch.where(better.unsqueeze(1), new, known), torch.where(better, cost, risk)
+    cost = risk(subject, p, new)
+    better = cost < known_cost
+    return torch.where(better.unsqueeze(1), new, known), torch.where(better, cost, known_cost)
 
 
 def _grid(subject: Subject, seed: int) -> Tensor:
@@ -163,18 +147,13 @@ def _predicted(z: Tensor) -> Tensor:
     return torch.where(top.values[..., 0] > top.values[..., 1], top.indices[..., 0], -1)
 
 
-def _zoom(subject: Subject, p: Tensor, at: Tensor, risk: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def _zoom(subject: Subject, p: Tensor, at: Tensor, cost: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Pattern search from the best point of the grid, a truth a row, without leaving its side: right or not."""
-    steps = torch.tensor([s for s in itertools.product((-1.0, 0.0, 1.0), repeat=at.shape[1]) if any(s)], dtype=torch.float64)
-    radius = torch.ones(p.shape[0], 1, 1, dtype=torch.float64)
-    for _ in range(ZOOM_ROUNDS):
-        near = at.unsqueeze(1) + radius * steps
-        losses = label_losses(subject, near.reshape(-1, at.shape[1])).reshape(*near.shape[:2], -1)
+
+    def cost_near(near: Tensor) -> Tensor:
+        n, steps, c = near.shape
         stays = (_predicted(near) == p.argmax(1, keepdim=True)) == right.unsqueeze(1)
-        cost = torch.where(stays, (p.unsqueeze(1) * losses).sum(2), torch.inf)
-        least = cost.min(1)
-        better = least.values < risk
-        at = torch.where(better.unsqueeze(1), near[torch.arange(len(at)), least.indices], at)
-        risk = torch.where(better, least.values, risk)
-        radius = torch.where(better.reshape(-1, 1, 1), radius, radius / 2)
-    return at, risk
+        found = risk(subject, p.repeat_interleave(steps, 0), near.reshape(-1, c)).reshape(n, steps)
+        return torch.where(stays, found, torch.inf)
+
+    return pattern_search(cost_near, at, cost, ZOOM_ROUNDS)

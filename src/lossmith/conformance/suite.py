@@ -30,8 +30,8 @@ def check(
 
     Args:
         objective: a registered name or alias, or any `(input, target) -> loss`: a function, a module, a class with state.
-        form: of a callable without a card: "logits" (rows of class logits and class indices), "binary", "multilabel" or "set"; when
-            left out, the first whose shapes it takes.
+        form: of a callable without a card: "logits" (rows of class logits and class indices), "binary", "multilabel", "set" or
+            "teacher" (a student's logits and a teacher's); when left out, the first but the last whose shapes it takes.
         claims: what you claim of a callable without a card; without claims the report says which properties hold on all that was tried.
         seeds: seeds of the random searches; more seeds search further.
         only: names of the checks to run; all but the slow ones when left out.

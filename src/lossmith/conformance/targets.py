@@ -6,14 +6,14 @@ from torch import Tensor
 from lossmith._subject import Subject
 from lossmith.conformance.problems import gradient, leaf, problem
 from lossmith.conformance.reductions import label_weights
-from lossmith.conformance.registry import ELEMENTS, ROWS, SETS, Failed, Skipped, differ, register, require
+from lossmith.conformance.registry import ELEMENTS, PAIRS, ROWS, SETS, Failed, Skipped, differ, register, require
 
 
 @register(
     tests="`(c,)`, `(n, c)`, `(n, c, d)` and `(n, c, d1, d2)` (binary: any shape) hold the same losses, laid out otherwise",
     why="pixels and tokens are rows like any others; an axis mixed up is silent whenever the sizes happen to fit",
     cause="a reshape without moving the class axis, or `dim=-1` where the classes are along axis 1",
-    forms=(*ROWS, *ELEMENTS),
+    forms=(*ROWS, *ELEMENTS, *PAIRS),
 )
 def shapes_agree(subject: Subject, seed: int) -> str:
     plain = subject.card is None
@@ -28,7 +28,7 @@ def shapes_agree(subject: Subject, seed: int) -> str:
         else:
             input = z.reshape(n, *extra, -1).movedim(-1, 1)
             target = y.reshape(n, *extra, *y.shape[1:])
-            target = target.movedim(-1, 1) if subject.form == "multilabel" else target
+            target = target.movedim(-1, 1) if subject.form in ("multilabel", *PAIRS) else target
             expected = rows.reshape(n, *extra, *rows.shape[1:])
             expected = expected.movedim(-1, 1) if subject.form == "multilabel" else expected
         try:
@@ -42,7 +42,7 @@ def shapes_agree(subject: Subject, seed: int) -> str:
         if got.shape != expected.shape and subject.takes("reduction"):
             raise Failed(f"{what} gives losses of shape {tuple(got.shape)}, not {tuple(expected.shape)}", input=input, target=target)
         tried.append(what)
-    if subject.takes("reduction") and subject.form in ROWS and not subject.stateful:
+    if subject.takes("reduction") and subject.form in (*ROWS, *PAIRS) and not subject.stateful:
         one = subject.each(z[0], y[0])
         if one.shape != () or differ(one, rows[0], 1e-12):
             raise Failed("(c,) gives another loss than the same row in a batch", input=z[0], target=y[0])

@@ -100,7 +100,7 @@ def _compiled(subject: Subject, seed: int, backend: str) -> None:
         y = y.clone()
         y[0] = -100
     if subject.takes("sample_weight"):
-        options["sample_weight"] = per_row_weights(y).float()
+        options["sample_weight"] = per_row_weights(subject.form, y).float()
     eager_in, compiled_in = leaf(z), leaf(z)
     eager = subject.bound(z, **options)(eager_in, y)
     torch._dynamo.reset()  # the graphs of other objectives share this code, and there is a limit to their number
