@@ -120,7 +120,9 @@ def _taken(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any
 
 
 def _indices(form: str, logits: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Class indices, or answers 0 and 1."""
+    """Class indices, answers 0 and 1, or a teacher's logits."""
+    if form == "teacher":
+        return _uniform(logits.shape, "teacher", -2, 2).to(logits.dtype), {}
     rows = logits.shape if form in ("binary", "multilabel") else logits.movedim(1, -1).shape[:-1]
     classes = 2 if form in ("binary", "multilabel") else logits.shape[1]
     target = (_uniform(rows, "target", 0, 1) * classes).floor()
@@ -128,7 +130,9 @@ def _indices(form: str, logits: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 def _probabilities(form: str, logits: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Class probabilities, or answers in between; in 256ths, one of them 0."""
+    """Class probabilities, or answers in between, in 256ths, one of them 0; or a teacher's log-probabilities."""
+    if form == "teacher":
+        return _probabilities("logits", logits)[0].log(), {}
     t = _uniform(logits.shape, "probabilities", 0, 1)
     if form not in ("binary", "multilabel"):
         t = (t / t.sum(1, keepdim=True) * 256).floor() / 256
@@ -137,8 +141,10 @@ def _probabilities(form: str, logits: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 def _masked(form: str, logits: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Class indices, one of them ignored, weighted by class and by sample."""
+    """Class indices, one of them ignored, weighted by class and by sample; a teacher's logits, weighted by sample."""
     target, _ = _indices(form, logits)
+    if form == "teacher":
+        return target, {"sample_weight": _uniform(target[:, 0].shape, "sample weight", 0, 2).floor().to(logits.dtype)}
     target.view(-1)[1] = -100
     options: dict[str, Any] = {"sample_weight": _uniform(target.shape, "sample weight", 0, 2).to(logits.dtype)}
     if form == "set":

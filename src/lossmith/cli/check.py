@@ -30,7 +30,7 @@ def check(
 
     Args:
         objective: name or alias, or module:function (dots for packages); modules are looked for in this folder too.
-        form: of a function without a card: logits (rows of class logits), binary, multilabel or set; guessed when left out.
+        form: of a function without a card: logits (rows of class logits), binary, multilabel, set or teacher; guessed when left out.
         claims: of a function without a card, separated by commas: convex,proper,no-symmetric,growth=linear.
         only: names of the checks to run, separated by commas; all but the slow ones when left out.
         seeds: how many seeds to search with; more search further.

@@ -21,6 +21,9 @@ REACH = 6.0
 COUNTS = (100.0, 900.0)
 """Training rows of the right class and of the other, for objectives that need them: the right one is rare."""
 
+SURE = 2.0
+"""The margin of the teacher, where there is one."""
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -61,6 +64,10 @@ def _losses(card: Card, margin: torch.Tensor, keywords: dict[str, Any]) -> tuple
     if card.form == "multilabel":
         loss = card.function(margin[:, None], torch.ones(n, 1, dtype=margin.dtype), reduction="none", **keywords)
         return loss.reshape(n, -1).mean(1), "margin: the logit, when the answer is yes"
+    if card.form == "teacher":
+        half = torch.tensor([SURE / 2, -SURE / 2], dtype=torch.float64).expand(n, 2)
+        loss = card.function(torch.stack([margin / 2, -margin / 2], 1), half, reduction="none", **keywords)
+        return loss, f"margin: the first logit less the second, of two classes between which the teacher's margin is {SURE:g}"
     if card.form == "set":
         size = 64
         half = margin[:, None, None].expand(n, 1, size) / 2

@@ -30,6 +30,7 @@ SYNONYMS = (
     ("convex", "convexity"),
     ("baseline", "default", "standard", "start"),
     ("boosting", "exponential"),
+    ("distillation", "distil", "distill", "teacher", "student", "compress", "compression"),
     ("many", "large", "thousands", "vocabulary"),
     ("worst", "fairness", "fair", "group", "subpopulation"),
     ("tune", "tunable", "parameter", "flexible"),
@@ -39,7 +40,7 @@ SYNONYMS = (
 IMPLIES = {"noisy": ("robust",), "robust": ("noisy",)}
 """First word of a group -> groups that answer it too."""
 
-ASKED_BY = {"set": "segmentation", "multilabel": "multilabel", "binary": "binary"}
+ASKED_BY = {"teacher": "distillation", "set": "segmentation", "multilabel": "multilabel", "binary": "binary"}
 """Form of an objective whose data are of another kind than rows of one label among classes -> the group of words that asks for it."""
 
 OTHER_KIND = 0.5

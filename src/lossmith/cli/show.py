@@ -177,6 +177,7 @@ def _input(card: Card) -> str:
     shapes = {
         "binary": "one logit a question, target 0 to 1, any shape",
         "multilabel": "logits (n, labels), targets 0 to 1 of the same shape",
+        "teacher": "the student's class logits (c,), (n, c) or (n, c, *d); target the teacher's, in the same shape",
         "set": "class logits (n, c, *d); the loss is of whole sets",
         "stateful": "class logits (n, c); a module that remembers its training rows",
     }

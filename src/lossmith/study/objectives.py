@@ -16,7 +16,7 @@ from lossmith.study.references import is_reference, load_reference, source_hash
 
 Hyper = float | int | bool | str
 
-NOT_CLASSES = {"binary": "one logit a row", "multilabel": "several labels a row", "set": "whole masks"}
+NOT_CLASSES = {"teacher": "a teacher's logits", "binary": "one logit a row", "multilabel": "several labels a row", "set": "whole masks"}
 """Forms of objective that a study of one label among classes cannot use, and what they take instead."""
 
 SERVED = ("class_counts", "sample_index")
