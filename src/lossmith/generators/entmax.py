@@ -16,7 +16,7 @@ from lossmith._reduce import full_precision, working_dtype
 from lossmith._typing import Float, Tensor
 from lossmith.card import Range
 from lossmith.generators._parameters import inside
-from lossmith.generators.threshold import differentiable, power, solve
+from lossmith.generators.threshold import differentiable, power, solve, without_slope
 
 
 def tsallis_argmax(theta: Float[Tensor, "*rows c"], alpha: float) -> Float[Tensor, "*rows c"]:
@@ -40,8 +40,11 @@ def tsallis_conjugate(theta: Float[Tensor, "*rows c"], alpha: float) -> Float[Te
     r = 1 / (alpha - 1)
     rows = solve(theta, alpha - 1, r)
     s = differentiable(rows.s, rows.d, r, steps=1)
-    missing = 1 - power(s + rows.d, r + 1).sum(-1)
-    return rows.top.squeeze(-1) + r * ((1 - s.squeeze(-1)) - missing / (r + 1))
+    missing = 1 - power(s + rows.d, r + 1).sum(-1, keepdim=True)
+    value = rows.top + r * ((1 - s) - missing / (r + 1))
+    if r not in (1, 2):
+        value = without_slope(value, r * (power(s + rows.d, r).sum(-1, keepdim=True) - 1), s)
+    return value.squeeze(-1)
 
 
 def entmax(logits: Float[Tensor, "..."], alpha: float = 1.5, dim: int = -1) -> Float[Tensor, "..."]:

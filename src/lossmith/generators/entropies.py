@@ -22,7 +22,7 @@ from lossmith.generators._parameters import inside
 from lossmith.generators.catalogue import entropy_family, register_entropy
 from lossmith.generators.entmax import tsallis_argmax, tsallis_conjugate
 from lossmith.generators.entropy import Entropy
-from lossmith.generators.threshold import differentiable, only_derivatives, power, solve
+from lossmith.generators.threshold import differentiable, only_derivatives, power, solve, without_slope
 
 FENCHEL_YOUNG = "Blondel, Martins & Niculae 2020, arXiv:1901.02324"
 
@@ -184,7 +184,7 @@ def squared_norm_entropy(q: float) -> Entropy:
 
     def conjugate(theta: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows"]:
         top, s, u = threshold(theta, 1)
-        return (top + (1 - s) + (_norm(u, r).square() - 1) / 2).squeeze(-1)
+        return without_slope(top + (1 - s) + (_norm(u, r).square() - 1) / 2, mass(u) - 1, s).squeeze(-1)
 
     return Entropy(
         name=f"squared_norm_entropy(q={q})", formula=rf"\tfrac12 (\|p\|_q^2 - 1), q = {q:g}", source=f"{FENCHEL_YOUNG}, section 4.3",
