@@ -1,11 +1,18 @@
-"""Convex functions, each written once: the generators of f-divergences, and all that is derived from them.
+"""Convex functions, each written once: the generators of f-divergences, the entropies on the simplex, and all that is derived from them.
 
 An :class:`FGenerator` holds f, f', f'', the conjugate f*, the inverse link and the limits; its docstring states the conventions. The
 instances are in `logarithmic`, `powers` and `alpha`;
 ``get`` finds one by name, and ``FGenerator.from_function`` makes one from any convex function.
+
+An :class:`Entropy` is the twin on the simplex: a convex function of probabilities, with its regularised argmax (softmax, sparsemax,
+entmax), Fenchel-Young loss, Bregman divergence and proper loss. The instances are in `entropies`; ``get_entropy`` finds one by name.
 """
 
 from lossmith.generators.alpha import alpha_amari, alpha_cichocki, alpha_f_dpo, alpha_tsallis, convert_alpha
+from lossmith.generators.catalogue import UnknownEntropy, all_entropies, entropy_family, get_entropy, register_entropy
+from lossmith.generators.entmax import entmax, sparsemax
+from lossmith.generators.entropies import gini, norm_entropy, shannon, squared_norm_entropy, tsallis
+from lossmith.generators.entropy import Entropy
 from lossmith.generators.fgenerator import FGenerator
 from lossmith.generators.logarithmic import (
     gan,
@@ -22,8 +29,11 @@ from lossmith.generators.powers import chi_p, neyman_chi2, pearson_chi2, squared
 from lossmith.generators.registry import UnknownGenerator, all_generators, family, get, register
 
 __all__ = [
+    "Entropy",
     "FGenerator",
+    "UnknownEntropy",
     "UnknownGenerator",
+    "all_entropies",
     "all_generators",
     "alpha_amari",
     "alpha_cichocki",
@@ -31,21 +41,31 @@ __all__ = [
     "alpha_tsallis",
     "chi_p",
     "convert_alpha",
+    "entmax",
+    "entropy_family",
     "family",
     "gan",
     "get",
+    "get_entropy",
+    "gini",
     "jeffreys",
     "jensen_shannon",
     "jensen_shannon_gan",
     "jensen_shannon_skewed",
     "kl",
     "neyman_chi2",
+    "norm_entropy",
     "pearson_chi2",
     "register",
+    "register_entropy",
     "reverse_kl",
+    "shannon",
     "skew_kl",
     "skew_reverse_kl",
+    "sparsemax",
     "squared_hellinger",
+    "squared_norm_entropy",
     "total_variation",
     "triangular",
+    "tsallis",
 ]
