@@ -25,7 +25,7 @@ def derived(instance: Instance, convex: Any, z: torch.Tensor) -> torch.Tensor:
         return instance.times * divergence(labels.log(), log_p.unsqueeze(1), convex, log=True)
     if instance.derived == "proper loss":
         return instance.times * convex.proper_loss(log_p.exp())
-    return instance.times * convex.fenchel_young(z.unsqueeze(1), labels)
+    return instance.times * convex.fenchel_young(z.unsqueeze(1).expand(-1, len(labels), -1), labels.expand(len(z), -1, -1))
 
 
 def every_label(card: Card, hyper: dict[str, Any], z: torch.Tensor) -> torch.Tensor:
@@ -114,4 +114,4 @@ def test_an_instance_says_what_it_is() -> None:
     (comp_sum,) = get("comp_sum").instances
     assert comp_sum.says({"tau": 3.0}) == ""
     assert Instance("divergence", of=lambda: kl, times=0.5).says({}) == "0.5 x D_f(e_y || p) with f = kl"
-    assert "Instance of: D_f(e_y || p) with f = kl." in get("cross_entropy").function.__doc__
+    assert "Instance of: D_f(e_y || p) with f = kl; the proper loss of shannon; the Fenchel-Young loss of shannon." in get("cross_entropy").function.__doc__

@@ -11,12 +11,14 @@ from lossmith.classification.comp_sum import (
 )
 from lossmith.classification.cross_entropy import cross_entropy
 from lossmith.classification.f_divergence import f_divergence_loss, generalized_jensen_shannon
+from lossmith.classification.fenchel_young import entmax_loss, fenchel_young_loss, sparsemax_loss
 from lossmith.classification.focal import binary_focal_loss, focal_loss
 from lossmith.classification.h_consistency import h_consistency_bound, h_consistency_transform
 from lossmith.classification.ldr_kl import AdaptiveLDR, ldr_kl_loss
 from lossmith.classification.logit_adjustment import logit_adjusted
 from lossmith.classification.multiclass_hinge import crammer_singer, weston_watkins
 from lossmith.classification.poly import poly_loss
+from lossmith.classification.proper import proper_loss_from_entropy
 from lossmith.classification.symmetric import active_passive_loss, symmetric_cross_entropy
 from lossmith.classification.taylor import taylor_cross_entropy
 
@@ -32,7 +34,9 @@ __all__ = [
     "comp_sum",
     "crammer_singer",
     "cross_entropy",
+    "entmax_loss",
     "f_divergence_loss",
+    "fenchel_young_loss",
     "focal_loss",
     "generalized_cross_entropy",
     "generalized_jensen_shannon",
@@ -41,6 +45,8 @@ __all__ = [
     "ldr_kl_loss",
     "logit_adjusted",
     "poly_loss",
+    "proper_loss_from_entropy",
+    "sparsemax_loss",
     "sum_exponential",
     "symmetric_cross_entropy",
     "taylor_cross_entropy",

@@ -10,7 +10,7 @@ from lossmith._options import BinaryOptions
 from lossmith._reduce import scalar
 from lossmith._typing import Bool, Float, Hyper, Integer, Tensor
 from lossmith.card import At, Claims, Instance, Proved, Range, objective
-from lossmith.generators import kl
+from lossmith.generators import kl, shannon
 
 
 def _binary_log_loss(z: Float[Tensor, "*n"]) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
@@ -24,7 +24,11 @@ def _binary_log_loss(z: Float[Tensor, "*n"]) -> tuple[Float[Tensor, "*n"], Float
     summary="the negative log-probability of the right answer to a yes-or-no question: the standard",
     use_when="each logit answers a question of its own, you want calibrated probabilities, and you trust the labels",
     formula=r"-t \log \sigma(z) - (1 - t) \log \sigma(-z)",
-    instances=[Instance("divergence", of=lambda: kl)],
+    instances=[
+        Instance("divergence", of=lambda: kl),
+        Instance("proper loss", of=lambda: shannon),
+        Instance("fenchel-young", of=lambda: shannon),
+    ],
     aliases=("bce", "bce_with_logits", "binary_cross_entropy_with_logits", "logistic_loss"),
     tags=("baseline", "proper scoring rule", "maximum likelihood", "binary", "multi-label"),
     claims=Claims(

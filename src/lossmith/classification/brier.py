@@ -7,7 +7,8 @@ import torch
 from lossmith._options import RowOptions
 from lossmith._rows import of_log_probs
 from lossmith._typing import Float, Logits, Target, Tensor
-from lossmith.card import Claims, Proved, objective
+from lossmith.card import Claims, Instance, Proved, objective
+from lossmith.generators import gini
 
 
 def _brier(log_p_y: Float[Tensor, "*#rows"], log_p: Float[Tensor, "*#rows c"]) -> Float[Tensor, "*#rows"]:
@@ -28,6 +29,7 @@ def _brier(log_p_y: Float[Tensor, "*#rows"], log_p: Float[Tensor, "*#rows c"]) -
     summary="the squared error of the probabilities: proper like cross-entropy, but bounded",
     use_when="you want calibrated probabilities and a few wrong labels must not dominate",
     formula=r"\sum_k (p_k - 1[k = y])^2",
+    instances=[Instance("proper loss", of=lambda: gini, times=2.0)],
     aliases=("brier_score", "brier", "quadratic_score"),
     tags=("proper scoring rule", "calibration", "robust"),
     claims=Claims(

@@ -6,7 +6,7 @@ from lossmith._options import RowOptions
 from lossmith._rows import LogitSource, of_log_prob
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import Claims, Instance, Proved, Range, objective
-from lossmith.generators import kl
+from lossmith.generators import kl, shannon
 
 
 def _log_loss(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
@@ -21,7 +21,11 @@ def _log_loss(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     use_when="you want a well-understood default, calibrated probabilities, and labels you trust",
     formula=r"-\log p_y",
     ranges={"label_smoothing": Range(0, 1)},
-    instances=[Instance("divergence", of=lambda label_smoothing: kl if label_smoothing == 0 else None)],
+    instances=[
+        Instance("divergence", of=lambda label_smoothing: kl if label_smoothing == 0 else None),
+        Instance("proper loss", of=lambda label_smoothing: shannon if label_smoothing == 0 else None),
+        Instance("fenchel-young", of=lambda label_smoothing: shannon if label_smoothing == 0 else None),
+    ],
     settings=[{"label_smoothing": 0.1}],
     aliases=("ce", "log_loss", "softmax_cross_entropy"),
     tags=("baseline", "proper scoring rule", "maximum likelihood"),

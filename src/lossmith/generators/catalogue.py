@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 from lossmith._checks import nearest
+from lossmith._ranges import Named
+from lossmith.generators._parameters import asking, written_out
 from lossmith.generators.entropy import Entropy
 
 F = TypeVar("F", bound=Callable[..., Entropy])
@@ -18,6 +20,8 @@ class _Family(NamedTuple):
 
 _instances: dict[str, Entropy] = {}
 _families: dict[str, _Family] = {}
+_written_out: dict[str, Entropy] = {}
+"""Members of families by the name they were asked for with, parameters included: found without reading it again, also in a graph."""
 
 
 class UnknownEntropy(KeyError):
@@ -60,11 +64,13 @@ def _take(name: str) -> None:
 
 
 def get_entropy(name: str, **parameters: float) -> Entropy:
-    """The entropy of that name; a family takes its parameters by keyword.
+    """The entropy of that name; a family takes its parameters by keyword, or within the name.
 
     Example:
         >>> from lossmith import generators
         >>> generators.get_entropy("gini") is generators.gini is generators.get_entropy("tsallis", alpha=2.0)
+        True
+        >>> generators.get_entropy("tsallis(alpha=1.5)") is generators.tsallis(1.5)
         True
         >>> generators.get_entropy("shanon")
         Traceback (most recent call last):
@@ -73,8 +79,14 @@ def get_entropy(name: str, **parameters: float) -> Entropy:
     """
     if name in _families:
         return _families[name].function(**parameters)
+    if name in _written_out and not parameters:
+        return _written_out[name]
     if name not in _instances:
-        raise UnknownEntropy(f"no entropy is called {name!r}{nearest(name, [*_instances, *_families])}")
+        written = written_out(name)
+        if written is None or written[0] not in _families:
+            raise UnknownEntropy(f"no entropy is called {name!r}{nearest(name, [*_instances, *_families])}")
+        _written_out[name] = _families[written[0]].function(**written[1])
+        return get_entropy(name, **parameters)
     if parameters:
         raise TypeError(f"generators.get_entropy: {name!r} has no parameters; got {', '.join(parameters)}")
     return _instances[name]
@@ -84,3 +96,12 @@ def all_entropies() -> dict[str, Entropy]:
     """Every instance, and every family at its example settings, by full name, such as ``"tsallis(alpha=1.5)"``."""
     members = [family.function(**setting) for family in _families.values() for setting in family.examples]
     return dict(sorted([*_instances.items(), *((e.name, e) for e in members)]))
+
+
+def known_entropies() -> list[str]:
+    """The names of all instances, and of all families with the parameters they ask for."""
+    return [*_instances, *(asking(family.function) for family in _families.values())]
+
+
+ANY_ENTROPY = Named("lossmith.generators' entropies, or an Entropy", Entropy, get_entropy, known_entropies, ("gini", "tsallis(alpha=1.5)"))
+"""What a hyper-parameter may be that is an entropy: its name, or the object."""

@@ -2,12 +2,12 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 from lossmith._checks import nearest
 from lossmith._ranges import Named
+from lossmith.generators._parameters import asking, written_out
 from lossmith.generators.fgenerator import FGenerator
 
 F = TypeVar("F", bound=Callable[..., FGenerator])
@@ -103,23 +103,18 @@ def get(name: str, **parameters: float) -> FGenerator:
 
 def _member(name: str) -> FGenerator | None:
     """A family's member by its full name, such as ``"skew_kl(skew=0.1)"``."""
-    written = re.fullmatch(r"(\w+)\((.*)\)", name)
-    if written is None or written[1] not in _families:
+    written = written_out(name)
+    if written is None or written[0] not in _families:
         return None
-    pairs = [part.split("=") for part in written[2].split(",") if part.strip()]
-    try:
-        parameters = {key.strip(): float(value) for key, value in pairs}
-    except ValueError:
-        raise UnknownGenerator(f"a member of a family is written {written[1]}(name=number); got {name!r}") from None
-    member = _families[written[1]].function(**parameters)
+    family, parameters = written
+    member = _families[family].function(**parameters)
     member.reverse()  # a graph can use a generator but not make one
     return member
 
 
 def known() -> list[str]:
     """The names of all instances, and of all families with the parameters they ask for."""
-    families = ((name, inspect.signature(family.function).parameters) for name, family in _families.items())
-    return [*_instances, *(f"{name}({', '.join(f'{parameter}=...' for parameter in takes)})" for name, takes in families)]
+    return [*_instances, *(asking(family.function) for family in _families.values())]
 
 
 ANY = Named("lossmith.generators, or an FGenerator", FGenerator, get, known, ("kl", "total_variation", "alpha_tsallis(alpha=0.3)"))

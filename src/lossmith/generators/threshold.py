@@ -164,6 +164,8 @@ def only_derivatives(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return x - x.detach()
 
 
-def without_slope(value: Float[Tensor, "*rows 1"], slope: Float[Tensor, "*rows 1"], s: Float[Tensor, "*rows 1"]) -> Float[Tensor, "*rows 1"]:
+def without_slope(
+    value: Float[Tensor, "*rows 1"], slope: Float[Tensor, "*rows 1"], s: Float[Tensor, "*rows 1"]
+) -> Float[Tensor, "*rows 1"]:
     """A minimum over s, freed of what rounding s left of its slope there: second derivatives of s may blow that up."""
     return value - slope.detach() * only_derivatives(s)
