@@ -114,4 +114,7 @@ def test_an_instance_says_what_it_is() -> None:
     (comp_sum,) = get("comp_sum").instances
     assert comp_sum.says({"tau": 3.0}) == ""
     assert Instance("divergence", of=lambda: kl, times=0.5).says({}) == "0.5 x D_f(e_y || p) with f = kl"
-    assert "Instance of: D_f(e_y || p) with f = kl; the proper loss of shannon; the Fenchel-Young loss of shannon." in get("cross_entropy").function.__doc__
+    assert (
+        "Instance of: D_f(e_y || p) with f = kl; the proper loss of shannon; the Fenchel-Young loss of shannon."
+        in get("cross_entropy").function.__doc__
+    )

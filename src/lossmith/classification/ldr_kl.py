@@ -17,6 +17,7 @@ from lossmith._reduce import full_precision, read, reduce, scalar, working_dtype
 from lossmith._rows import frame, is_label, of_logits, pick, weigh
 from lossmith._typing import Float, Hyper, Integer, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
+from lossmith.divergences import divergence
 
 _ZHU = "Zhu, Ying & Yang 2023, 'Label Distributionally Robust Losses for Multi-class Classification', arXiv:2112.14869"
 
@@ -152,10 +153,10 @@ def _refit(
 ) -> Float[Tensor, "*rows"]:
     """The best temperature for the class weights that are worst at the present one."""
     asked = torch.where(is_label(z, y), z, z + margin)
-    log_p = torch.log_softmax(asked / temperature.unsqueeze(-1), -1)
+    worst = torch.log_softmax(asked / temperature.unsqueeze(-1), -1)
     log_c = math.log(z.shape[-1])
-    divergence = (torch.exp(log_p) * torch.where(log_p.isneginf(), 0, log_p + log_c)).sum(-1)
-    return anchor - anchor / (alpha * log_c) * divergence
+    from_uniform = divergence(worst, torch.full_like(worst, -log_c), "kl", log=True)
+    return anchor - anchor / (alpha * log_c) * from_uniform
 
 
 @objective(
