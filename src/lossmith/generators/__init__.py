@@ -2,11 +2,13 @@
 
 An :class:`FGenerator` holds f, f', f'', the conjugate f*, the inverse link and the limits; its docstring states the conventions. The
 instances are in `logarithmic`, `powers` and `alpha`;
-``get`` finds one by name, and ``FGenerator.from_function`` makes one from any convex function.
+``get`` finds one by name, and ``FGenerator.from_function`` makes one from any convex function. `links` reads off a generator what
+preference learning, policy gradients, score distillation and f-GANs need of it.
 """
 
 from lossmith.generators.alpha import alpha_amari, alpha_cichocki, alpha_f_dpo, alpha_tsallis, convert_alpha
 from lossmith.generators.fgenerator import FGenerator
+from lossmith.generators.links import density_ratio, output_activation, policy_reward, preference_link, score_weight
 from lossmith.generators.logarithmic import (
     gan,
     jeffreys,
@@ -31,6 +33,7 @@ __all__ = [
     "alpha_tsallis",
     "chi_p",
     "convert_alpha",
+    "density_ratio",
     "family",
     "gan",
     "get",
@@ -40,9 +43,13 @@ __all__ = [
     "jensen_shannon_skewed",
     "kl",
     "neyman_chi2",
+    "output_activation",
     "pearson_chi2",
+    "policy_reward",
+    "preference_link",
     "register",
     "reverse_kl",
+    "score_weight",
     "skew_kl",
     "skew_reverse_kl",
     "squared_hellinger",

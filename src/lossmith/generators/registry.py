@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
-from lossmith._checks import nearest
+from lossmith._checks import describe, nearest
 from lossmith.generators.fgenerator import FGenerator
 
 F = TypeVar("F", bound=Callable[..., FGenerator])
@@ -87,6 +87,14 @@ def get(name: str, **parameters: float) -> FGenerator:
     if parameters:
         raise TypeError(f"generators.get: {name!r} has no parameters; got {', '.join(parameters)}")
     return _instances[name]
+
+
+def named(function: str, generator: FGenerator | str) -> FGenerator:
+    """The generator that a function was given, itself or by its name; a TypeError in that function's name otherwise."""
+    g = get(generator) if isinstance(generator, str) else generator
+    if not isinstance(g, FGenerator):
+        raise TypeError(f"{function}: generator must be an FGenerator or the name of one; got {describe(generator)}")
+    return g
 
 
 def all_generators() -> dict[str, FGenerator]:
