@@ -2,7 +2,8 @@
 
 An :class:`FGenerator` holds f, f', f'', the conjugate f*, the inverse link and the limits; its docstring states the conventions. The
 instances are in `logarithmic`, `powers` and `alpha`;
-``get`` finds one by name, and ``FGenerator.from_function`` makes one from any convex function.
+``get`` finds one by name, and ``FGenerator.from_function`` makes one from any convex function. `links` reads off a generator what
+preference learning, policy gradients, score distillation and f-GANs need of it.
 
 An :class:`Entropy` is the twin on the simplex: a convex function of probabilities, with its regularised argmax (softmax, sparsemax,
 entmax), Fenchel-Young loss, Bregman divergence and proper loss. The instances are in `entropies`; ``get_entropy`` finds one by name.
@@ -14,6 +15,7 @@ from lossmith.generators.entmax import entmax, sparsemax
 from lossmith.generators.entropies import gini, norm_entropy, shannon, squared_norm_entropy, tsallis
 from lossmith.generators.entropy import Entropy
 from lossmith.generators.fgenerator import FGenerator
+from lossmith.generators.links import density_ratio, output_activation, policy_reward, preference_link, score_weight
 from lossmith.generators.logarithmic import (
     gan,
     jeffreys,
@@ -41,6 +43,7 @@ __all__ = [
     "alpha_tsallis",
     "chi_p",
     "convert_alpha",
+    "density_ratio",
     "entmax",
     "entropy_family",
     "family",
@@ -55,10 +58,14 @@ __all__ = [
     "kl",
     "neyman_chi2",
     "norm_entropy",
+    "output_activation",
     "pearson_chi2",
+    "policy_reward",
+    "preference_link",
     "register",
     "register_entropy",
     "reverse_kl",
+    "score_weight",
     "shannon",
     "skew_kl",
     "skew_reverse_kl",

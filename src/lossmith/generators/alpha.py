@@ -84,6 +84,7 @@ def alpha_cichocki(alpha: float) -> FGenerator:
         conjugate=lambda t: _difference(_solve_power(t, a - 1), a, 0.0),
         inverse_link=lambda t: _solve_power(t, a - 1),
         df_log=lambda r: torch.expm1((a - 1) * r) / (a - 1) if a != 1 else r,
+        score_weight=lambda r: (a * r).exp(),
         at_zero=1 / a if a > 0 else math.inf, slope_at_zero=1 / (1 - a) if a > 1 else -math.inf,
         slope_at_infinity=1 / (1 - a) if a < 1 else math.inf, closed=a < 0,
         twin=lambda: result if a == 0.5 else alpha_cichocki(1 - a),

@@ -40,6 +40,7 @@ class FGenerator:
     ``inverse_link(t)``    :math:`(f')^{-1} = (f^*)'`                           ``t in conjugate_domain`` (+inf)
     ``f_log(r)``           :math:`f(e^r)`, f of a log ratio                     every r
     ``df_log(r)``          :math:`f'(e^r)`, the link of a log ratio             every r
+    ``score_weight(r)``    :math:`u^2 f''(u)` at :math:`u = e^r`                every r
     ``at_zero``            :math:`f(0)`, or +inf                                a number
     ``slope_at_zero``      :math:`f'(0)`, or -inf                               a number
     ``slope_at_infinity``  :math:`f'(\infty) = \lim f(u)/u`, or +inf            a number
@@ -57,6 +58,8 @@ class FGenerator:
         source: who proposed it, or where the form is taken from.
         closed: whether f* is finite at the upper end of its domain, f'(inf).
         strict: whether f is strictly convex. If not, the link has no inverse, and ``inverse_link`` is one of the subgradients of f*.
+        activation: a published increasing function from the reals onto the inside of the conjugate's domain, for the last layer of a
+            critic; None where `links.output_activation` derives one.
         twin: gives the reverse's own closed form; None to derive it.
         numerical: the members that were derived numerically, or from such.
 
@@ -82,6 +85,8 @@ class FGenerator:
     inverse_link: Elementwise = DERIVED
     f_log: Elementwise = DERIVED
     df_log: Elementwise = DERIVED
+    score_weight: Elementwise = DERIVED
+    activation: Elementwise | None = None
     at_zero: float
     slope_at_zero: float
     slope_at_infinity: float
@@ -106,7 +111,8 @@ class FGenerator:
         conjugate = self.conjugate or self._numerical_conjugate(members)
         members["conjugate"] = self._on_slopes("conjugate", conjugate, -self.at_zero)
         members["f_log"] = self._on_logs("f_log", self.f_log or (lambda r: members["f"](r.exp())))
-        members["df_log"] = self._on_logs("df_log", self.df_log or (lambda r: members["df"](r.exp())))
+        members["df_log"] = self._on_logs("df_log", self.df_log or self._link_of_log(members["df"]))
+        members["score_weight"] = self._on_logs("score_weight", self.score_weight or numerical.score_weight_of(members["d2f"]))
         for name, member in members.items():
             object.__setattr__(self, name, member)
 
@@ -131,6 +137,16 @@ class FGenerator:
 
     def _on_logs(self, member: str, formula: Elementwise) -> Elementwise:
         return lambda r: formula(self._real(member, "r", r))
+
+    def _link_of_log(self, df: Elementwise) -> Elementwise:
+        """f'(e^r) by f'; beyond the ratios that are floats it is its limit, a constant."""
+
+        def df_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+            u = r.exp()
+            value = df(torch.where((u == 0) | u.isinf(), 1, u))
+            return torch.where(u == 0, self.slope_at_zero, torch.where(u.isinf(), self.slope_at_infinity, value))
+
+        return df_log
 
     def _on_slopes(self, member: str, formula: Elementwise, below_slope_at_zero: float) -> Elementwise:
         """A formula of t in the conjugate's domain: constant below f'(0), +inf beyond f'(inf)."""
@@ -212,6 +228,7 @@ class FGenerator:
         """c f, for c > 0, whose conjugate is c f*(t / c). Also written ``c * g``."""
         if isinstance(c, bool) or not isinstance(c, (int, float)) or not 0 < c < math.inf:
             raise ValueError(f"{self.name}.scaled: c must be a positive finite number; got {describe(c)}")
+        activation = self.activation or (lambda v: v)
         result = FGenerator(
             name=name or (f"{c:g} * ({self.name})" if " " in self.name else f"{c:g} * {self.name}"),
             formula=rf"{c:g} \left({self.formula}\right)",
@@ -223,6 +240,8 @@ class FGenerator:
             inverse_link=lambda t: self.inverse_link(t / c),
             f_log=lambda r: c * self.f_log(r),
             df_log=lambda r: c * self.df_log(r),
+            score_weight=lambda r: c * self.score_weight(r),
+            activation=None if self.activation is None else lambda v: c * activation(v),
             at_zero=c * self.at_zero,
             slope_at_zero=c * self.slope_at_zero,
             slope_at_infinity=c * self.slope_at_infinity,
@@ -237,6 +256,7 @@ class FGenerator:
         r"""f(u) + c (u - 1): the same divergence, with the link moved by c and the conjugate :math:`f^*(t - c) + c`."""
         if isinstance(c, bool) or not isinstance(c, (int, float)) or not math.isfinite(c):
             raise ValueError(f"{self.name}.tilted: c must be a finite number; got {describe(c)}")
+        activation = self.activation or (lambda v: v)
         return FGenerator(
             name=f"{self.name} {'-' if c < 0 else '+'} {abs(c):g} (u - 1)",
             formula=rf"{self.formula} {'-' if c < 0 else '+'} {abs(c):g} (u - 1)",
@@ -248,6 +268,8 @@ class FGenerator:
             inverse_link=lambda t: self.inverse_link(t - c),
             f_log=lambda r: self.f_log(r) + c * torch.expm1(r),
             df_log=lambda r: self.df_log(r) + c,
+            score_weight=self.score_weight,
+            activation=None if self.activation is None else lambda v: activation(v) + c,
             at_zero=self.at_zero - c,
             slope_at_zero=self.slope_at_zero + c,
             slope_at_infinity=self.slope_at_infinity + c,
@@ -351,6 +373,7 @@ def _sum(terms: Sequence[tuple[float, FGenerator]], name: str, twin: Callable[[]
         d2f=total("d2f"),
         f_log=total("f_log"),
         df_log=total("df_log"),
+        score_weight=total("score_weight"),
         at_zero=sum(c * g.at_zero for c, g in terms),
         slope_at_zero=sum(c * g.slope_at_zero for c, g in terms),
         slope_at_infinity=sum(c * g.slope_at_infinity for c, g in terms),

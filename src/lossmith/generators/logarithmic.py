@@ -43,6 +43,7 @@ kl = register(
         conjugate=lambda t: (t - 1).exp(),
         inverse_link=lambda t: (t - 1).exp(),
         df_log=lambda r: 1 + r,
+        score_weight=torch.exp,
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=math.inf, twin=lambda: reverse_kl,
     )
 )  # fmt: skip
@@ -56,6 +57,9 @@ reverse_kl = register(
         conjugate=lambda t: -1 - (-t).log(),
         inverse_link=lambda t: -1 / t,
         f_log=lambda r: -r,
+        df_log=lambda r: -(-r).exp(),
+        score_weight=torch.ones_like,
+        activation=lambda v: -(-v).exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: kl,
     )
 )  # fmt: skip
@@ -68,6 +72,7 @@ jeffreys = register(
         d2f=lambda u: (1 + 1 / u) / u,
         f_log=lambda r: r * torch.expm1(r),
         df_log=lambda r: r - torch.expm1(-r),
+        score_weight=lambda r: 1 + r.exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=math.inf, twin=lambda: jeffreys,
     )
 )  # fmt: skip
@@ -128,6 +133,7 @@ def _jensen_shannon(name: str, w: float) -> FGenerator:
         conjugate=lambda t: (1 - w) * (math.log(1 - w) - _log1m_exp(t / w + math.log(w))),
         inverse_link=lambda t: (1 - w) * (t / w - _log1m_exp(t / w + math.log(w))).exp(),
         df_log=lambda r: -w * torch.logaddexp(r.new_tensor(math.log(w)), math.log(1 - w) - r),
+        score_weight=lambda r: (1 - w) * (r + math.log(w / (1 - w))).sigmoid(),
         at_zero=-(1 - w) * math.log(1 - w), slope_at_zero=-math.inf, slope_at_infinity=-w * math.log(w),
         twin=lambda: result if w == 0.5 else jensen_shannon_skewed(1 - w),
     )  # fmt: skip
@@ -157,6 +163,7 @@ gan = register(
         conjugate=lambda t: -_log1m_exp(t) - 2 * _LOG2,
         inverse_link=lambda t: -t.exp() / torch.expm1(t),
         df_log=F.logsigmoid,
+        score_weight=torch.sigmoid,
         at_zero=2 * _LOG2, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: _gan_reverse,
     )
 )  # fmt: skip
@@ -184,7 +191,8 @@ def skew_kl(skew: float) -> FGenerator:
         f=lambda u: u * _log_share(u, a),
         df=lambda u: _log_share(u, a) + (1 - a) / (a * u + (1 - a)),
         d2f=lambda u: ((1 - a) / (a * u + (1 - a))).square() / u,
-        df_log=lambda r: _log_share_log(r, a) + (1 - a) / (a * r.exp() + (1 - a)),
+        df_log=lambda r: _log_share_log(r, a) + _second_share(r, a),
+        score_weight=lambda r: (1 - a) / a * _second_share(-r, 1 - a) * _second_share(r, a) if a > 0 else r.exp(),
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=-math.log(a) if a > 0 else math.inf, closed=a > 0,
         twin=lambda: skew_reverse_kl(a),
     )  # fmt: skip
@@ -193,6 +201,11 @@ def skew_kl(skew: float) -> FGenerator:
 def _log_share_log(r: Float[Tensor, "*n"], weight: float) -> Float[Tensor, "*n"]:
     """`_log_share` of a log ratio."""
     return -torch.logaddexp(r.new_tensor(math.log(weight) if weight > 0 else -math.inf), math.log(1 - weight) - r)
+
+
+def _second_share(r: Float[Tensor, "*n"], weight: float) -> Float[Tensor, "*n"]:
+    """(1 - weight) / (weight u + 1 - weight) of a log ratio."""
+    return (math.log((1 - weight) / weight) - r).sigmoid() if weight > 0 else torch.ones_like(r)
 
 
 @family({"skew": 0.1}, {"skew": 0.5})
@@ -219,6 +232,8 @@ def skew_reverse_kl(skew: float) -> FGenerator:
         d2f=lambda u: (b / (a + b * u)).square(),
         conjugate=lambda t: math.log(b) - (-t).log() - a / b * t - 1,
         inverse_link=lambda t: (-1 / t) - a / b,
+        df_log=lambda r: -b / a * _second_share(r, b) if a > 0 else -(-r).exp(),
+        score_weight=lambda r: _second_share(-r, a).square(),
         at_zero=-math.log(a) if a > 0 else math.inf, slope_at_zero=-b / a if a > 0 else -math.inf, slope_at_infinity=0.0,
         twin=lambda: skew_kl(a),
     )  # fmt: skip

@@ -105,6 +105,28 @@ def conjugate_of(f: Elementwise, df: Elementwise, inverse_link: Elementwise, at_
     return conjugate
 
 
+def score_weight_of(d2f: Elementwise) -> Elementwise:
+    """u^2 f''(u) of a log ratio, by f''.
+
+    Beyond ratios whose cube is a float, where u or f'' overflow, it goes on as the power of u that it is there: exact in the limit for
+    every f that behaves like a power at 0 and at infinity.
+    """
+
+    def weight(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        u = r.exp()
+        return u * (u * d2f(u))
+
+    def score_weight(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        end = math.log(torch.finfo(r.dtype).max) / 3
+        held = r.clamp(-end, end)
+        at_end = weight(held)
+        growing = (r != held) & (at_end > 0) & at_end.isfinite()
+        power = torch.where(growing, derivative(weight)(held) / torch.where(growing, at_end, 1), 0)
+        return at_end * (power * torch.where(growing, r - held, 0)).exp()
+
+    return score_weight
+
+
 def limit(g: Elementwise, towards: float) -> float:
     """The limit of a monotone function at 0 or at infinity, judged from its values at 10^k, k = 1, 2, 4, ... 256 (or 10^-k).
 

@@ -30,6 +30,9 @@ squared_hellinger = register(
         d2f=lambda u: 0.5 * u.rsqrt() / u,
         conjugate=lambda t: t / (1 - t),
         inverse_link=lambda t: (1 - t).square().reciprocal(),
+        df_log=lambda r: -torch.expm1(-r / 2),
+        score_weight=lambda r: 0.5 * (r / 2).exp(),
+        activation=lambda v: -torch.expm1(-v),
         at_zero=1.0, slope_at_zero=-math.inf, slope_at_infinity=1.0, twin=lambda: squared_hellinger,
     )
 )  # fmt: skip
@@ -42,6 +45,8 @@ pearson_chi2 = register(
         d2f=lambda u: torch.full_like(u, 2),
         conjugate=lambda t: t * (1 + t / 4),
         inverse_link=lambda t: 1 + t / 2,
+        df_log=lambda r: 2 * torch.expm1(r),
+        score_weight=lambda r: 2 * (2 * r).exp(),
         at_zero=1.0, slope_at_zero=-2.0, slope_at_infinity=math.inf, twin=lambda: neyman_chi2,
     )
 )  # fmt: skip
@@ -54,6 +59,9 @@ neyman_chi2 = register(
         d2f=lambda u: 2 / u / u / u,
         conjugate=lambda t: 2 * t / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: (1 - t).rsqrt(),
+        df_log=lambda r: -torch.expm1(-2 * r),
+        score_weight=lambda r: 2 * (-r).exp(),
+        activation=lambda v: -torch.expm1(-v),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: pearson_chi2,
     )
 )  # fmt: skip
@@ -66,6 +74,9 @@ total_variation = register(
         d2f=torch.zeros_like,
         conjugate=lambda t: t,
         inverse_link=torch.ones_like,
+        df_log=lambda r: 0.5 * r.sign(),
+        score_weight=torch.zeros_like,
+        activation=lambda v: 0.5 * v.tanh(),
         at_zero=0.5, slope_at_zero=-0.5, slope_at_infinity=0.5, closed=True, strict=False, twin=lambda: total_variation,
     )
 )  # fmt: skip
@@ -78,6 +89,8 @@ triangular = register(
         d2f=lambda u: (2 / (u + 1)).pow(3),
         conjugate=lambda t: t * (3 - (1 - t).sqrt()) / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: 2 * (1 - t).rsqrt() - 1,
+        df_log=lambda r: (r / 2).tanh() * (1 + 2 * (-r).sigmoid()),
+        score_weight=lambda r: 8 * r.sigmoid().square() * (-r).sigmoid(),
         at_zero=1.0, slope_at_zero=-3.0, slope_at_infinity=1.0, closed=True, twin=lambda: triangular,
     )
 )  # fmt: skip
@@ -107,9 +120,16 @@ def chi_p(p: float) -> FGenerator:
         d2f=lambda u: p * (p - 1) * (u - 1).abs().pow(p - 2),
         conjugate=lambda t: t + (p - 1) * (t / p).abs().pow(p / (p - 1)),
         inverse_link=lambda t: 1 + t.sign() * (t / p).abs().pow(1 / (p - 1)),
+        df_log=lambda r: p * r.sign() * torch.expm1(r).abs().pow(p - 1),
+        score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, p, 2.0) * r).exp(),
         at_zero=1.0, slope_at_zero=-p, slope_at_infinity=math.inf,
         twin=lambda: _reverse_chi_p(p),
     )  # fmt: skip
+
+
+def _odds_below_one(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """1 - 1/u for u > 1 and 1 - u below, of a log ratio."""
+    return -torch.expm1(-r.abs())
 
 
 def _reverse_chi_p(p: float) -> FGenerator:
@@ -121,5 +141,6 @@ def _reverse_chi_p(p: float) -> FGenerator:
         f=lambda u: (u - 1).abs() * odds(u).pow(p - 1),
         df=lambda u: odds(u).pow(p - 1) * (p * (u - 1).sign() - (p - 1) * odds(u)),
         d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
+        score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, -1.0, 1 - p) * r).exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: chi_p(p),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar, cast
 
-from lossmith._checks import nearest
+from lossmith._checks import describe, nearest
 from lossmith._ranges import Named
 from lossmith.generators._parameters import asking, written_out
 from lossmith.generators.fgenerator import FGenerator
@@ -119,6 +119,14 @@ def known() -> list[str]:
 
 ANY = Named("lossmith.generators, or an FGenerator", FGenerator, get, known, ("kl", "total_variation", "alpha_tsallis(alpha=0.3)"))
 """What a hyper-parameter may be that is a generator: its name, or the object."""
+
+
+def named(function: str, generator: FGenerator | str) -> FGenerator:
+    """The generator that a function was given, itself or by its name; a TypeError in that function's name otherwise."""
+    g = get(generator) if isinstance(generator, str) else generator
+    if not isinstance(g, FGenerator):
+        raise TypeError(f"{function}: generator must be an FGenerator or the name of one; got {describe(generator)}")
+    return g
 
 
 def all_generators() -> dict[str, FGenerator]:
