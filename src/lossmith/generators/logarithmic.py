@@ -44,6 +44,7 @@ kl = register(
         inverse_link=lambda t: (t - 1).exp(),
         df_log=lambda r: 1 + r,
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=math.inf, twin=lambda: reverse_kl,
+        alphas=((1.0, 1.0),),
     )
 )  # fmt: skip
 
@@ -57,6 +58,7 @@ reverse_kl = register(
         inverse_link=lambda t: -1 / t,
         f_log=lambda r: -r,
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: kl,
+        alphas=((0.0, 1.0),),
     )
 )  # fmt: skip
 
@@ -69,6 +71,7 @@ jeffreys = register(
         f_log=lambda r: r * torch.expm1(r),
         df_log=lambda r: r - torch.expm1(-r),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=math.inf, twin=lambda: jeffreys,
+        alphas=((1.0, 1.0), (0.0, 1.0)),
     )
 )  # fmt: skip
 
@@ -186,7 +189,7 @@ def skew_kl(skew: float) -> FGenerator:
         d2f=lambda u: ((1 - a) / (a * u + (1 - a))).square() / u,
         df_log=lambda r: _log_share_log(r, a) + (1 - a) / (a * r.exp() + (1 - a)),
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=-math.log(a) if a > 0 else math.inf, closed=a > 0,
-        twin=lambda: skew_reverse_kl(a),
+        twin=lambda: skew_reverse_kl(a), alphas=None if a else kl.alphas,
     )  # fmt: skip
 
 
@@ -220,5 +223,5 @@ def skew_reverse_kl(skew: float) -> FGenerator:
         conjugate=lambda t: math.log(b) - (-t).log() - a / b * t - 1,
         inverse_link=lambda t: (-1 / t) - a / b,
         at_zero=-math.log(a) if a > 0 else math.inf, slope_at_zero=-b / a if a > 0 else -math.inf, slope_at_infinity=0.0,
-        twin=lambda: skew_kl(a),
+        twin=lambda: skew_kl(a), alphas=None if a else reverse_kl.alphas,
     )  # fmt: skip

@@ -31,6 +31,7 @@ squared_hellinger = register(
         conjugate=lambda t: t / (1 - t),
         inverse_link=lambda t: (1 - t).square().reciprocal(),
         at_zero=1.0, slope_at_zero=-math.inf, slope_at_infinity=1.0, twin=lambda: squared_hellinger,
+        alphas=((0.5, 0.5),),
     )
 )  # fmt: skip
 
@@ -43,6 +44,7 @@ pearson_chi2 = register(
         conjugate=lambda t: t * (1 + t / 4),
         inverse_link=lambda t: 1 + t / 2,
         at_zero=1.0, slope_at_zero=-2.0, slope_at_infinity=math.inf, twin=lambda: neyman_chi2,
+        alphas=((2.0, 2.0),),
     )
 )  # fmt: skip
 
@@ -55,6 +57,7 @@ neyman_chi2 = register(
         conjugate=lambda t: 2 * t / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: (1 - t).rsqrt(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: pearson_chi2,
+        alphas=((-1.0, 2.0),),
     )
 )  # fmt: skip
 
@@ -108,7 +111,7 @@ def chi_p(p: float) -> FGenerator:
         conjugate=lambda t: t + (p - 1) * (t / p).abs().pow(p / (p - 1)),
         inverse_link=lambda t: 1 + t.sign() * (t / p).abs().pow(1 / (p - 1)),
         at_zero=1.0, slope_at_zero=-p, slope_at_infinity=math.inf,
-        twin=lambda: _reverse_chi_p(p),
+        twin=lambda: _reverse_chi_p(p), alphas=pearson_chi2.alphas if p == 2 else None,
     )  # fmt: skip
 
 
@@ -122,4 +125,5 @@ def _reverse_chi_p(p: float) -> FGenerator:
         df=lambda u: odds(u).pow(p - 1) * (p * (u - 1).sign() - (p - 1) * odds(u)),
         d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: chi_p(p),
+        alphas=neyman_chi2.alphas if p == 2 else None,
     )  # fmt: skip
