@@ -87,7 +87,7 @@ class Estimate:
     @staticmethod
     def of_mean(
         terms: Float[Tensor, "n *batch"],
-        weights: Float[Tensor, "n *batch"] | None = None,
+        weights: Float[Tensor, "n *batch"] | Float[Tensor, " n"] | None = None,
         *,
         assumption: str,
         kind: Kind = "estimate",

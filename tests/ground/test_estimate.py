@@ -122,6 +122,7 @@ def test_an_estimate_does_not_change_and_can_be_kept():
     assert "Estimate" in dir(lossmith)
 
 
+@pytest.mark.untyped
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="kind must be one of 'estimate', 'lower bound', 'upper bound'; got 'bound'"):
         Estimate.of_mean(X, assumption=ASSUMED, kind="bound")  # pyrefly: ignore
