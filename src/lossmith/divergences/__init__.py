@@ -1,5 +1,5 @@
 """Divergences between distributions, each by the convex function that generates it."""
 
-from lossmith.divergences.categorical import divergence
+from lossmith.divergences.f_divergence import divergence
 
 __all__ = ["divergence"]
