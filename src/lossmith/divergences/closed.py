@@ -5,6 +5,7 @@ import contextlib
 import torch
 from torch import distributions as D
 
+from lossmith._checks import describe
 from lossmith._typing import Float, Tensor
 from lossmith.divergences.categorical import of_rows
 from lossmith.divergences.exponential_family import FAMILIES, ExponentialFamily
@@ -16,9 +17,13 @@ from lossmith.generators import FGenerator
 _DENSE = (D.MultivariateNormal, D.LowRankMultivariateNormal)
 
 
-def pair_of(p: D.Distribution, q: D.Distribution) -> Pair | None:
-    """The pair with closed forms that two distributions make, or None."""
-    p, q = _untransformed(p, q)
+def pair_of(p: D.Distribution, q: D.Distribution, *, invariant: bool = True) -> Pair | None:
+    """The pair with closed forms that two distributions make, or None.
+
+    Equal transforms are taken off both where what is asked for is invariant under them, as f-divergences are.
+    """
+    if invariant:
+        p, q = _untransformed(p, q)
     rows = rows_of(p, q)
     if rows is not None:
         row_p, row_q, log = rows
@@ -29,9 +34,9 @@ def pair_of(p: D.Distribution, q: D.Distribution) -> Pair | None:
     if isinstance(p, D.Independent) and isinstance(q, D.Independent):
         if p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:
             return None
-        components = pair_of(p.base_dist, q.base_dist)
+        components = pair_of(p.base_dist, q.base_dist, invariant=invariant)
         return None if components is None else Independent(components, p.reinterpreted_batch_ndims)
-    if type(p) is type(q) is D.Normal:
+    if isinstance(p, D.Normal) and isinstance(q, D.Normal):
         return Normals(*(_real(x) for x in (p.loc, p.scale, q.loc, q.scale)))
     family = FAMILIES.get(type(p))
     if family is not None and family is FAMILIES.get(type(q)):
@@ -83,17 +88,20 @@ def of_distributions(p: D.Distribution, q: D.Distribution, g: FGenerator) -> Flo
         if g.alphas is not None:
             return torch.stack([weight * alpha_divergence(pair, order) for order, weight in g.alphas]).sum(0)
         multiple = multiple_of_total_variation(g)
-        total_variation = None if multiple is None else pair.total_variation()
-        if total_variation is not None:
+        if multiple is not None and (total_variation := pair.total_variation()) is not None:
             return multiple * total_variation
     elif g.alphas is not None and all(order in (0, 1) for order, _ in g.alphas):  # torch knows more pairs than we have integrals
         with contextlib.suppress(NotImplementedError):
             both = {1: lambda: D.kl_divergence(p, q), 0: lambda: D.kl_divergence(q, p)}
             return torch.stack([weight * both[int(order)]() for order, weight in g.alphas]).sum(0)
-    raise NotImplementedError(
-        f"divergence: {g.name} of {_kind(p)} and {_kind(q)} has no closed form here; estimate_divergence finds it from samples"
-    )
+    raise no_closed_form("divergence", g.name, p, q)
 
 
-def _kind(p: D.Distribution) -> str:
-    return f"{type(p).__name__} of event shape {tuple(p.event_shape)}"
+def no_closed_form(function: str, what: str, p: object, q: object) -> NotImplementedError:
+    """The error that says where to go on."""
+    onward = "; estimate_divergence finds it from samples" if function == "divergence" else ""
+    return NotImplementedError(f"{function}: {what} has no closed form here for {_kind(p)} and {_kind(q)}{onward}")
+
+
+def _kind(p: object) -> str:
+    return f"{type(p).__name__} with events of shape {tuple(p.event_shape)}" if isinstance(p, D.Distribution) else describe(p)

@@ -12,7 +12,7 @@ arXiv:1105.3259.)
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import distributions as D
@@ -27,7 +27,7 @@ Scalar: TypeAlias = Float[Tensor, "*batch"]
 class Family(NamedTuple):
     """One exponential family, its natural parameters along the last axis (up to a fixed linear map, which changes nothing)."""
 
-    natural: Callable[[D.Distribution], Vector]
+    natural: Callable[[Any], Vector]
     log_normaliser: Callable[[Vector], Scalar]
     mean: Callable[[Vector], Vector]
     """The gradient of the log-normaliser, which is the mean of the sufficient statistics."""

@@ -97,7 +97,7 @@ def divergence(
 
 
 def rows_of_tensors(
-    function: str, p: Float[Tensor, "*#rows c"], q: Float[Tensor, "*#rows c"], log: bool
+    function: str, p: Float[Tensor, "*#rows c"] | D.Distribution, q: Float[Tensor, "*#rows c"] | D.Distribution, log: bool
 ) -> tuple[Float[Tensor, "*#rows c"], Float[Tensor, "*#rows c"]]:
     """Rows as they are computed with, or an error that names what is wrong with them."""
     p, q = _distribution(function, "p", p, log), _distribution(function, "q", q, log)
@@ -106,7 +106,7 @@ def rows_of_tensors(
     return p, q
 
 
-def _distribution(function: str, argument: str, x: Float[Tensor, "*rows c"], log: bool) -> Float[Tensor, "*rows c"]:
+def _distribution(function: str, argument: str, x: Float[Tensor, "*rows c"] | D.Distribution, log: bool) -> Float[Tensor, "*rows c"]:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
         raise TypeError(
             f"{function}: {argument} must be a floating-point tensor of shape (*rows, c), or both p and q distributions; got {describe(x)}"

@@ -51,24 +51,25 @@ class Independent(Pair):
         self.components = components
         self.axes = tuple(range(-ndims, 0))
 
-    def _sum(self, terms: Float[Tensor, "*batch"]) -> Float[Tensor, "*fewer"]:
+    def summed(self, terms: Float[Tensor, "*batch"]) -> Float[Tensor, "*fewer"]:
+        """Over the components."""
         return terms.sum(self.axes) if self.axes else terms
 
     def log_integral(self, order: float) -> Float[Tensor, "*batch"]:
-        return self._sum(self.components.log_integral(order))
+        return self.summed(self.components.log_integral(order))
 
     def kl(self) -> Float[Tensor, "*batch"]:
-        return self._sum(self.components.kl())
+        return self.summed(self.components.kl())
 
     def log_supremum(self) -> Float[Tensor, "*batch"]:
-        return self._sum(self.components.log_supremum())
+        return self.summed(self.components.log_supremum())
 
     def exchanged(self) -> Pair:
         return Independent(self.components.exchanged(), len(self.axes))
 
     def mahalanobis(self) -> Float[Tensor, "*batch"] | None:
         squared = self.components.mahalanobis()
-        return None if squared is None else self._sum(squared)
+        return None if squared is None else self.summed(squared)
 
     def total_variation(self) -> Float[Tensor, "*batch"] | None:
         squared = self.mahalanobis()
