@@ -15,11 +15,12 @@ from lossmith._reduce import denominator
 if TYPE_CHECKING:  # the stars, so that type checkers know every name that __getattr__ finds
     from lossmith.classification import *  # noqa: F403
     from lossmith.distillation import *  # noqa: F403
+    from lossmith.estimate import Estimate
     from lossmith.segmentation import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "divergences", "generators", "study")
+_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "divergences", "estimate", "generators", "study")
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +28,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lossmith' has no attribute {name!r}")
     if name in _SUBPACKAGES:
         return importlib.import_module(f"lossmith.{name}")
+    if name == "Estimate":
+        return importlib.import_module("lossmith.estimate").Estimate
     for room in card.ROOMS:
         module = importlib.import_module(f"lossmith.{room}")
         if name in module.__all__:
@@ -41,4 +44,4 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *_SUBPACKAGES, *(name for room in rooms for name in room.__all__)})
 
 
-__all__ = ["card", "denominator", "objective", "validate"]
+__all__ = ["Estimate", "card", "denominator", "objective", "validate"]

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from generator_cases import CLOSED, REGISTERED
+from generator_cases import CLOSED, DERIVED, REGISTERED
 
-from lossmith.generators import jeffreys, kl, total_variation
+from lossmith.generators import alpha_cichocki, chi_p, gan, jeffreys, kl, skew_kl, total_variation
 
 closed = pytest.mark.parametrize("g", CLOSED.values(), ids=CLOSED.keys())
 registered = pytest.mark.parametrize("g", REGISTERED.values(), ids=REGISTERED.keys())
@@ -94,3 +94,31 @@ def test_the_domains():
     assert str(jeffreys.domain) == "(0, inf)"
     assert str(total_variation.conjugate_domain) == "(-inf, 0.5]"
     assert str(REGISTERED["reverse_kl"].conjugate_domain) == "(-inf, 0)"
+
+
+DECLARING = [name for name, g in (REGISTERED | DERIVED).items() if g.alphas is not None]
+P, Q = (torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).softmax(-1) for seed in (0, 1))
+
+
+@pytest.mark.parametrize("name", [*DECLARING, "chi_p(p=2.0)", "reverse of chi_p(p=2.0)", "skew_kl(skew=0.0)", "skew_reverse_kl(skew=0.0)"])
+def test_a_sum_of_alpha_divergences(name):
+    """D_f is the sum that `alphas` says, by the definition of both sides."""
+    more = [chi_p(2.0), chi_p(2.0).reverse(), skew_kl(0.0), skew_kl(0.0).reverse()]
+    g = (REGISTERED | DERIVED | {h.name: h for h in more})[name]
+    for h in (g, g.reverse(), g.scaled(0.7), g.tilted(1.3), g.symmetrised(), g + kl, g.reverse().centred()):
+        assert h.alphas is not None
+        assert all(weight > 0 for _, weight in h.alphas)
+        assert len({order for order, _ in h.alphas}) == len(h.alphas)
+        got = sum(weight * (Q * alpha_cichocki(order).f(P / Q)).sum(-1) for order, weight in h.alphas)
+        torch.testing.assert_close(got, (Q * h.f(P / Q)).sum(-1), rtol=1e-11, atol=0)
+
+
+def test_which_are_sums_of_alpha_divergences():
+    names = {name.partition("(")[0] for name in REGISTERED if REGISTERED[name].alphas is not None}
+    assert names == {
+        "alpha_cichocki", "alpha_tsallis", "jeffreys", "kl", "neyman_chi2", "pearson_chi2", "reverse_kl", "squared_hellinger",
+    }  # fmt: skip
+    for g in (kl + total_variation, total_variation.scaled(2.0), gan.tilted(1.0), gan.reverse(), chi_p(3.0).symmetrised()):
+        assert g.alphas is None
+    assert kl.symmetrised().alphas == ((1.0, 0.5), (0.0, 0.5))
+    assert (kl + kl).alphas == ((1.0, 2.0),)

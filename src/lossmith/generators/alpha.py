@@ -87,7 +87,7 @@ def alpha_cichocki(alpha: float) -> FGenerator:
         score_weight=lambda r: (a * r).exp(),
         at_zero=1 / a if a > 0 else math.inf, slope_at_zero=1 / (1 - a) if a > 1 else -math.inf,
         slope_at_infinity=1 / (1 - a) if a < 1 else math.inf, closed=a < 0,
-        twin=lambda: result if a == 0.5 else alpha_cichocki(1 - a),
+        twin=lambda: result if a == 0.5 else alpha_cichocki(1 - a), alphas=((a, 1.0),),
     )  # fmt: skip
     return result
 

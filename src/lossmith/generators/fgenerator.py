@@ -61,6 +61,9 @@ class FGenerator:
         activation: a published increasing function from the reals onto the inside of the conjugate's domain, for the last layer of a
             critic; None where `links.output_activation` derives one.
         twin: gives the reverse's own closed form; None to derive it.
+        alphas: the pairs (order, weight) with :math:`D_f = \sum \text{weight} \cdot D_{\text{order}}`, a sum of `alpha_cichocki`
+            divergences with positive weights, such as ``((1.0, 1.0),)`` for `kl`; None where it is no such sum. Wherever
+            :math:`\int p^a q^{1-a}` has a closed form, as between Gaussians, so has such a divergence.
         numerical: the members that were derived numerically, or from such.
 
     Example:
@@ -95,6 +98,7 @@ class FGenerator:
     closed: bool = False
     strict: bool = True
     twin: Callable[[], "FGenerator"] | None = None
+    alphas: tuple[tuple[float, float], ...] | None = None
     numerical: tuple[str, ...] = ()
     _reverse: "FGenerator | None" = field(init=False, default=None)
 
@@ -214,6 +218,7 @@ class FGenerator:
             closed=math.isfinite(self.slope_at_zero),
             strict=self.strict,
             twin=lambda: self,
+            alphas=None if self.alphas is None else tuple((1 - order, weight) for order, weight in self.alphas),
         )
 
     def symmetrised(self) -> "FGenerator":
@@ -247,6 +252,7 @@ class FGenerator:
             slope_at_infinity=c * self.slope_at_infinity,
             closed=self.closed,
             strict=self.strict,
+            alphas=None if self.alphas is None else tuple((order, c * weight) for order, weight in self.alphas),
             numerical=self.numerical,
             twin=lambda: result if self.reverse() is self else self.reverse().scaled(c),
         )
@@ -275,6 +281,7 @@ class FGenerator:
             slope_at_infinity=self.slope_at_infinity + c,
             closed=self.closed,
             strict=self.strict,
+            alphas=self.alphas,
             numerical=self.numerical,
             twin=lambda: self.reverse().tilted(-c),
         )
@@ -380,4 +387,16 @@ def _sum(terms: Sequence[tuple[float, FGenerator]], name: str, twin: Callable[[]
         closed=all(g.closed for _, g in terms),
         strict=any(g.strict for _, g in terms),
         twin=twin,
+        alphas=_sum_of_alphas(terms),
     )
+
+
+def _sum_of_alphas(terms: Sequence[tuple[float, FGenerator]]) -> tuple[tuple[float, float], ...] | None:
+    """The orders of all terms, each once; None if some term has none."""
+    total: dict[float, float] = {}
+    for c, g in terms:
+        if g.alphas is None:
+            return None
+        for order, weight in g.alphas:
+            total[order] = total.get(order, 0.0) + c * weight
+    return tuple(total.items())

@@ -45,6 +45,7 @@ kl = register(
         df_log=lambda r: 1 + r,
         score_weight=torch.exp,
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=math.inf, twin=lambda: reverse_kl,
+        alphas=((1.0, 1.0),),
     )
 )  # fmt: skip
 
@@ -61,6 +62,7 @@ reverse_kl = register(
         score_weight=torch.ones_like,
         activation=lambda v: -(-v).exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: kl,
+        alphas=((0.0, 1.0),),
     )
 )  # fmt: skip
 
@@ -74,6 +76,7 @@ jeffreys = register(
         df_log=lambda r: r - torch.expm1(-r),
         score_weight=lambda r: 1 + r.exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=math.inf, twin=lambda: jeffreys,
+        alphas=((1.0, 1.0), (0.0, 1.0)),
     )
 )  # fmt: skip
 
@@ -194,7 +197,7 @@ def skew_kl(skew: float) -> FGenerator:
         df_log=lambda r: _log_share_log(r, a) + _second_share(r, a),
         score_weight=lambda r: (1 - a) / a * _second_share(-r, 1 - a) * _second_share(r, a) if a > 0 else r.exp(),
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=-math.log(a) if a > 0 else math.inf, closed=a > 0,
-        twin=lambda: skew_reverse_kl(a),
+        twin=lambda: skew_reverse_kl(a), alphas=None if a else kl.alphas,
     )  # fmt: skip
 
 
@@ -235,5 +238,5 @@ def skew_reverse_kl(skew: float) -> FGenerator:
         df_log=lambda r: -b / a * _second_share(r, b) if a > 0 else -(-r).exp(),
         score_weight=lambda r: _second_share(-r, a).square(),
         at_zero=-math.log(a) if a > 0 else math.inf, slope_at_zero=-b / a if a > 0 else -math.inf, slope_at_infinity=0.0,
-        twin=lambda: skew_kl(a),
+        twin=lambda: skew_kl(a), alphas=None if a else reverse_kl.alphas,
     )  # fmt: skip

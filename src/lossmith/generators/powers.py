@@ -34,6 +34,7 @@ squared_hellinger = register(
         score_weight=lambda r: 0.5 * (r / 2).exp(),
         activation=lambda v: -torch.expm1(-v),
         at_zero=1.0, slope_at_zero=-math.inf, slope_at_infinity=1.0, twin=lambda: squared_hellinger,
+        alphas=((0.5, 0.5),),
     )
 )  # fmt: skip
 
@@ -48,6 +49,7 @@ pearson_chi2 = register(
         df_log=lambda r: 2 * torch.expm1(r),
         score_weight=lambda r: 2 * (2 * r).exp(),
         at_zero=1.0, slope_at_zero=-2.0, slope_at_infinity=math.inf, twin=lambda: neyman_chi2,
+        alphas=((2.0, 2.0),),
     )
 )  # fmt: skip
 
@@ -63,6 +65,7 @@ neyman_chi2 = register(
         score_weight=lambda r: 2 * (-r).exp(),
         activation=lambda v: -torch.expm1(-v),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: pearson_chi2,
+        alphas=((-1.0, 2.0),),
     )
 )  # fmt: skip
 
@@ -123,7 +126,7 @@ def chi_p(p: float) -> FGenerator:
         df_log=lambda r: p * r.sign() * torch.expm1(r).abs().pow(p - 1),
         score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, p, 2.0) * r).exp(),
         at_zero=1.0, slope_at_zero=-p, slope_at_infinity=math.inf,
-        twin=lambda: _reverse_chi_p(p),
+        twin=lambda: _reverse_chi_p(p), alphas=pearson_chi2.alphas if p == 2 else None,
     )  # fmt: skip
 
 
@@ -143,4 +146,5 @@ def _reverse_chi_p(p: float) -> FGenerator:
         d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
         score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, -1.0, 1 - p) * r).exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: chi_p(p),
+        alphas=neyman_chi2.alphas if p == 2 else None,
     )  # fmt: skip
