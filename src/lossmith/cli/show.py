@@ -10,10 +10,13 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from lossmith.card import Card, Claims, Proved
-from lossmith.cli import curves, naming
+from lossmith.card import Card, Claims, Proved, all_cards
+from lossmith.cli import curves, naming, of_entropy, of_generator
+from lossmith.cli import derived as derived_sheet
 from lossmith.cli.output import console, fields, heading, print_json
 from lossmith.cli.problems import need
+from lossmith.generators.catalogue import ANY_ENTROPY
+from lossmith.generators.registry import ANY
 
 MEANINGS = {
     "convex": "convex in the logits",
@@ -35,15 +38,20 @@ def show(
     /,
     *,
     plot: str | None = None,
+    derived: bool = False,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
-    """Show the card of an objective.
+    """Show the card of an objective, or what is derived from a convex function.
 
     Args:
-        objective: name or alias, with hyper-parameters if you like: gce:q=0.3.
-        plot: also draw loss and gradient against the margin, in the terminal, or into this PNG, SVG or PDF file.
+        objective: name or alias, with hyper-parameters if you like: gce:q=0.3; or a generator or an entropy: kl, "tsallis(alpha=1.5)".
+        plot: also draw loss and gradient against the margin, in the terminal, or into this PNG, SVG or PDF file. With --derived, the file
+            gets a picture of everything.
+        derived: everything that follows from one convex function: its divergence, conjugate, losses, links and weights.
         as_json: print JSON; with --plot the curve too.
     """
+    if derived or _convex(objective):
+        return _show_derived(objective, plot, as_json)
     card, given = naming.read(objective)
     drawn = curves.curve(card, given) if plot is not None else None
     if drawn is not None and plot != "terminal":
@@ -58,6 +66,26 @@ def show(
         out.print()
         out.print(Text("\n".join(curves.terminal(drawn, naming.settings(card, given)))), no_wrap=True, crop=False)
     elif plot is not None:
+        console().print(Text(f"\nplot written to {plot}"))
+    return 0
+
+
+def _convex(name: str) -> bool:
+    """Whether a name is that of a generator or an entropy, and of no objective."""
+    return name not in all_cards() and (name in ANY or name in ANY_ENTROPY)
+
+
+def _show_derived(name: str, plot: str | None, as_json: bool) -> int:
+    """Everything derived from a convex function."""
+    drawn = of_generator.sheet(ANY(name)) if name in ANY or name not in ANY_ENTROPY else of_entropy.sheet(ANY_ENTROPY(name))
+    if plot not in (None, "terminal"):
+        need("plot", "lossmith show --derived --plot PATH")
+        derived_sheet.picture(drawn, Path(str(plot)))
+    if as_json:
+        print_json(drawn.as_dict())
+        return 0
+    derived_sheet.report(drawn)
+    if plot not in (None, "terminal"):
         console().print(Text(f"\nplot written to {plot}"))
     return 0
 
