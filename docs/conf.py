@@ -6,7 +6,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
-import reference  # noqa: E402 - it lies beside this file
+import figures  # noqa: E402 - they lie beside this file
+import reference  # noqa: E402
 
 project = "lossmith"
 author = "The lossmith developers"
@@ -38,6 +39,7 @@ nitpick_ignore_regex = [
 ]
 
 reference.write_pages(HERE / "api")
+figures.draw(HERE / "_static" / "convex")
 
 
 def setup(app):

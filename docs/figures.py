@@ -6,11 +6,11 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import torch  # noqa: E402 - after the back end is chosen
-from matplotlib import pyplot  # noqa: E402
+import torch
+from matplotlib import pyplot
 
-from lossmith import generators  # noqa: E402
-from lossmith.cli import derived  # noqa: E402
+from lossmith import generators
+from lossmith.cli import derived, of_generator
 
 STYLE = {"svg.hashsalt": "lossmith", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 COLOURS = ("#2456a6", "#b3541e", "#2f7d4f", "#7a4fa3", "#8c6d1f", "#4d4d4d")
@@ -32,7 +32,7 @@ def _save(figure: pyplot.Figure, path: Path) -> None:
 
 
 def _derived(path: Path) -> None:
-    derived.picture(generators.get("jensen_shannon"), path)
+    derived.picture(of_generator.sheet(generators.kl), path)
 
 
 def _links(path: Path) -> None:
