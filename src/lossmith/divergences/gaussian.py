@@ -8,7 +8,8 @@ With :math:`A = L_2^{-1} L_1` (the Cholesky factor of :math:`S_1` as :math:`S_2`
     \log \int p^a q^{1-a} = -\tfrac12 \Big[a (1 - a)\, b^T W^{-1} b + \log |W| - 2 (1 - a) \sum_i \log A_{ii}\Big]
 
 and the integral is infinite where W, the mixed covariance :math:`(1 - a) S_1 + a S_2` as :math:`S_2` sees it, is not positive
-definite. Every term of the first sum is at least 0, so that KL is.
+definite. Every term of the first sum is at least 0, so that KL is. In one dimension, and of independent components, everything is exact as
+a tends to 0 or 1; with full covariance the error of an alpha divergence is that of KL by 1/a or 1/(1 - a).
 """
 
 import math
@@ -41,14 +42,17 @@ class Normals(Pair):
         return 0.5 * (torch.expm1(log_ratio) - log_ratio + shift)
 
     def log_integral(self, order: float) -> Float[Tensor, "*batch"]:
-        if order < 0.5:  # the same integral from the other side, so that it is exact as the order tends to 0
-            return self.exchanged().log_integral(1 - order)
+        # The same integral from either side, so that it is exact as the order tends to 0 and as it tends to 1.
+        return self.exchanged()._log_integral(order) if order < 0.5 else self._log_integral(1 - order)
+
+    def _log_integral(self, rest: float) -> Float[Tensor, "*batch"]:
+        """Of p^(1 - rest) q^rest."""
         log_ratio = 2 * (self.scale_p / self.scale_q).log()
         shift = ((self.mean_q - self.mean_p) / self.scale_q).square()
-        grown = (1 - order) * torch.expm1(log_ratio)  # the mixed variance, less 1
+        grown = rest * torch.expm1(log_ratio)  # the mixed variance, less 1
         finite = grown > -1
         grown = torch.where(finite, grown, 0)
-        value = -0.5 * (order * (1 - order) * shift / (1 + grown) + torch.log1p(grown) - (1 - order) * log_ratio)
+        value = -0.5 * ((1 - rest) * rest * shift / (1 + grown) + torch.log1p(grown) - rest * log_ratio)
         return torch.where(finite, value, torch.inf)
 
     def log_supremum(self) -> Float[Tensor, "*batch"]:
@@ -70,13 +74,14 @@ class Normals(Pair):
         wide, narrow = torch.where(p_wider, self.scale_p, self.scale_q), torch.where(p_wider, self.scale_q, self.scale_p)
         shift, ratio = (self.mean_q - self.mean_p).abs() / wide, narrow / wide  # a mirror image has the same value
         gap = (1 - ratio) * (1 + ratio)
-        inside = shift.square() - 2 * gap * ratio.log()
+        unit = torch.where(shift > 1, shift, 1).detach()  # in which the square does not overflow
+        inside = (shift / unit).square() - 2 * gap * ratio.log() / unit / unit
         apart = inside > 0
         shift, ratio = torch.where(apart, shift, 1), torch.where(apart, ratio, 1)
-        root = torch.where(apart, inside, 1).sqrt()
+        root = torch.where(apart, unit, 1) * torch.where(apart, inside, 1).sqrt()
         gap = (1 - ratio) * (1 + ratio)
         crossing = shift + ratio * root  # the far crossing times the gap, and what the near one is found from, without cancellation
-        near = (shift.square() + 2 * ratio.square() * ratio.log()) / crossing
+        near = shift * (shift / crossing) + 2 * ratio.square() * ratio.log() / crossing
         near_of_narrow = torch.where(ratio < 0.5, (shift * ratio - root) / torch.where(ratio < 0.5, gap, 1), (near - shift) / ratio)
         near = torch.where(ratio < 0.5, (shift - ratio * root) / torch.where(ratio < 0.5, gap, 1), near)
         far_exists = gap > 0
@@ -118,14 +123,16 @@ class MultivariateNormals(Pair):
         return 0.5 * ((torch.expm1(log_ratio) - log_ratio).sum(-1) + factor.tril(-1).square().sum((-2, -1)) + shift.square().sum((-2, -1)))
 
     def log_integral(self, order: float) -> Float[Tensor, "*batch"]:
-        if order < 0.5:
-            return self.exchanged().log_integral(1 - order)
+        return self.exchanged()._log_integral(order) if order < 0.5 else self._log_integral(1 - order)
+
+    def _log_integral(self, rest: float) -> Float[Tensor, "*batch"]:
+        """Of p^(1 - rest) q^rest."""
         factor, shift = self._as_q_sees_it()
-        mixed = (1 - order) * factor @ factor.mT + order * torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        root, finite = _cholesky(mixed)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        root, finite = _cholesky(rest * factor @ factor.mT + (1 - rest) * identity)
         shift = torch.linalg.solve_triangular(root, shift, upper=False).square().sum((-2, -1))
-        volumes = 2 * _diagonal(root).log().sum(-1) - 2 * (1 - order) * _diagonal(factor).log().sum(-1)
-        return torch.where(finite, -0.5 * (order * (1 - order) * shift + volumes), torch.inf)
+        volumes = 2 * _diagonal(root).log().sum(-1) - 2 * rest * _diagonal(factor).log().sum(-1)
+        return torch.where(finite, -0.5 * ((1 - rest) * rest * shift + volumes), torch.inf)
 
     def log_supremum(self) -> Float[Tensor, "*batch"]:
         factor, shift = self._as_q_sees_it()
