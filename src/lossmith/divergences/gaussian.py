@@ -26,10 +26,10 @@ class Normals(Pair):
 
     def __init__(
         self,
-        mean_p: Float[Tensor, "*batch"],
-        scale_p: Float[Tensor, "*batch"],
-        mean_q: Float[Tensor, "*batch"],
-        scale_q: Float[Tensor, "*batch"],
+        mean_p: Float[Tensor, "*#batch"],
+        scale_p: Float[Tensor, "*#batch"],
+        mean_q: Float[Tensor, "*#batch"],
+        scale_q: Float[Tensor, "*#batch"],
     ) -> None:
         self.mean_p, self.scale_p, self.mean_q, self.scale_q = mean_p, scale_p, mean_q, scale_q
 
@@ -170,7 +170,7 @@ def _cholesky(matrix: Float[Tensor, "*batch d d"]) -> tuple[Float[Tensor, "*batc
 
 
 def _if_equal(
-    x: Float[Tensor, "*#batch"], y: Float[Tensor, "*#batch"], function: Callable[[Float[Tensor, "*#batch"]], Float[Tensor, "*batch"]]
+    x: Float[Tensor, "*#scale"], y: Float[Tensor, "*#scale"], function: Callable[[Float[Tensor, "*scale"]], Float[Tensor, "*batch"]]
 ) -> Float[Tensor, "*batch"] | None:
     """A function of what x and y agree on, or None. Where they agree, both have the same gradient: half of the whole."""
     return function((x + y) / 2) if x is y or bool((x == y).all()) else None

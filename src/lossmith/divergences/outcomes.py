@@ -56,7 +56,7 @@ _ROWS: dict[type[D.Distribution], Callable[..., Rows]] = {
 }
 
 
-def rows_of(p: D.Distribution, q: D.Distribution) -> tuple[Float[Tensor, "*rows c"], Float[Tensor, "*rows c"], bool] | None:
+def rows_of(p: D.Distribution, q: D.Distribution) -> tuple[Float[Tensor, "*#rows c"], Float[Tensor, "*#rows c"], bool] | None:
     """The rows of two distributions of one kind and whether they are logarithms; None if they are of no kind with finitely many."""
     if type(p) is not type(q) or type(p) not in _ROWS:
         return None
@@ -79,7 +79,7 @@ def _log(x: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
 class Outcomes(Pair):
     """Two rows of log-probabilities."""
 
-    def __init__(self, log_p: Float[Tensor, "*rows c"], log_q: Float[Tensor, "*rows c"]) -> None:
+    def __init__(self, log_p: Float[Tensor, "*#rows c"], log_q: Float[Tensor, "*#rows c"]) -> None:
         self.log_p, self.log_q = torch.broadcast_tensors(log_p, log_q)
 
     @staticmethod

@@ -96,7 +96,7 @@ def of_equal_shapes(squared: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]
     return torch.erf(distance / math.sqrt(8))
 
 
-def log_of_powers(log_p: Float[Tensor, "*n"], log_q: Float[Tensor, "*n"], order: float) -> Float[Tensor, "*n"]:
+def log_of_powers(log_p: Float[Tensor, "*#n"], log_q: Float[Tensor, "*#n"], order: float) -> Float[Tensor, "*n"]:
     """log p^a q^(1-a) of points that may have no mass: nothing where both vanish, else 0^a is 0, or +inf for a negative power."""
     p_off, q_off = log_p.isneginf(), log_q.isneginf()
     value = order * torch.where(p_off, 0, log_p) + (1 - order) * torch.where(q_off, 0, log_q)
