@@ -120,7 +120,11 @@ def test_renyi_off_the_support():
     for order in (0.0, 0.5, 1.0, 2.0, math.inf):
         for x, y in ((p, q), (q, p), (p, apart), (p, p)):
             a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
-            assert not any(g.isnan().any() for g in torch.autograd.grad(renyi(a, b, order), (a, b)))
+            for value in (renyi(a, b, order), cauchy_schwarz(a, b)):
+                assert not any(g.isnan().any() for g in torch.autograd.grad(value, (a, b)))
+            log_a, log_b = x.log().requires_grad_(), y.log().requires_grad_()
+            for value in (renyi(log_a, log_b, order, log=True), cauchy_schwarz(log_a, log_b, log=True)):
+                assert not any(g.isnan().any() for g in torch.autograd.grad(value, (log_a, log_b)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, f64])

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, kl_divergence
 
 from lossmith.divergences import cauchy_schwarz, divergence, renyi
-from lossmith.generators import all_generators, alpha_cichocki, chi_p, kl, neyman_chi2, pearson_chi2, total_variation
+from lossmith.generators import all_generators, alpha_cichocki, chi_p, jeffreys, kl, neyman_chi2, pearson_chi2, total_variation
 
 f64 = torch.float64
 
@@ -130,19 +130,20 @@ def test_total_variation_with_a_common_covariance():
     q = MultivariateNormal(Q2.loc, P2.covariance_matrix)
     distance = (Q2.loc @ torch.linalg.solve(P2.covariance_matrix, Q2.loc)).sqrt().item()
     wanted = math.erf(distance / math.sqrt(8))
-    for g, c in (
-        (total_variation, 1),
-        (3.0 * total_variation, 3),
-        (total_variation.tilted(0.7), 1),
-        (total_variation + total_variation, 2),
-    ):
+    tv = total_variation
+    for g, c in ((tv, 1), (3.0 * tv, 3), (tv.tilted(0.7), 1), (tv + tv, 2), (tv.tilted(-0.2).reverse(), 1)):
         assert divergence(p, q, g).item() == pytest.approx(c * wanted, rel=1e-12)
     diagonal = [Independent(Normal(m, t(1.0, 2.0)), 1) for m in (t(0.0, 0.0), t(1.0, 1.0))]
     assert divergence(*diagonal, total_variation).item() == pytest.approx(math.erf(math.sqrt(1.25 / 8)), rel=1e-12)
     with pytest.raises(NotImplementedError, match=r"total_variation has no closed form here for MultivariateNormal .* estimate_divergence"):
         divergence(P2, Q2, total_variation)
     line = [MultivariateNormal(x.loc.reshape(1), x.scale.reshape(1, 1) ** 2) for x in (P, Q)]
-    assert divergence(*line, total_variation).item() == pytest.approx(0.390065660121, rel=1e-11)
+    one = [Independent(Normal(x.loc.reshape(1, 1), x.scale.reshape(1, 1)), 2) for x in (P, Q)]
+    for pair in (line, one):
+        assert divergence(*pair, tv).item() == pytest.approx(0.390065660121, rel=1e-11)
+    for g in (jeffreys + tv, kl + tv, jeffreys.symmetrised() + tv):  # whose limits are infinite on both sides, as if they were straight
+        with pytest.raises(NotImplementedError, match="estimate_divergence"):
+            divergence(P, Q, g)
 
 
 def test_a_common_covariance_has_the_same_gradient_from_both():

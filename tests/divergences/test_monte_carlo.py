@@ -96,6 +96,23 @@ def test_different_supports():
     assert "infinite" in repr(estimate_divergence(p, q, kl, samples=100, seed=6))
 
 
+def test_mixtures_of_gaussians():
+    """Which have no closed form and no gradient through their samples: KL by the midpoint rule, and its gradient in a mean."""
+    x = torch.arange(-12, 12, 1e-3, dtype=f64)
+
+    def pair(mean):
+        weights = D.Categorical(t(0.3, 0.7))
+        return D.MixtureSameFamily(weights, D.Normal(torch.stack([mean, t(2.0)]), t(0.5, 1.0))), D.Normal(t(0.5), t(2.0))
+
+    mean = t(-1.0).requires_grad_()
+    p, q = pair(mean)
+    wanted = (1e-3 * p.log_prob(x).exp() * (p.log_prob(x) - q.log_prob(x))).sum()
+    (slope,) = torch.autograd.grad(wanted, mean)
+    assert z(estimate_divergence(p, q, kl, samples=4000, seed=0), wanted.item()) < 4.5
+    got = torch.stack([torch.autograd.grad(estimate_divergence(*pair(mean), kl, samples=2000, seed=s).value, mean)[0] for s in range(30)])
+    assert abs(got.mean() - slope) < 5 * got.std() / math.sqrt(30)
+
+
 def test_a_seed_makes_it_reproducible_and_leaves_nothing_behind():
     before = torch.random.get_rng_state()
     first, again, other = (estimate_divergence(P, Q, kl, samples=100, seed=s).value for s in (0, 0, 1))

@@ -109,12 +109,15 @@ def test_gradients_in_covariances_and_at_singular_ones():
     assert torch.autograd.grad(bures(nothing, nothing), nothing)[0].abs().max() == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on its first forward-mode derivative
 def test_precision_and_vmap():
     a, b = draw(17, 4, 3, 3), draw(18, 4, 3, 3)
     torch.testing.assert_close(torch.vmap(bures)(a, b), bures(a, b), rtol=1e-12, atol=0)
     gradient = torch.vmap(torch.func.grad(bures))(a, b)
     x = a.clone().requires_grad_()
     torch.testing.assert_close(gradient, torch.autograd.grad(bures(x, b).sum(), x)[0], rtol=1e-12, atol=1e-14)
+    forward = torch.func.jvp(lambda z: bures(z, b), (a,), (b,))[1]
+    torch.testing.assert_close(forward, (gradient * b).sum((-2, -1)), rtol=1e-12, atol=0)
     assert bures(a.float(), b.float()).dtype is torch.float32
     torch.testing.assert_close(bures(a.float(), b.float()).double(), bures(a, b), rtol=1e-5, atol=0)
     assert bures(a.bfloat16(), b.bfloat16()).dtype is torch.float32

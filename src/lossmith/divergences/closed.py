@@ -1,6 +1,7 @@
 """Which closed form two of torch's distributions have: the one place that looks at their classes."""
 
 import contextlib
+import math
 
 import torch
 from torch import distributions as D
@@ -70,9 +71,8 @@ def _real(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 def multiple_of_total_variation(g: FGenerator) -> float | None:
     """The c with D_f = c TV, or None: f is then straight on both sides of 1, which its limits and those of its reverse tell."""
     reverse = g.reverse()
-    if g.at_zero == -g.slope_at_zero and reverse.at_zero == -reverse.slope_at_zero:
-        return g.slope_at_infinity - g.slope_at_zero
-    return None
+    straight = (h.at_zero == -h.slope_at_zero and math.isfinite(h.at_zero) for h in (g, reverse))
+    return g.slope_at_infinity - g.slope_at_zero if all(straight) else None
 
 
 def of_distributions(p: D.Distribution, q: D.Distribution, g: FGenerator) -> Float[Tensor, "*batch"]:

@@ -72,6 +72,9 @@ class Independent(Pair):
         return None if squared is None else self.summed(squared)
 
     def total_variation(self) -> Float[Tensor, "*batch"] | None:
+        of_each = self.components.total_variation()
+        if of_each is not None and all(of_each.shape[axis] == 1 for axis in self.axes):  # a single component
+            return self.summed(of_each)
         squared = self.mahalanobis()
         return None if squared is None else of_equal_shapes(squared)
 
