@@ -308,10 +308,14 @@ def test_gradients_of_both_orders(name):
 
 def test_gradients_of_total_variation():
     inputs = (t(0.3).requires_grad_(), t(1.0).requires_grad_(), t(-0.2).requires_grad_(), t(1.3).requires_grad_())
-    for x in (inputs, (*inputs[:3], t(0.2).requires_grad_())):
+    same_mean = (inputs[0], inputs[1], t(0.3).requires_grad_(), inputs[3])
+    for x in (inputs, (*inputs[:3], t(0.2).requires_grad_()), same_mean):
         function = lambda a, b, c, d: divergence(Normal(a, b), Normal(c, d), total_variation)  # noqa: E731
         assert torch.autograd.gradcheck(function, x)
         assert torch.autograd.gradgradcheck(function, x)
+    tiny = t(1e-200).requires_grad_()
+    (slope,) = torch.autograd.grad(divergence(P, Normal(tiny, t(1.0)), total_variation), tiny)
+    assert slope.item() == pytest.approx(1 / math.sqrt(2 * math.pi), rel=1e-12)
     # at equal scales too, where one crossing is at infinity: by differences of the analytic values around it
     scale = t(1.0).requires_grad_()
     (slope,) = torch.autograd.grad(divergence(P, Normal(t(0.7), scale), total_variation), scale)

@@ -132,7 +132,9 @@ def test_first_order_by_quantiles():
         assert got.item() == pytest.approx(wanted, rel=1e-4)  # of the midpoint rule in the tails
     assert wasserstein1_normal(Normal(t(0.0), t(1.0)), Normal(t(-3.0), t(1.0))).item() == 3
     x = (t(0.2).requires_grad_(), t(1.0).requires_grad_(), t(0.9).requires_grad_(), t(1.7).requires_grad_())
-    assert torch.autograd.gradcheck(lambda a, b, c, d: wasserstein1_normal(Normal(a, b), Normal(c, d)), x)
+    for y in (x, (x[0], x[1], t(0.2).requires_grad_(), x[3])):
+        assert torch.autograd.gradcheck(lambda a, b, c, d: wasserstein1_normal(Normal(a, b), Normal(c, d)), y)
+        assert torch.autograd.gradgradcheck(lambda a, b, c, d: wasserstein1_normal(Normal(a, b), Normal(c, d)), y)
     far, same = t(1e300).requires_grad_(), Normal(t(0.0), t(1.0).requires_grad_())
     value = wasserstein1_normal(same, Normal(far, same.scale))
     assert [g.item() for g in torch.autograd.grad(value, (far, same.scale))] == [1, 0]

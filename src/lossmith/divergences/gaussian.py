@@ -14,6 +14,7 @@ a tends to 0 or 1; with full covariance the error of an alpha divergence is that
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
@@ -66,29 +67,42 @@ class Normals(Pair):
         return _if_equal(self.scale_p, self.scale_q, lambda scale: ((self.mean_q - self.mean_p) / scale).square())
 
     def total_variation(self) -> Float[Tensor, "*batch"]:
-        """By the two points where the densities cross, written in units of the wider one around its mean.
+        """By the two points between which the narrower density is the larger one.
 
-        Where the scales are equal the far crossing is at infinity; where the densities are equal there is a corner, with subgradient 0.
+        Where the densities are equal there is a corner, and 0 is a subgradient.
         """
         p_wider = self.scale_p >= self.scale_q
         wide, narrow = torch.where(p_wider, self.scale_p, self.scale_q), torch.where(p_wider, self.scale_q, self.scale_p)
-        shift, ratio = (self.mean_q - self.mean_p).abs() / wide, narrow / wide  # a mirror image has the same value
-        gap = (1 - ratio) * (1 + ratio)
-        unit = torch.where(shift > 1, shift, 1).detach()  # in which the square does not overflow
-        inside = (shift / unit).square() - 2 * gap * ratio.log() / unit / unit
-        apart = inside > 0
-        shift, ratio = torch.where(apart, shift, 1), torch.where(apart, ratio, 1)
-        root = torch.where(apart, unit, 1) * torch.where(apart, inside, 1).sqrt()
-        gap = (1 - ratio) * (1 + ratio)
-        crossing = shift + ratio * root  # the far crossing times the gap, and what the near one is found from, without cancellation
-        near = shift * (shift / crossing) + 2 * ratio.square() * ratio.log() / crossing
-        near_of_narrow = torch.where(ratio < 0.5, (shift * ratio - root) / torch.where(ratio < 0.5, gap, 1), (near - shift) / ratio)
-        near = torch.where(ratio < 0.5, (shift - ratio * root) / torch.where(ratio < 0.5, gap, 1), near)
-        far_exists = gap > 0
-        gap = torch.where(far_exists, gap, 1)
-        far, far_of_narrow = crossing / gap, (shift * ratio + root) / gap
-        beyond = torch.where(far_exists, _upper_tail(far) - _upper_tail(far_of_narrow), 0)
-        return torch.where(apart, _upper_tail(near_of_narrow) - _upper_tail(near) + beyond, 0)
+        difference = (self.mean_q - self.mean_p) / wide
+        shift, ratio = torch.where(difference < 0, -difference, difference), narrow / wide  # a mirror image has the same value
+        equal = (shift == 0) & (ratio == 1)
+        (near, far), (near_of_narrow, far_of_narrow) = _crossings(torch.where(equal, 1, shift), torch.where(equal, 1, ratio))
+        more_of_narrow = _upper_tail(near_of_narrow) - _upper_tail(near) + (_upper_tail(far) - _upper_tail(far_of_narrow))
+        return torch.where(equal, 0, more_of_narrow)
+
+
+Points: TypeAlias = tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]
+
+
+def _crossings(shift: Float[Tensor, "*batch"], ratio: Float[Tensor, "*batch"]) -> tuple[Points, Points]:
+    r"""Where the densities of N(0, 1) and N(shift, ratio^2) cross, with shift >= 0 and ratio <= 1: as either of them sees it.
+
+    They are the roots of :math:`(1 - r^2) x^2 - 2 s x + s^2 + 2 r^2 \log r = 0`. The smaller one is found from the larger one for similar
+    scales, where subtraction would cancel, and by subtraction for different ones, where squares would underflow.
+    """
+    gap = (1 - ratio) * (1 + ratio)
+    unit = torch.maximum(shift, 1 - ratio).detach()  # in which squares neither overflow nor underflow
+    root = unit * ((shift / unit).square() - 2 * (gap / unit) * (ratio.log() / unit)).sqrt()
+    sum_of_both = shift + ratio * root
+    similar, same = ratio >= 0.5, gap == 0
+    near = shift * (shift / sum_of_both) + 2 * ratio.square() * ratio.log() / sum_of_both
+    near_of_narrow = (near - shift) / ratio
+    apart = torch.where(similar, 1, gap)
+    near = torch.where(similar, near, (shift - ratio * root) / apart)
+    near_of_narrow = torch.where(similar, near_of_narrow, (shift * ratio - root) / apart)
+    gap = torch.where(same, 1, gap)
+    far, far_of_narrow = (torch.where(same, torch.inf, x / gap) for x in (sum_of_both, shift * ratio + root))
+    return (near, far), (near_of_narrow, far_of_narrow)
 
 
 def _upper_tail(z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
