@@ -271,6 +271,30 @@ def test_what_torch_knows_besides():
         cauchy_schwarz(*PAIRS["Gamma"])
 
 
+def test_transforms_are_taken_off_where_they_stay_equal():
+    """One bijection of both changes no divergence; two that are trained apart have a gradient, and no closed form."""
+    p, q = D.Normal(t(0.1), t(0.7)), D.Normal(t(0.0), t(0.9))
+
+    def moved(base, by):
+        return D.TransformedDistribution(base, [D.AffineTransform(by, t(2.0)), D.SigmoidTransform()])
+
+    shared = t(0.5).requires_grad_()
+    transforms = moved(p, shared).transforms
+    together = [D.TransformedDistribution(x, transforms) for x in (p, q)]
+    for pair in ((moved(p, t(0.5)), moved(q, t(0.5))), together):
+        for name in ("kl", "total_variation", "squared_hellinger"):
+            assert divergence(*pair, name).item() == pytest.approx(divergence(p, q, name).item(), rel=1e-12)
+    vectors = [D.TransformedDistribution(D.Normal(x.loc.expand(3), x.scale), D.StickBreakingTransform()) for x in (p, q)]
+    assert divergence(*vectors, "kl").item() == pytest.approx(3 * divergence(p, q, "kl").item(), rel=1e-12)
+    for pair in (
+        (moved(p, shared), moved(q, t(0.5).requires_grad_())),
+        (moved(p, t(0.5)), moved(q, t(0.6))),
+        [D.TransformedDistribution(x, D.AbsTransform()) for x in (p, q)],  # no bijection
+    ):
+        with pytest.raises(NotImplementedError, match="has no closed form here for TransformedDistribution"):
+            divergence(*pair, "pearson_chi2")
+
+
 @pytest.mark.untyped
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="p and q must have the same outcomes; got 3 and 2 of them"):

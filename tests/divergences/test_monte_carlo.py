@@ -206,6 +206,9 @@ def test_given_log_densities_have_the_gradient_of_the_terms():
     assert torch.autograd.gradcheck(function, (log_p, log_q))
     off = torch.tensor([0.0, -math.inf], dtype=f64)
     assert estimate_divergence_at(off, torch.zeros(2, dtype=f64), kl, drawn_from="q").value.item() == 0
+    unseen = estimate_divergence_at(torch.full((9,), -math.inf), torch.zeros(9), kl, drawn_from="q")
+    assert float(unseen.effective_n) == 0
+    assert "a few samples carry it: the 9 are as good as 0" in str(unseen.warning)
     assert estimate_divergence_at(torch.zeros(2, dtype=f64), off, kl, drawn_from="mixture").value.item() == math.inf
 
 

@@ -49,10 +49,21 @@ def _untransformed(p: D.Distribution, q: D.Distribution) -> tuple[D.Distribution
     """What two distributions are equal transforms of: a bijection changes no divergence, nor does |x| between symmetric ones."""
     while isinstance(p, D.TransformedDistribution) and isinstance(q, D.TransformedDistribution):
         folded = isinstance(p, D.HalfNormal) and isinstance(q, D.HalfNormal)
-        if not folded and (not all(t.bijective for t in p.transforms) or p.transforms != q.transforms):
+        same = len(p.transforms) == len(q.transforms) and all(map(_same_bijection, p.transforms, q.transforms))
+        if not (folded or same):
             break
         p, q = p.base_dist, q.base_dist
     return p, q
+
+
+def _same_bijection(t: D.Transform, u: D.Transform) -> bool:
+    """Whether two transforms are one bijection, and stay one: two that are trained apart and agree today have a gradient."""
+    if not t.bijective or t != u:
+        return False
+    if isinstance(t, D.ComposeTransform) and isinstance(u, D.ComposeTransform):
+        return all(map(_same_bijection, t.parts, u.parts))
+    trained = any(isinstance(x, Tensor) and x.requires_grad for x in (*vars(t).values(), *vars(u).values()))
+    return t is u or not trained
 
 
 def _dense(p: D.Distribution) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d d"]] | None:

@@ -210,4 +210,4 @@ def _over(
 def _worth(log_p: Float[Tensor, "n *batch"], log_q: Float[Tensor, "n *batch"], drawn_from: Source) -> Float[Tensor, "*batch"]:
     """How many samples of p, and of q, the weighted ones are as good as: the smaller number."""
     sizes = [(2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp() for w in _over(log_p, log_q, drawn_from)]
-    return torch.minimum(*sizes)
+    return torch.minimum(*sizes).nan_to_num(0.0)  # all weights 0: as good as no sample
