@@ -62,6 +62,20 @@ def test_off_the_support():
     assert certain.logits[1].isfinite()  # now both are known, and the given one still counts
     assert divergence(certain, even, "kl").item() == pytest.approx(math.log(2), rel=1e-15)
     assert divergence(even, certain, "kl").item() == math.inf
+    assert divergence(even, certain.expand((2,)), "kl").tolist() == [math.inf] * 2  # which no longer says which one was given
+    for kind, half, sure in (
+        (D.OneHotCategorical, t(0.5, 0.5), t(1.0, 0.0)),
+        (D.Bernoulli, t(0.5), t(1.0)),
+        (D.Bernoulli, t(0.5), t(0.0)),
+        (lambda x: D.Binomial(3, x), t(0.5), t(1.0)),
+    ):
+        known = kind(sure)
+        assert known.logits.isfinite().all()
+        assert divergence(kind(half), known.expand((2,)), "kl").tolist() == [math.inf] * 2
+        assert divergence(known.expand((2,)), kind(half), "kl").isfinite().all()
+    far = D.Bernoulli(logits=t(50.0))
+    assert far.probs == 1  # rounded, and known to be
+    assert divergence(D.Bernoulli(t(0.0)), far, "kl").item() == divergence(D.Bernoulli(t(0.0)), far.expand((1,)), "kl").item() == 50
     assert divergence(even, D.Categorical(logits=t(0.0, -math.inf)), "kl").item() == math.inf
     assert divergence(even, D.Categorical(logits=t(0.0, -1e4)), "kl").item() == pytest.approx(5e3 - math.log(2), rel=1e-12)
     assert divergence(D.Bernoulli(t(0.5)), D.Bernoulli(t(1.0)), "kl").item() == math.inf
