@@ -40,14 +40,14 @@ class Estimate:
         (warning: few samples: as good as 3; the standard error is itself uncertain)
     """
 
-    value: Float[Tensor, "*batch"]
+    value: Tensor
     kind: Kind
-    standard_error: Float[Tensor, "*batch"] | None
+    standard_error: Tensor | None
     n: int
-    effective_n: Float[Tensor, "*batch"] | float
+    effective_n: Tensor | float
     assumption: str
     _said: str | None
-    _heaviest: Float[Tensor, "*batch"] | None
+    _heaviest: Tensor | None
 
     def __init__(
         self,

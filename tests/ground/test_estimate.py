@@ -42,6 +42,19 @@ def test_weights_normalise_themselves():
     assert float(equal.effective_n) == pytest.approx(5, rel=1e-13)
 
 
+def test_a_sum_of_means():
+    """Of independent samples of different sizes: the means add up, and so do their variances."""
+    y = torch.tensor([1.0, 4.0, -2.0], dtype=torch.float64)
+    estimate = Estimate.of_means(X, -y, assumption=ASSUMED)
+    assert estimate.value.item() == pytest.approx(X.mean().item() - y.mean().item(), rel=1e-13)
+    assert estimate.standard_error is not None
+    assert estimate.standard_error.item() == pytest.approx(math.sqrt(X.var().item() / 5 + y.var().item() / 3), rel=1e-13)
+    assert (estimate.n, estimate.effective_n) == (8, 8.0)
+    assert Estimate.of_means(X, y[:1], assumption=ASSUMED).standard_error is None
+    with pytest.raises(ValueError, match=r"every sample must have terms along the first axis; got shape \(0,\)"):
+        Estimate.of_means(X, y[:0], assumption=ASSUMED)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_interval_covers_as_often_as_it_says(weighted):
     """2000 estimates of a mean of 1 from 400 samples each; the share of intervals that hold it is 0.9 within 4.5 standard errors."""

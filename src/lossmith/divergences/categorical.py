@@ -11,7 +11,7 @@ def of_rows(p: Float[Tensor, "*#rows c"], q: Float[Tensor, "*#rows c"], g: FGene
     return (terms_of_logs(p, q, g) if log else _terms(p, q, g)).sum(-1)
 
 
-def _terms(p: Float[Tensor, "*rows c"], q: Float[Tensor, "*rows c"], g: FGenerator) -> Float[Tensor, "*rows c"]:
+def _terms(p: Float[Tensor, "*#rows c"], q: Float[Tensor, "*#rows c"], g: FGenerator) -> Float[Tensor, "*rows c"]:
     below, nothing = p <= q, (p == 0) & (q == 0)
     larger = torch.where(nothing, 1, torch.where(below, q, p))
     ratio = torch.where(nothing, 1, torch.where(below, p, q)) / larger
@@ -19,7 +19,8 @@ def _terms(p: Float[Tensor, "*rows c"], q: Float[Tensor, "*rows c"], g: FGenerat
     return torch.where(nothing, 0, larger * torch.where(below, f, reverse))
 
 
-def terms_of_logs(log_p: Float[Tensor, "*rows c"], log_q: Float[Tensor, "*rows c"], g: FGenerator) -> Float[Tensor, "*rows c"]:
+def terms_of_logs(log_p: Float[Tensor, "*#rows c"], log_q: Float[Tensor, "*#rows c"], g: FGenerator) -> Float[Tensor, "*rows c"]:
+    """Each outcome's share of the divergence: (larger probability) times f of the ratio that is at most 1."""
     nothing = log_p.isneginf() & log_q.isneginf()
     log_p, log_q = torch.where(nothing, 0, log_p), torch.where(nothing, 0, log_q)
     below = log_p <= log_q

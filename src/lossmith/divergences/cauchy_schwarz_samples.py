@@ -19,7 +19,8 @@ import torch
 from lossmith._checks import describe
 from lossmith._typing import Float, Tensor
 
-Samples: TypeAlias = Float[Tensor, "n d"] | Float[Tensor, " n"]
+Samples: TypeAlias = Float[Tensor, "_ _"] | Float[Tensor, " _"]
+"""`(n, d)`, or `(n,)` for numbers."""
 Form = Literal["paper", "code"]
 
 
@@ -240,7 +241,7 @@ def _information(log_k: Float[Tensor, "n n"], log_q: Float[Tensor, "n n"]) -> Fl
     return _log_mean(log_k + log_q) + _log_mean(log_k) + _log_mean(log_q) - 2 * crossed
 
 
-def _samples(function: str, **given: Samples) -> tuple[list[Float[Tensor, "n d"]], torch.dtype]:
+def _samples(function: str, **given: Samples) -> tuple[list[Float[Tensor, "_ _"]], torch.dtype]:
     """Each as rows of float64 (float32 on Apple's GPUs, which have no other), and the precision of the result."""
     for argument, x in given.items():
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim not in (1, 2) or x.shape[0] == 0:
@@ -250,7 +251,7 @@ def _samples(function: str, **given: Samples) -> tuple[list[Float[Tensor, "n d"]
     return [x.to(torch.float32 if x.device.type == "mps" else torch.float64) for x in rows], precise
 
 
-def _paired(function: str, **given: Samples) -> tuple[list[Float[Tensor, "n d"]], torch.dtype]:
+def _paired(function: str, **given: Samples) -> tuple[list[Float[Tensor, "_ _"]], torch.dtype]:
     rows, precise = _samples(function, **given)
     if len({x.shape[0] for x in rows}) > 1:
         sizes = ", ".join(f"{argument} of {x.shape[0]}" for argument, x in zip(given, rows, strict=True))

@@ -1,6 +1,7 @@
 """Which closed form two of torch's distributions have: the one place that looks at their classes."""
 
 import contextlib
+import math
 
 import torch
 from torch import distributions as D
@@ -48,10 +49,21 @@ def _untransformed(p: D.Distribution, q: D.Distribution) -> tuple[D.Distribution
     """What two distributions are equal transforms of: a bijection changes no divergence, nor does |x| between symmetric ones."""
     while isinstance(p, D.TransformedDistribution) and isinstance(q, D.TransformedDistribution):
         folded = isinstance(p, D.HalfNormal) and isinstance(q, D.HalfNormal)
-        if not folded and (not all(t.bijective for t in p.transforms) or p.transforms != q.transforms):
+        same = len(p.transforms) == len(q.transforms) and all(map(_same_bijection, p.transforms, q.transforms))
+        if not (folded or same):
             break
         p, q = p.base_dist, q.base_dist
     return p, q
+
+
+def _same_bijection(t: D.Transform, u: D.Transform) -> bool:
+    """Whether two transforms are one bijection, and stay one: two that are trained apart and agree today have a gradient."""
+    if not t.bijective or t != u:
+        return False
+    if isinstance(t, D.ComposeTransform) and isinstance(u, D.ComposeTransform):
+        return all(map(_same_bijection, t.parts, u.parts))
+    trained = any(isinstance(x, Tensor) and x.requires_grad for x in (*vars(t).values(), *vars(u).values()))
+    return t is u or not trained
 
 
 def _dense(p: D.Distribution) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d d"]] | None:
@@ -70,9 +82,8 @@ def _real(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 def multiple_of_total_variation(g: FGenerator) -> float | None:
     """The c with D_f = c TV, or None: f is then straight on both sides of 1, which its limits and those of its reverse tell."""
     reverse = g.reverse()
-    if g.at_zero == -g.slope_at_zero and reverse.at_zero == -reverse.slope_at_zero:
-        return g.slope_at_infinity - g.slope_at_zero
-    return None
+    straight = (h.at_zero == -h.slope_at_zero and math.isfinite(h.at_zero) for h in (g, reverse))
+    return g.slope_at_infinity - g.slope_at_zero if all(straight) else None
 
 
 def of_distributions(p: D.Distribution, q: D.Distribution, g: FGenerator) -> Float[Tensor, "*batch"]:

@@ -20,8 +20,8 @@ from torch import distributions as D
 from lossmith._typing import Bool, Float, Tensor
 from lossmith.divergences.pairs import Pair, log_of_powers
 
-Vector: TypeAlias = Float[Tensor, "*batch parameters"]
-Scalar: TypeAlias = Float[Tensor, "*batch"]
+Vector: TypeAlias = Float[Tensor, "*#batch parameters"]
+Scalar: TypeAlias = Float[Tensor, "*#batch"]
 
 
 class Family(NamedTuple):
@@ -31,7 +31,7 @@ class Family(NamedTuple):
     log_normaliser: Callable[[Vector], Scalar]
     mean: Callable[[Vector], Vector]
     """The gradient of the log-normaliser, which is the mean of the sufficient statistics."""
-    contains: Callable[[Vector], Bool[Tensor, "*batch"]]
+    contains: Callable[[Vector], Bool[Tensor, "*#batch"]]
     """Whether a parameter lies in the natural space."""
     supremum: Callable[[Vector], Scalar]
     """The largest value that a parameter's product with the sufficient statistics takes: +inf, or less."""
@@ -93,7 +93,7 @@ def _supremum_of_dirichlet(step: Vector) -> Scalar:
     return torch.where(finite, torch.xlogy(c, c).sum(-1) - torch.xlogy(c.sum(-1), c.sum(-1)), torch.inf)
 
 
-def _zero_or_infinite(finite: Bool[Tensor, "*batch"], like: Vector) -> Scalar:
+def _zero_or_infinite(finite: Bool[Tensor, "*#batch"], like: Vector) -> Scalar:
     return torch.where(finite, 0.0, torch.inf).to(like.dtype)
 
 

@@ -8,11 +8,13 @@ With :math:`A = L_2^{-1} L_1` (the Cholesky factor of :math:`S_1` as :math:`S_2`
     \log \int p^a q^{1-a} = -\tfrac12 \Big[a (1 - a)\, b^T W^{-1} b + \log |W| - 2 (1 - a) \sum_i \log A_{ii}\Big]
 
 and the integral is infinite where W, the mixed covariance :math:`(1 - a) S_1 + a S_2` as :math:`S_2` sees it, is not positive
-definite. Every term of the first sum is at least 0, so that KL is.
+definite. Every term of the first sum is at least 0, so that KL is. In one dimension, and of independent components, everything is exact as
+a tends to 0 or 1; with full covariance the error of an alpha divergence is that of KL by 1/a or 1/(1 - a).
 """
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
@@ -25,10 +27,10 @@ class Normals(Pair):
 
     def __init__(
         self,
-        mean_p: Float[Tensor, "*batch"],
-        scale_p: Float[Tensor, "*batch"],
-        mean_q: Float[Tensor, "*batch"],
-        scale_q: Float[Tensor, "*batch"],
+        mean_p: Float[Tensor, "*#batch"],
+        scale_p: Float[Tensor, "*#batch"],
+        mean_q: Float[Tensor, "*#batch"],
+        scale_q: Float[Tensor, "*#batch"],
     ) -> None:
         self.mean_p, self.scale_p, self.mean_q, self.scale_q = mean_p, scale_p, mean_q, scale_q
 
@@ -41,14 +43,17 @@ class Normals(Pair):
         return 0.5 * (torch.expm1(log_ratio) - log_ratio + shift)
 
     def log_integral(self, order: float) -> Float[Tensor, "*batch"]:
-        if order < 0.5:  # the same integral from the other side, so that it is exact as the order tends to 0
-            return self.exchanged().log_integral(1 - order)
+        # The same integral from either side, so that it is exact as the order tends to 0 and as it tends to 1.
+        return self.exchanged()._log_integral(order) if order < 0.5 else self._log_integral(1 - order)
+
+    def _log_integral(self, rest: float) -> Float[Tensor, "*batch"]:
+        """Of p^(1 - rest) q^rest."""
         log_ratio = 2 * (self.scale_p / self.scale_q).log()
         shift = ((self.mean_q - self.mean_p) / self.scale_q).square()
-        grown = (1 - order) * torch.expm1(log_ratio)  # the mixed variance, less 1
+        grown = rest * torch.expm1(log_ratio)  # the mixed variance, less 1
         finite = grown > -1
         grown = torch.where(finite, grown, 0)
-        value = -0.5 * (order * (1 - order) * shift / (1 + grown) + torch.log1p(grown) - (1 - order) * log_ratio)
+        value = -0.5 * ((1 - rest) * rest * shift / (1 + grown) + torch.log1p(grown) - rest * log_ratio)
         return torch.where(finite, value, torch.inf)
 
     def log_supremum(self) -> Float[Tensor, "*batch"]:
@@ -62,28 +67,42 @@ class Normals(Pair):
         return _if_equal(self.scale_p, self.scale_q, lambda scale: ((self.mean_q - self.mean_p) / scale).square())
 
     def total_variation(self) -> Float[Tensor, "*batch"]:
-        """By the two points where the densities cross, written in units of the wider one around its mean.
+        """By the two points between which the narrower density is the larger one.
 
-        Where the scales are equal the far crossing is at infinity; where the densities are equal there is a corner, with subgradient 0.
+        Where the densities are equal there is a corner, and 0 is a subgradient.
         """
         p_wider = self.scale_p >= self.scale_q
         wide, narrow = torch.where(p_wider, self.scale_p, self.scale_q), torch.where(p_wider, self.scale_q, self.scale_p)
-        shift, ratio = (self.mean_q - self.mean_p).abs() / wide, narrow / wide  # a mirror image has the same value
-        gap = (1 - ratio) * (1 + ratio)
-        inside = shift.square() - 2 * gap * ratio.log()
-        apart = inside > 0
-        shift, ratio = torch.where(apart, shift, 1), torch.where(apart, ratio, 1)
-        root = torch.where(apart, inside, 1).sqrt()
-        gap = (1 - ratio) * (1 + ratio)
-        crossing = shift + ratio * root  # the far crossing times the gap, and what the near one is found from, without cancellation
-        near = (shift.square() + 2 * ratio.square() * ratio.log()) / crossing
-        near_of_narrow = torch.where(ratio < 0.5, (shift * ratio - root) / torch.where(ratio < 0.5, gap, 1), (near - shift) / ratio)
-        near = torch.where(ratio < 0.5, (shift - ratio * root) / torch.where(ratio < 0.5, gap, 1), near)
-        far_exists = gap > 0
-        gap = torch.where(far_exists, gap, 1)
-        far, far_of_narrow = crossing / gap, (shift * ratio + root) / gap
-        beyond = torch.where(far_exists, _upper_tail(far) - _upper_tail(far_of_narrow), 0)
-        return torch.where(apart, _upper_tail(near_of_narrow) - _upper_tail(near) + beyond, 0)
+        difference = (self.mean_q - self.mean_p) / wide
+        shift, ratio = torch.where(difference < 0, -difference, difference), narrow / wide  # a mirror image has the same value
+        equal = (shift == 0) & (ratio == 1)
+        (near, far), (near_of_narrow, far_of_narrow) = _crossings(torch.where(equal, 1, shift), torch.where(equal, 1, ratio))
+        more_of_narrow = _upper_tail(near_of_narrow) - _upper_tail(near) + (_upper_tail(far) - _upper_tail(far_of_narrow))
+        return torch.where(equal, 0, more_of_narrow)
+
+
+Points: TypeAlias = tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]
+
+
+def _crossings(shift: Float[Tensor, "*batch"], ratio: Float[Tensor, "*batch"]) -> tuple[Points, Points]:
+    r"""Where the densities of N(0, 1) and N(shift, ratio^2) cross, with shift >= 0 and ratio <= 1: as either of them sees it.
+
+    They are the roots of :math:`(1 - r^2) x^2 - 2 s x + s^2 + 2 r^2 \log r = 0`. The smaller one is found from the larger one for similar
+    scales, where subtraction would cancel, and by subtraction for different ones, where squares would underflow.
+    """
+    gap = (1 - ratio) * (1 + ratio)
+    unit = torch.maximum(shift, 1 - ratio).detach()  # in which squares neither overflow nor underflow
+    root = unit * ((shift / unit).square() - 2 * (gap / unit) * (ratio.log() / unit)).sqrt()
+    sum_of_both = shift + ratio * root
+    similar, same = ratio >= 0.5, gap == 0
+    near = shift * (shift / sum_of_both) + 2 * ratio.square() * ratio.log() / sum_of_both
+    near_of_narrow = (near - shift) / ratio
+    apart = torch.where(similar, 1, gap)
+    near = torch.where(similar, near, (shift - ratio * root) / apart)
+    near_of_narrow = torch.where(similar, near_of_narrow, (shift * ratio - root) / apart)
+    gap = torch.where(same, 1, gap)
+    far, far_of_narrow = (torch.where(same, torch.inf, x / gap) for x in (sum_of_both, shift * ratio + root))
+    return (near, far), (near_of_narrow, far_of_narrow)
 
 
 def _upper_tail(z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -118,14 +137,16 @@ class MultivariateNormals(Pair):
         return 0.5 * ((torch.expm1(log_ratio) - log_ratio).sum(-1) + factor.tril(-1).square().sum((-2, -1)) + shift.square().sum((-2, -1)))
 
     def log_integral(self, order: float) -> Float[Tensor, "*batch"]:
-        if order < 0.5:
-            return self.exchanged().log_integral(1 - order)
+        return self.exchanged()._log_integral(order) if order < 0.5 else self._log_integral(1 - order)
+
+    def _log_integral(self, rest: float) -> Float[Tensor, "*batch"]:
+        """Of p^(1 - rest) q^rest."""
         factor, shift = self._as_q_sees_it()
-        mixed = (1 - order) * factor @ factor.mT + order * torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        root, finite = _cholesky(mixed)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        root, finite = _cholesky(rest * factor @ factor.mT + (1 - rest) * identity)
         shift = torch.linalg.solve_triangular(root, shift, upper=False).square().sum((-2, -1))
-        volumes = 2 * _diagonal(root).log().sum(-1) - 2 * (1 - order) * _diagonal(factor).log().sum(-1)
-        return torch.where(finite, -0.5 * (order * (1 - order) * shift + volumes), torch.inf)
+        volumes = 2 * _diagonal(root).log().sum(-1) - 2 * rest * _diagonal(factor).log().sum(-1)
+        return torch.where(finite, -0.5 * ((1 - rest) * rest * shift + volumes), torch.inf)
 
     def log_supremum(self) -> Float[Tensor, "*batch"]:
         factor, shift = self._as_q_sees_it()
@@ -163,7 +184,7 @@ def _cholesky(matrix: Float[Tensor, "*batch d d"]) -> tuple[Float[Tensor, "*batc
 
 
 def _if_equal(
-    x: Float[Tensor, "*#batch"], y: Float[Tensor, "*#batch"], function: Callable[[Float[Tensor, "*#batch"]], Float[Tensor, "*batch"]]
+    x: Float[Tensor, "*#scale"], y: Float[Tensor, "*#scale"], function: Callable[[Float[Tensor, "*scale"]], Float[Tensor, "*batch"]]
 ) -> Float[Tensor, "*batch"] | None:
     """A function of what x and y agree on, or None. Where they agree, both have the same gradient: half of the whole."""
     return function((x + y) / 2) if x is y or bool((x == y).all()) else None

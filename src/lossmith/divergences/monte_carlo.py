@@ -32,14 +32,16 @@ def estimate_divergence(
 
     **From the mixture** (the default) half of the samples come from p and half from q. Each term is at least 0, since the generator is
     centred first, and at most 2 (f(0) + f'(inf)) where that is finite; for the others it grows only as f does. What only one of the two
-    supports is counted rightly. The standard error is that of a stratified sample.
+    supports counts as it should. The standard error is that of a stratified sample.
 
     **From p or q alone** terms may have heavy tails or no variance (the weights p/q have none when q's tails are lighter), and what the
     other one alone supports is never seen: the estimate then misses it without a sign. ``drawn_from="p"`` for KL is the mean of the log
     ratio.
 
     The value has gradients in the parameters of p and q: through the samples where ``rsample`` exists, and through the score elsewhere (a
-    factor that is 1 and whose derivative is that of the sampling density), so they are unbiased too.
+    factor that is 1 and whose derivative is that of the sampling density), so they are unbiased too, as long as no support moves with the
+    parameters. Densities are torch's own ``log_prob``, which makes no difference between a probability of 0 and one of 1e-7 when a
+    ``Categorical`` is given by ``probs``.
 
     Args:
         p: a distribution with ``sample`` and ``log_prob``; batches broadcast.
@@ -108,7 +110,8 @@ def estimate_divergence_at(
     The terms are :math:`\frac qm f(\frac pq)`, with m the density that the samples were drawn from. A centred generator adds a control
     variate without bias, wherever neither p nor q has mass that the samples cannot show: with samples from p,
     ``estimate_divergence_at(log_p, log_q, "kl", drawn_from="p")`` is the mean of the log ratio, negative terms and all, and
-    ``kl.centred()`` in its place is the mean of :math:`\log u + 1/u - 1 \ge 0`, u = p/q.
+    ``kl.centred()`` in its place is the mean of :math:`\log u + 1/u - 1 \ge 0`, u = p/q. It helps where p and q are close, and ruins the
+    estimate where 1/u has no variance, as between Gaussians when q is the wider by a factor of 1.4 or more.
 
     Args:
         log_p: log-densities or log-probabilities at the samples, `(n, *batch)`; -inf where there is none.
@@ -207,4 +210,4 @@ def _over(
 def _worth(log_p: Float[Tensor, "n *batch"], log_q: Float[Tensor, "n *batch"], drawn_from: Source) -> Float[Tensor, "*batch"]:
     """How many samples of p, and of q, the weighted ones are as good as: the smaller number."""
     sizes = [(2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp() for w in _over(log_p, log_q, drawn_from)]
-    return torch.minimum(*sizes)
+    return torch.minimum(*sizes).nan_to_num(0.0)  # all weights 0: as good as no sample

@@ -24,27 +24,39 @@ def _given_by_probabilities(p: D.Distribution) -> bool:
 
 def _categorical(p: D.Categorical | D.OneHotCategorical) -> Rows:
     p = p._categorical if isinstance(p, D.OneHotCategorical) else p
-    return (p.probs, False) if _given_by_probabilities(p) else (p.logits, True)
+    if _given_by_probabilities(p):
+        return p.probs, False
+    if "probs" not in vars(p):
+        return p.logits, True
+    clamped = (p.probs == 0) & (p.logits.exp() > 0)  # `expand` has forgotten that the probabilities were given
+    return torch.where(clamped, -torch.inf, p.logits), True
 
 
-def _bernoulli(p: D.Bernoulli) -> Rows:
+def _bernoulli(p: D.Bernoulli | D.Binomial) -> Rows:
     if _given_by_probabilities(p):
         return torch.stack([1 - p.probs, p.probs], -1), False
-    return torch.stack([F.logsigmoid(-p.logits), F.logsigmoid(p.logits)], -1), True
+    log_p = torch.stack([F.logsigmoid(-p.logits), F.logsigmoid(p.logits)], -1)
+    if "probs" not in vars(p):
+        return log_p, True
+    chance = p.logits.sigmoid()
+    clamped = torch.stack([(p.probs == 1) & (chance < 1), (p.probs == 0) & (chance > 0)], -1)
+    return torch.where(clamped, -torch.inf, log_p), True
 
 
 def _binomial(p: D.Binomial) -> Rows:
     """Up to the largest count of the batch, beyond which a smaller count has no mass. Reading that count waits for a GPU."""
-    count = p.total_count.to(p._param.dtype).unsqueeze(-1)
-    k = torch.arange(int(p.total_count.max()) + 1, dtype=count.dtype, device=count.device)
+    row, log = _bernoulli(p)
+    log_failure, log_success = (row if log else _log(row)).unsqueeze(-2).unbind(-1)
+    count = p.total_count.to(row.dtype).unsqueeze(-1)
+    k = torch.arange(int(p.total_count.max()) + 1, dtype=row.dtype, device=row.device)
     ways = torch.lgamma(count + 1) - torch.lgamma(k + 1) - torch.lgamma((count - k).clamp(min=0) + 1)
-    if _given_by_probabilities(p):
-        chance = p.probs.unsqueeze(-1)
-        log_p = ways + torch.xlogy(k, chance) + torch.special.xlog1py(count - k, -chance)
-    else:
-        logit = p.logits.unsqueeze(-1)
-        log_p = ways + k * F.logsigmoid(logit) + (count - k) * F.logsigmoid(-logit)
+    log_p = ways + _times(k, log_success) + _times(count - k, log_failure)
     return torch.where(k <= count, log_p, -torch.inf), True
+
+
+def _times(k: Float[Tensor, "*#rows c"], log_p: Float[Tensor, "*#rows 1"]) -> Float[Tensor, "*rows c"]:
+    """k log p, and 0 where k is 0, whatever p is."""
+    return torch.where(k == 0, 0, k * torch.where(k == 0, 0, log_p))
 
 
 _ROWS: dict[type[D.Distribution], Callable[..., Rows]] = {
@@ -56,7 +68,7 @@ _ROWS: dict[type[D.Distribution], Callable[..., Rows]] = {
 }
 
 
-def rows_of(p: D.Distribution, q: D.Distribution) -> tuple[Float[Tensor, "*rows c"], Float[Tensor, "*rows c"], bool] | None:
+def rows_of(p: D.Distribution, q: D.Distribution) -> tuple[Float[Tensor, "*#rows c"], Float[Tensor, "*#rows c"], bool] | None:
     """The rows of two distributions of one kind and whether they are logarithms; None if they are of no kind with finitely many."""
     if type(p) is not type(q) or type(p) not in _ROWS:
         return None
@@ -79,7 +91,7 @@ def _log(x: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
 class Outcomes(Pair):
     """Two rows of log-probabilities."""
 
-    def __init__(self, log_p: Float[Tensor, "*rows c"], log_q: Float[Tensor, "*rows c"]) -> None:
+    def __init__(self, log_p: Float[Tensor, "*#rows c"], log_q: Float[Tensor, "*#rows c"]) -> None:
         self.log_p, self.log_q = torch.broadcast_tensors(log_p, log_q)
 
     @staticmethod

@@ -72,6 +72,9 @@ class Independent(Pair):
         return None if squared is None else self.summed(squared)
 
     def total_variation(self) -> Float[Tensor, "*batch"] | None:
+        of_each = self.components.total_variation()
+        if of_each is not None and all(of_each.shape[axis] == 1 for axis in self.axes):  # a single component
+            return self.summed(of_each)
         squared = self.mahalanobis()
         return None if squared is None else of_equal_shapes(squared)
 
@@ -96,7 +99,7 @@ def of_equal_shapes(squared: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]
     return torch.erf(distance / math.sqrt(8))
 
 
-def log_of_powers(log_p: Float[Tensor, "*n"], log_q: Float[Tensor, "*n"], order: float) -> Float[Tensor, "*n"]:
+def log_of_powers(log_p: Float[Tensor, "*#n"], log_q: Float[Tensor, "*#n"], order: float) -> Float[Tensor, "*n"]:
     """log p^a q^(1-a) of points that may have no mass: nothing where both vanish, else 0^a is 0, or +inf for a negative power."""
     p_off, q_off = log_p.isneginf(), log_q.isneginf()
     value = order * torch.where(p_off, 0, log_p) + (1 - order) * torch.where(q_off, 0, log_q)

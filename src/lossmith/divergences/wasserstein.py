@@ -144,9 +144,11 @@ def wasserstein1_normal(p: D.Normal, q: D.Normal) -> Float[Tensor, "*batch"]:
         >>> wasserstein1_normal(Normal(0.0, 1.0), Normal(1.0, 2.0))
         tensor(1.1666)
     """
-    if not isinstance(p, D.Normal) or not isinstance(q, D.Normal):
+    pair = pair_of(p, q, invariant=False)
+    if not isinstance(pair, Normals):
         raise no_closed_form("wasserstein1_normal", "it", p, q)
-    shift, spread = (p.loc - q.loc).abs(), (p.scale - q.scale).abs()
+    difference, spread = pair.mean_p - pair.mean_q, (pair.scale_p - pair.scale_q).abs()
+    shift = torch.where(difference < 0, -difference, difference)  # whose curvature at 0, unlike that of abs, is not lost
     # Far from 0 by more than 40 spreads, or without a spread, it is the shift itself.
     folded = shift < 40 * spread
     ratio = torch.where(folded, shift, 0) / torch.where(folded, spread, 1)
