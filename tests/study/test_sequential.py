@@ -1,6 +1,7 @@
 """The e-processes against integrals of densities, scipy's noncentral t and their own promises; and what becomes of those ended early."""
 
 import math
+from typing import ClassVar
 
 import mpmath
 import numpy as np
@@ -182,7 +183,7 @@ def test_the_fewest_seeds(comparisons):
 
 
 class TestStopping:
-    values = {
+    values: ClassVar = {
         "base": [0.80, 0.82, 0.79, 0.81, 0.80, 0.83],
         "good": [0.84, 0.85, 0.83, 0.84, 0.85, 0.86],
         "bad": [0.79, 0.82, 0.77, 0.80, 0.81, 0.80],

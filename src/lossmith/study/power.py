@@ -89,8 +89,8 @@ def accuracy_spread(disagreement: float, test_size: int) -> float:
     r"""The standard deviation over seeds of a difference in accuracy, before anything was run: :math:`\sqrt{r / n_{test}}`.
 
     Two networks differ in accuracy by the test rows on which one is right and the other wrong. If that is a share r of the rows, either way
-    about as often, each seed's difference varies by r / n_test because of the rows it happens to be tested on. What the training adds is not
-    counted, so the spread seen will be larger rather than smaller.
+    about as often, each seed's difference varies by r / n_test because of the rows it happens to be tested on. What the training
+    adds is not counted, so the spread seen will be larger rather than smaller.
 
     Args:
         disagreement: the share r of test rows on which one of the two is right and the other is not.
@@ -205,7 +205,7 @@ def _power(effect: float, n: int, level: float, ratio: float, test: Test) -> flo
     if n < 2:
         return 0.0
     if test == "signed_rank":
-        return _signed_rank_power(effect, n, level)
+        return signed_rank_power(effect, n, level)
     if test == "anytime_t":
         return _anytime_power(effect, n, level, ratio)
     # Over data sets the mean varies by s² (1/n + ratio) and s² is the variance within one, so that the statistic is a
@@ -215,8 +215,11 @@ def _power(effect: float, n: int, level: float, ratio: float, test: Test) -> flo
     return float(stats.nct.sf(critical, n - 1, centre))
 
 
-def _signed_rank_power(effect: float, n: int, level: float) -> float:
-    """By simulation of normal differences, the same draws for every effect, so that it grows with the effect."""
+def signed_rank_power(effect: float, n: int, level: float) -> float:
+    """The probability that the exact signed-rank test of n normal differences finds an effect, in standard deviations, at a level.
+
+    Simulated, with the same draws for every effect, so that it grows with the effect.
+    """
     distribution = null_distribution(2 * np.arange(1, n + 1))
     tail = distribution[::-1].cumsum()[::-1]
     rejected = np.flatnonzero(tail <= level / 2)

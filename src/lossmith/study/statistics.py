@@ -180,14 +180,19 @@ def corrected_t(
         The mean difference, the interval's lower and upper end, and the two-sided p-value, each of shape ``(...)``.
     """
     n = differences.shape[-1]
+    mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size)
+    t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
+    reach = stats.t.isf(alpha / 2, n - 1) * error
+    return mean, mean - reach, mean + reach, 2 * stats.t.sf(np.abs(t), n - 1)
+
+
+def mean_and_error(differences: np.ndarray, *, train_size: int, test_size: int) -> tuple[_Numbers, _Numbers]:
+    """The mean of paired differences along the last axis, and its standard error with the correction for overlap."""
     mean = differences.mean(-1)
     spread = differences.std(-1, ddof=1)
     constant = np.ptp(differences, axis=-1) == 0
     spread = np.where(constant, np.where(mean == 0, 0.0, 1 / (math.sqrt(12) * test_size)), spread)
-    error = spread * math.sqrt(1 / n + test_size / train_size)
-    t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
-    reach = stats.t.isf(alpha / 2, n - 1) * error
-    return mean, mean - reach, mean + reach, 2 * stats.t.sf(np.abs(t), n - 1)
+    return mean, spread * math.sqrt(1 / differences.shape[-1] + test_size / train_size)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
