@@ -138,7 +138,7 @@ class TestBoth:
         rows["d1"]["ce"] = np.array([math.nan, *rows["d1"]["ce"][1:]])
         found = compare_across(table(rows), population="these")
         assert {one.verdict for one in found} == {"failed"}
-        assert "1 trials of ce on d1" in found[0].note
+        assert "1 trial of ce on d1" in found[0].note
 
     def test_what_is_claimed_names_the_population(self):
         assert "not about any other data set" in what_is_claimed("these", ["digits", "wine"])

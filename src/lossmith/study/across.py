@@ -26,6 +26,7 @@ import numpy as np
 from scipy import stats
 
 from lossmith.study.bayes import Chances, bayesian_signed_rank_test, correlated_t
+from lossmith.study.power import count
 from lossmith.study.ranks import Method, Ranking, rank
 from lossmith.study.signed_rank import fewest_pairs, signed_rank
 from lossmith.study.statistics import Verdict, direction, holm, mean_and_error, rounded
@@ -116,7 +117,7 @@ class StudyTable:
     def failed(self, objective: str) -> dict[str, int]:
         """By data set, the seeds on which this objective failed; data sets without a failure are left out."""
         counts = {name: int((~np.isfinite(rows[objective])).sum()) for name, rows in self.values.items()}
-        return {name: count for name, count in counts.items() if count}
+        return {name: failed for name, failed in counts.items() if failed}
 
     def ranking(self, *, method: Method = "signed_rank", alpha: float = 0.05) -> Ranking:
         """The objectives ranked over the data sets by their means; those with a failed trial are left out."""
@@ -222,8 +223,8 @@ def compare_across(*tables: StudyTable, population: Population, alpha: float = 0
             centre = one.low + one.high if math.isfinite(one.low + one.high) else one.mean_difference
             verdict = "better" if (centre > 0) == table.higher_is_better else "worse"
         elif verdict == "no difference shown" and population == "alike" and one.data_sets < fewest_pairs(len(found), alpha):
-            counted = f"{len(found)} comparison{'s' if len(found) > 1 else ''}"
-            needed = f"with {counted} it takes {fewest_pairs(len(found), alpha)} data sets or more, so nothing could have been shown"
+            fewest = fewest_pairs(len(found), alpha)
+            needed = f"with {count(len(found), 'comparison')} it takes {fewest} data sets or more, so nothing could have been shown"
             one = replace(one, note=f"{one.note}; {needed}" if one.note else needed)
         judged.append(replace(one, p_adjusted=p, verdict=verdict))
     return judged
@@ -250,7 +251,7 @@ def _unadjusted(table: StudyTable, label: str, population: Population, alpha: fl
     low, high, p, verdict, note = -math.inf, math.inf, 1.0, "no difference shown", ""
     if not np.isfinite(means).all():
         lost = {side: table.failed(side) for side in (label, table.baseline)}
-        told = [f"{count} trials of {side} on {name}" for side, counts in lost.items() for name, count in counts.items()]
+        told = [f"{count(failed, 'trial')} of {side} on {name}" for side, counts in lost.items() for name, failed in counts.items()]
         verdict, note = "failed", f"failed: {', '.join(told)}; not tested"
     elif not any(row.any() for row in differences.values()):
         low, high, verdict = 0.0, 0.0, "identical"

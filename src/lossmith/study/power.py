@@ -62,7 +62,7 @@ class Prospect:
     @property
     def sentence(self) -> str:
         """The same in words, for the terminal and the report."""
-        planned = f"{_count(self.n_seeds, 'seed')} and {_count(self.n_comparisons, 'comparison')}"
+        planned = f"{count(self.n_seeds, 'seed')} and {count(self.n_comparisons, 'comparison')}"
         if not self.can_reach_alpha:
             said = f"With {planned} no adjusted p-value can fall to {self.alpha:g}, whatever the outcome."
         elif math.isinf(self.smallest_effect):
@@ -74,7 +74,7 @@ class Prospect:
             )
         if self.recommended_seeds is None:
             return f"{said} No number of seeds finds one of {self.effect:g} on splits like these; a smaller test share would help."
-        return f"{said} For one of {self.effect:g} it takes {_count(self.recommended_seeds, 'seed')}."
+        return f"{said} For one of {self.effect:g} it takes {count(self.recommended_seeds, 'seed')}."
 
     def in_units(self, standard_deviation: float) -> float:
         """The smallest difference found with that power in the metric's own units, where paired differences spread like this.
@@ -255,7 +255,8 @@ def _smallest_effect(n: int, level: float, ratio: float, power: float, test: Tes
     return high
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from lossmith.study.across import Population
-from lossmith.study.power import signed_rank_power
+from lossmith.study.power import count, signed_rank_power
 from lossmith.study.signed_rank import fewest_pairs
 from lossmith.study.statistics import check_sizes
 
@@ -57,7 +57,7 @@ class ProspectAcross:
     def sentence(self) -> str:
         """The same in words, for the terminal and the report."""
         where = "On average over these" if self.population == "these" else "On data sets like these"
-        planned = f"{self.n_data_sets} data sets, {self.n_seeds} seeds and {self.n_comparisons} comparisons"
+        planned = f"{count(self.n_data_sets, 'data set')}, {self.n_seeds} seeds and {count(self.n_comparisons, 'comparison')}"
         if not self.can_reach_alpha:
             said = f"{where}, with {planned}, no adjusted p-value can fall to {self.alpha:g}, whatever the outcome."
         elif math.isinf(self.smallest_effect):
@@ -67,10 +67,10 @@ class ProspectAcross:
                 f"{where}, with {planned}, a difference of {self.smallest_effect:.1f} standard deviations of the paired difference would be"
                 f" found with probability {self.power:g}."
             )
-        unit = "seeds" if self.population == "these" else "data sets"
+        unit = "seed" if self.population == "these" else "data set"
         if self.recommended is None:
-            return f"{said} No number of {unit} finds one of {self.effect:g}."
-        return f"{said} For one of {self.effect:g} it takes {self.recommended} {unit}."
+            return f"{said} No number of {unit}s finds one of {self.effect:g}."
+        return f"{said} For one of {self.effect:g} it takes {count(self.recommended, unit)}."
 
 
 def what_data_sets_can_show(

@@ -154,11 +154,11 @@ def _moments(differences: np.ndarray, overlap: float, test_size: int) -> tuple[n
     """After each seed: how many, their mean, the squares about it, and 1 + k rho and 1 + k (rho + kappa)."""
     seen = np.arange(1.0, differences.shape[-1] + 1)
     mean = differences.cumsum(-1) / seen
-    # Welford's step keeps the squares exact where the mean is large beside the spread.
+    # Welford's step keeps the squares exact where the mean is large beside the spread; the first seed adds none.
     before = np.concatenate([np.zeros_like(mean[..., :1]), mean[..., :-1]], axis=-1)
-    squares = ((differences - before) * (differences - mean)).cumsum(-1) - (differences[..., :1] * (differences[..., :1] - mean[..., :1]))
+    squares = ((differences - before) * (differences - mean)).cumsum(-1)
     constant = np.maximum.accumulate(differences, axis=-1) == np.minimum.accumulate(differences, axis=-1)
-    squares = np.where(constant, (seen - 1) / (12 * test_size**2), np.maximum(squares, 0.0))
+    squares = np.where(constant, (seen - 1) / (12 * test_size**2), squares)
     return seen, mean, squares, 1 + seen * overlap, 1 + seen * (overlap + KAPPA)
 
 
