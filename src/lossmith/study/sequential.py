@@ -50,9 +50,9 @@ _NEGLIGIBLE = 40.0
 class Anytime(NamedTuple):
     """A p-value that may be looked at after every seed, and an interval with the same licence; each of shape ``(...)``."""
 
-    low: np.ndarray
-    high: np.ndarray
-    p: np.ndarray
+    low: np.ndarray | np.floating
+    high: np.ndarray | np.floating
+    p: np.ndarray | np.floating
 
 
 def anytime_t(differences: np.ndarray, *, overlap: float, test_size: int, alpha: float = 0.05) -> Anytime:
@@ -118,9 +118,10 @@ def log_evidence_against_advantage(differences: np.ndarray, *, overlap: float, t
     information = seen / shared
     length = np.sqrt(squares + seen * mean**2 / shared)
     shift = effect * np.divide(information * mean, length, out=np.zeros_like(mean), where=length > 0)
-    noncentral = [_log_scale_integral(k + 1, shift[..., k]) for k in range(shift.shape[-1])]
-    central = [_log_scale_integral(k + 1, np.zeros(())) for k in range(shift.shape[-1])]
-    return effect**2 * information / 2 + np.array(central) - np.stack(noncentral, axis=-1)
+    seeds = range(shift.shape[-1])
+    noncentral = np.concatenate([_log_scale_integral(k + 1, shift[..., k : k + 1]) for k in seeds], axis=-1)
+    central = np.concatenate([_log_scale_integral(k + 1, np.zeros(1)) for k in seeds])
+    return effect**2 * information / 2 + central - noncentral
 
 
 def seeds_until_hopeless(differences: np.ndarray, *, overlap: float, test_size: int, effect: float = 1.5, miss: float = 0.05) -> int | None:
