@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from lossmith.study import Noise
+from lossmith.study import words_across as say
 from lossmith.study.across import StudyTable, compare_across, what_is_claimed
 from lossmith.study.bayes import bayesian_signed_rank_test, correlated_t
 from lossmith.study.power import what_can_be_shown
@@ -273,3 +274,44 @@ def test_equal_objectives_win_no_more_often_than_promised():
         }
         wrong += any(one.verdict in ("better", "worse") for one in compare_across(table(values), population="these"))
     assert wrong / draws <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / draws)
+
+
+class TestWords:
+    def test_findings_begin_with_the_winners_and_say_on_how_many(self):
+        eight = several(8, 0.03, seed=11)
+        rows = {name: {**row, "alias": row["ce"], "lost": np.full(10, math.nan)} for name, row in eight.values.items()}
+        found = compare_across(table(rows, setting="with 40 % symmetric label noise"), population="these")
+        texts = say.findings(found)
+        assert [(label, verdict) for label, verdict, _ in texts] == [
+            ("new", "better"), ("same", "no difference shown"), ("alias", "identical"), ("lost", "failed"),
+        ]  # fmt: skip
+        won = f"beats ce on average over these 8 data sets, by +{100 * found[0].mean_difference:.1f} points of accuracy in the mean"
+        assert texts[0][2].startswith(f"new with 40 % symmetric label noise {won}")
+        assert texts[0][2].endswith("adjusted p < 0.001). It is better on 8 and worse on 0 of 8.")
+        assert texts[1][2].startswith("No difference between same with 40 % symmetric label noise and ce is shown on average over these 8")
+        assert texts[2][2] == "alias with 40 % symmetric label noise is identical to ce on every seed of all 8 data sets."
+        assert "could not be compared with ce: failed: 10 trials of lost on d0" in texts[3][2]
+        counted = "1 better, 1 no difference shown, 1 identical, 1 failed"
+        assert say.headline(found) == f"Compared with ce in accuracy, on average over these 8 data sets, of 4 comparisons: {counted}."
+
+    def test_too_few_data_sets_are_named(self):
+        (new, _) = compare_across(several(3, 0.1), population="alike")
+        assert "is shown on data sets like these 3:" in say.finding(new)
+        assert "(no interval, adjusted p = 0.500)" in say.finding(new)
+        assert "Note: with 2 comparisons it takes 7 data sets or more" in say.finding(new)
+        assert say.headline([]) == "One objective: there is nothing to compare."
+
+    def test_where_lower_is_better_a_winner_has_less(self):
+        down = table(several(8, -0.05, seed=12).values, metric="log_loss", higher=False)
+        text = say.finding(compare_across(down, population="alike")[0])
+        assert text.startswith("new beats ce on data sets like these 8, by −0.05")
+        assert "in log loss in the mean" in text
+
+    def test_a_ranking_says_how_many_pairs(self):
+        assert say.told_apart(several(8, 0.05, seed=9).ranking()).startswith(
+            "2 of 3 pairs of objectives are told apart over 8 data sets (exact"
+        )
+        few = several(3, 0.05, seed=9).ranking(method="nemenyi")
+        assert say.told_apart(few).startswith("0 of 3 pairs")
+        assert not several(3, 0.05, seed=9).ranking().can_tell_apart
+        assert say.told_apart(several(3, 0.05, seed=9).ranking()).endswith("With so few data sets no pair could have been.")
