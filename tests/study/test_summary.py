@@ -1,6 +1,7 @@
 """What a study says: sizes, intervals, verdicts, and the words for them."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lossmith.study import words as say
 from lossmith.study.bayes import correlated_t
 from lossmith.study.metrics import METRICS
 from lossmith.study.splits import make_split
+from lossmith.study.statistics import Test
 from lossmith.study.summary import Summary, prospect, sizes
 
 from .made_up import around, result
@@ -210,3 +212,14 @@ def test_what_can_be_seen_is_said_in_points_before_and_after():
     assert say.seen(Summary(result({"ce": around(0.8)}))) == ""
     one = Summary(result({"ce": [0.7], "gce": [0.8]}))
     assert say.seen(one) == say.beforehand(one.prospect, one.sizes) == ""
+
+
+def test_the_plan_says_what_can_be_seen_in_points_of_accuracy_only():
+    for metric, told in (("accuracy", True), ("f1", False), ("log_loss", False)):
+        summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, metric=metric))
+        said = dict(say.plan(summary.spec, summary.result.data, summary.sizes, "corrected_t", summary.prospect))
+        assert ("points or more" in said["power"]) is told
+
+
+def test_every_test_has_its_words():
+    assert set(say.TESTS) == set(get_args(Test))

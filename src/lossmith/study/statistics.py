@@ -67,8 +67,8 @@ class Comparison:
         mean_difference: objective less baseline, mean over the n seeds, not turned round where lower is
             better; NaN if n is 0.
         standard_deviation: of the difference over the n seeds; NaN if n is below 2.
-        low: lower end of the 1 - alpha interval (signed_rank: for the centre of the differences); -inf where nothing
-            can be said, as after a failed trial.
+        low: lower end of the 1 - alpha interval (signed_rank: for the centre of the differences; after an early stop, one
+            that holds whenever one stops); -inf where nothing can be said, as after a failed trial.
         high: upper end; inf where nothing can be said.
         p: two-sided; None for a metric that was not declared primary.
         p_adjusted: after Holm over all comparisons; None for a metric that was not declared primary.
