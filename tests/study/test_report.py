@@ -113,6 +113,19 @@ def test_a_failed_comparison_and_a_single_seed_render():
     assert "no interval" in render(Summary(result({"ce": [0.8], "up": [0.9]})))
 
 
+def test_the_chances_are_shown_where_a_difference_that_matters_is_known():
+    assert "worse by more than 1 point" in page()
+    assert "> 99" in page() or "&gt; 99" in page()
+    assert "How likely a difference that matters" not in render(Summary(result({"ce": [0.8], "up": [0.9]})))
+
+
+def test_what_was_ended_early_has_its_verdict():
+    made = result({"ce": around(0.8), "none": around(0.78, seed=1), "up": around(0.9, seed=2)})
+    text = render(Summary(made, stopped={"none": 5}))
+    assert '<span class="pill neutral">hopeless</span>' in text
+    assert "none was ended after 5 seeds" in text
+
+
 def test_the_file_is_written_whole_or_not_at_all(tmp_path):
     summary = Summary(result({"ce": around(0.8)}))
     path = write_report(summary, tmp_path / "new" / "folder")

@@ -9,7 +9,8 @@ import pytest
 from jaxtyping import TypeCheckError
 from scipy import stats
 
-from lossmith.study.power import recommended_seeds, what_can_be_shown
+from lossmith.study.power import accuracy_spread, recommended_seeds, what_can_be_shown
+from lossmith.study.sequential import anytime_t
 from lossmith.study.signed_rank import fewest_pairs, signed_rank
 from lossmith.study.statistics import compare, corrected_t, holm, what_p_means
 
@@ -262,6 +263,7 @@ def test_each_test_says_what_its_p_generalises_over():
     assert "new random splits" in what_p_means()
     assert "nothing about other data sets" in what_p_means()
     assert "this very data set" in what_p_means("signed_rank")
+    assert what_p_means("anytime_t") == f"{what_p_means()} They hold whenever one looks, and after more seeds too."
 
 
 class TestPlanning:
@@ -303,6 +305,41 @@ class TestPlanning:
         assert found == pytest.approx(0.82, abs=0.07)
         # The t-test on as many independent pairs has almost the same power.
         assert abs(n - recommended_seeds(1, 10**9, 1, effect=1.0)) <= 1
+
+    def test_the_power_of_the_anytime_valid_test(self):
+        n = recommended_seeds(4, **SIZES, effect=2.0, test="anytime_t")
+        assert what_can_be_shown(n, 4, **SIZES, test="anytime_t").smallest_effect <= 2.0
+        assert what_can_be_shown(n - 1, 4, **SIZES, test="anytime_t").smallest_effect > 2.0
+        rng, draws = np.random.default_rng(1), 4000
+        d = 2.0 + math.sqrt(1 / 8) * rng.standard_normal((draws, 1)) + rng.standard_normal((draws, n))
+        found = (anytime_t(d, overlap=1 / 8, test_size=100).p <= 0.05 / 4).mean()
+        # Four standard errors of two simulations of as many studies.
+        assert found == pytest.approx(0.8, abs=4 * math.sqrt(2 * 0.16 / draws))
+
+    def test_the_anytime_valid_test_needs_enough_seeds(self):
+        few = what_can_be_shown(3, 4, **SIZES, test="anytime_t")
+        assert not few.can_reach_alpha
+        assert few.smallest_effect == math.inf
+        assert recommended_seeds(19, **SIZES, test="anytime_t") is None
+
+    @pytest.mark.parametrize("disagreement", [0.05, 0.4])
+    def test_the_spread_of_a_difference_in_accuracy(self, disagreement):
+        """Two classifiers that are each right where the other is wrong on half of the share on which they disagree."""
+        rng, rows, studies = np.random.default_rng(2), 180, 20_000
+        differing = rng.binomial(rows, disagreement, studies)
+        difference = (2 * rng.binomial(differing, 0.5) - differing) / rows
+        assert difference.std() == pytest.approx(accuracy_spread(disagreement, rows), rel=4 / math.sqrt(2 * studies))
+
+    def test_a_difference_in_units_is_the_effect_times_the_spread(self):
+        prospect = what_can_be_shown(10, 4, **SIZES)
+        assert prospect.in_units(0.02) == 0.02 * prospect.smallest_effect
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"), [((0.0, 10), "disagreement: 0"), ((1.1, 10), "disagreement: 1.1"), ((0.1, 0), "test_size: 0")]
+    )
+    def test_a_spread_of_nothing_is_refused(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            accuracy_spread(*arguments)
 
     def test_one_seed_cannot_reach_anything(self):
         prospect = what_can_be_shown(1, 1, **SIZES)

@@ -1,6 +1,7 @@
 """What a study says: sizes, intervals, verdicts, and the words for them."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from scipy import stats
 
 from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data
 from lossmith.study import words as say
+from lossmith.study.bayes import correlated_t
 from lossmith.study.metrics import METRICS
 from lossmith.study.splits import make_split
+from lossmith.study.statistics import Test
 from lossmith.study.summary import Summary, prospect, sizes
 
 from .made_up import around, result
@@ -158,3 +161,65 @@ def test_limits_speak_of_what_was_done():
     noisy = " ".join(say.limits(Summary(result({"ce": around(0.8)}, noise=Noise("symmetric", 0.4), scaled=["ce"]))))
     assert "The label noise was drawn by a rule" in noisy
     assert "marked T" in noisy
+
+
+def test_what_was_ended_early_is_said_so():
+    base = around(0.8, 0.02)
+    worse = (np.array(base) - around(0.02, 0.02, seed=5)).tolist()
+    made = result({"ce": base, "up": around(0.9, seed=1), "none": worse})
+    summary = Summary(made, stopped={"none": 6})
+    assert summary.lines()[2].estimate.values == tuple(worse[:6])
+    assert say.headline(summary).endswith(": 1 of 2 is better, 1 of 2 was ended early as hopeless.")
+    label, verdict, text = say.findings(summary)[-1]
+    assert (label, verdict) == ("none", "hopeless")
+    assert text.startswith(
+        "none was ended after 6 seeds: the advantage over ce that the study was to find is excluded. The difference until"
+    )
+    assert "which holds whenever one stops)" in text
+    whole = Summary(made).lines()[1].comparison
+    assert summary.lines()[1].comparison.p_adjusted == pytest.approx(2 * whole.p)
+
+
+def test_chances_are_those_of_the_correlated_t_test():
+    ours, theirs = np.array(around(0.82, 0.02, seed=1)), np.array(around(0.8))
+    summary = Summary(result({"ce": theirs.tolist(), "up": ours.tolist(), "gone": ours.tolist()}, diverged={"gone": [0]}))
+    expected = correlated_t(ours - theirs, train_size=80, test_size=10, rope=0.01)
+    found = summary.chances()
+    assert list(found) == ["up"]
+    assert found["up"].better == pytest.approx(expected.better)
+    ((label, cells),) = say.chances(summary)
+    assert label == "up"
+    assert cells[2] == f"{100 * expected.better:.0f} %"
+    assert say.chances(Summary(result({"ce": theirs.tolist(), "up": (theirs + 0.3).tolist()})))[0][1] == ("< 1 %", "< 1 %", "> 99 %")
+
+
+def test_chances_need_a_scale_and_two_seeds():
+    assert Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, metric="log_loss")).chances() == {}
+    assert Summary(result({"ce": [0.8], "up": [0.9]})).chances() == {}
+
+
+def test_what_can_be_seen_is_said_in_points_before_and_after():
+    base = np.array(around(0.8))
+    made = result(
+        {"ce": base.tolist(), "a": (base + around(0.01, 0.01, seed=3)).tolist(), "b": (base + around(0.0, 0.02, seed=4)).tolist()}
+    )
+    summary = Summary(made)
+    effect = summary.prospect.smallest_effect
+    between = f"{effect:.1f} points of accuracy to {2 * effect:.1f} points of accuracy"
+    assert say.seen(summary) == f"By the spread seen here, that is {between}: smaller ones may well have been missed."
+    points = 100 * effect * math.sqrt(0.05 / 10)
+    assert say.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy that is {points:.1f} points or more")
+    assert say.seen(Summary(result({"ce": around(0.8)}))) == ""
+    one = Summary(result({"ce": [0.7], "gce": [0.8]}))
+    assert say.seen(one) == say.beforehand(one.prospect, one.sizes) == ""
+
+
+def test_the_plan_says_what_can_be_seen_in_points_of_accuracy_only():
+    for metric, told in (("accuracy", True), ("f1", False), ("log_loss", False)):
+        summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, metric=metric))
+        said = dict(say.plan(summary.spec, summary.result.data, summary.sizes, "corrected_t", summary.prospect))
+        assert ("points or more" in said["power"]) is told
+
+
+def test_every_test_has_its_words():
+    assert set(say.TESTS) == set(get_args(Test))

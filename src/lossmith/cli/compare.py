@@ -68,7 +68,7 @@ def compare(
         learning_rates: tried for every objective inside each seed, and chosen on validation.
         validation_fraction: of the rows.
         test_fraction: of the rows.
-        test: corrected_t (for new splits of rows like these), or signed_rank (exact, for splits of these very rows).
+        test: corrected_t (new splits of rows like these), signed_rank (exact; splits of these very rows), or anytime_t (at any time).
         jobs: worker processes; one a processor when left out.
         store: where trials are kept; OUT/trials.sqlite when left out.
         out: folder of the report.

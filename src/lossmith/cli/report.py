@@ -24,7 +24,7 @@ def report(
         store: the SQLite file that compare wrote.
         study: which of its studies, counted from 1 in the order they were last run; the latest when left out.
         out: folder of the report; the store's own when left out.
-        test: corrected_t or signed_rank, see compare.
+        test: corrected_t, signed_rank or anytime_t, see compare.
         as_json: print the results as JSON.
     """
     need("compare", "lossmith report")

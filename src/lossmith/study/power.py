@@ -11,6 +11,9 @@ of 1.5 deviations within reach: with 22 seeds for four comparisons, with 63 for 
 reach from three comparisons on. In the metric's own units little is lost: a smaller test set spreads more from seed to
 seed, but that is the part that more seeds do average out, and at ten seeds the interval is about 4 % wider.
 
+What the standard deviation of the paired difference will be, in the metric's own units, is known only from trials. For accuracy it can be
+guessed from how often two objectives' networks disagree: see :func:`accuracy_spread`.
+
 Plans are for the worst case of Holm's rule, in which the comparison of interest must pass the first and hardest step,
 alpha divided by the number of comparisons.
 """
@@ -21,10 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from lossmith.study.sequential import fewest_seeds, log_evidence
 from lossmith.study.signed_rank import fewest_pairs, null_distribution, rank_sums
 from lossmith.study.statistics import Test, check_sizes
 
-_MOST_SEEDS = 1000
+_MOST_SEEDS = {"corrected_t": 1000, "signed_rank": 200, "anytime_t": 200}
 _LARGEST_EFFECT = 1e4
 _DRAWS = 4000
 
@@ -38,7 +42,7 @@ class Prospect:
         n_comparisons: the comparisons with the baseline.
         alpha: the share of runs in which a false winner is acceptable.
         power: the probability with which a real difference should be found.
-        test: ``corrected_t`` or ``signed_rank``.
+        test: ``corrected_t``, ``signed_rank`` or ``anytime_t``.
         can_reach_alpha: whether any adjusted p-value can fall to alpha or below, whatever the outcome.
         smallest_effect: the smallest standardised difference found with that power; inf where there is none.
         effect: the standardised difference that ``recommended_seeds`` is for.
@@ -58,7 +62,7 @@ class Prospect:
     @property
     def sentence(self) -> str:
         """The same in words, for the terminal and the report."""
-        planned = f"{_count(self.n_seeds, 'seed')} and {_count(self.n_comparisons, 'comparison')}"
+        planned = f"{count(self.n_seeds, 'seed')} and {count(self.n_comparisons, 'comparison')}"
         if not self.can_reach_alpha:
             said = f"With {planned} no adjusted p-value can fall to {self.alpha:g}, whatever the outcome."
         elif math.isinf(self.smallest_effect):
@@ -70,7 +74,39 @@ class Prospect:
             )
         if self.recommended_seeds is None:
             return f"{said} No number of seeds finds one of {self.effect:g} on splits like these; a smaller test share would help."
-        return f"{said} For one of {self.effect:g} it takes {_count(self.recommended_seeds, 'seed')}."
+        return f"{said} For one of {self.effect:g} it takes {count(self.recommended_seeds, 'seed')}."
+
+    def in_units(self, standard_deviation: float) -> float:
+        """The smallest difference found with that power in the metric's own units, where paired differences spread like this.
+
+        Args:
+            standard_deviation: of the paired difference over seeds: from an earlier study of the kind, or :func:`accuracy_spread`.
+        """
+        return self.smallest_effect * standard_deviation
+
+
+def accuracy_spread(disagreement: float, test_size: int) -> float:
+    r"""The standard deviation over seeds of a difference in accuracy, before anything was run: :math:`\sqrt{r / n_{test}}`.
+
+    Two networks differ in accuracy by the test rows on which one is right and the other wrong. If that is a share r of the rows, either way
+    about as often, each seed's difference varies by r / n_test because of the rows it happens to be tested on. What the training
+    adds is not counted, so the spread seen will be larger rather than smaller.
+
+    Args:
+        disagreement: the share r of test rows on which one of the two is right and the other is not.
+        test_size: rows tested on, per seed.
+
+    Example:
+        >>> from lossmith.study.power import accuracy_spread, what_can_be_shown
+        >>> prospect = what_can_be_shown(10, 4, train_size=1440, test_size=180)
+        >>> round(100 * prospect.in_units(accuracy_spread(0.05, 180)), 1)
+        3.2
+    """
+    if not 0 < disagreement <= 1:
+        raise ValueError(f"disagreement: {disagreement}; wanted a share of the rows, above 0 and at most 1")
+    if test_size < 1:
+        raise ValueError(f"test_size: {test_size}; wanted a number of rows, 1 or more")
+    return math.sqrt(disagreement / test_size)
 
 
 def what_can_be_shown(
@@ -95,7 +131,7 @@ def what_can_be_shown(
         power: the probability with which a real difference should be found.
         effect: the standardised difference to recommend seeds for.
         test: the test that will be used. Its power is exact for ``corrected_t`` in the model that the correction
-            assumes, and simulated for ``signed_rank``, to within a seed.
+            assumes, and simulated for ``signed_rank`` and, in that model, for ``anytime_t``, to within a seed.
 
     Example:
         >>> from lossmith.study.power import what_can_be_shown
@@ -110,7 +146,12 @@ def what_can_be_shown(
     if n_seeds < 1:
         raise ValueError(f"n_seeds: {n_seeds}; wanted 1 or more")
     level, ratio = alpha / n_comparisons, test_size / train_size
-    reachable = n_seeds >= (2 if test == "corrected_t" else fewest_pairs(n_comparisons, alpha))
+    fewest = {
+        "corrected_t": 2,
+        "signed_rank": fewest_pairs(n_comparisons, alpha),
+        "anytime_t": fewest_seeds(n_comparisons, ratio, alpha),
+    }
+    reachable = n_seeds >= fewest[test]
     return Prospect(
         n_seeds=n_seeds,
         n_comparisons=n_comparisons,
@@ -134,7 +175,7 @@ def recommended_seeds(
     power: float = 0.8,
     test: Test = "corrected_t",
 ) -> int | None:
-    """The fewest seeds that find a standardised difference with that power; None if a thousand are too few.
+    """The fewest seeds that find a standardised difference with that power; None if a thousand are too few (200 for the simulated tests).
 
     Example:
         >>> from lossmith.study.power import recommended_seeds
@@ -146,7 +187,7 @@ def recommended_seeds(
     _check_plan(n_comparisons, power, effect)
     check_sizes(train_size, test_size, alpha, test)
     level, ratio = alpha / n_comparisons, test_size / train_size
-    most = _MOST_SEEDS if test == "corrected_t" else 200
+    most = _MOST_SEEDS[test]
     if _power(effect, most, level, ratio, test) < power:
         return None
     low, high = 1, most
@@ -160,11 +201,13 @@ def recommended_seeds(
 
 
 def _power(effect: float, n: int, level: float, ratio: float, test: Test) -> float:
-    """The probability that a two-sided test at this level finds a standardised difference, either test."""
+    """The probability that a two-sided test at this level finds a standardised difference, by any of the tests."""
     if n < 2:
         return 0.0
     if test == "signed_rank":
-        return _signed_rank_power(effect, n, level)
+        return signed_rank_power(effect, n, level)
+    if test == "anytime_t":
+        return _anytime_power(effect, n, level, ratio)
     # Over data sets the mean varies by s² (1/n + ratio) and s² is the variance within one, so that the statistic is a
     # noncentral t in the model that the correction assumes.
     critical = stats.t.isf(level / 2, n - 1)
@@ -172,8 +215,11 @@ def _power(effect: float, n: int, level: float, ratio: float, test: Test) -> flo
     return float(stats.nct.sf(critical, n - 1, centre))
 
 
-def _signed_rank_power(effect: float, n: int, level: float) -> float:
-    """By simulation of normal differences, the same draws for every effect, so that it grows with the effect."""
+def signed_rank_power(effect: float, n: int, level: float) -> float:
+    """The probability that the exact signed-rank test of n normal differences finds an effect, in standard deviations, at a level.
+
+    Simulated, with the same draws for every effect, so that it grows with the effect.
+    """
     distribution = null_distribution(2 * np.arange(1, n + 1))
     tail = distribution[::-1].cumsum()[::-1]
     rejected = np.flatnonzero(tail <= level / 2)
@@ -182,6 +228,15 @@ def _signed_rank_power(effect: float, n: int, level: float) -> float:
     draws = np.random.default_rng(n).standard_normal((_DRAWS, n))
     _, statistics = rank_sums(draws + effect)
     return float((statistics >= rejected[0]).mean())
+
+
+def _anytime_power(effect: float, n: int, level: float, ratio: float) -> float:
+    """By simulation in the model of the test, the same draws for every effect and number of seeds, so that it grows with both."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((_DRAWS, 1))
+    own = rng.standard_normal((_DRAWS, _MOST_SEEDS["anytime_t"]))[:, :n]
+    evidence = log_evidence(effect + math.sqrt(ratio) * shared + own, overlap=ratio, test_size=1)
+    return float((evidence.max(-1) >= -math.log(level)).mean())
 
 
 def _smallest_effect(n: int, level: float, ratio: float, power: float, test: Test) -> float:
@@ -200,7 +255,8 @@ def _smallest_effect(n: int, level: float, ratio: float, power: float, test: Tes
     return high
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

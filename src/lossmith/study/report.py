@@ -105,7 +105,9 @@ def _context(summary: Summary) -> dict[str, Any]:
             for label, verdict, text in words.findings(summary)
         ],
         "warnings": summary.result.notes,
-        "prospect": None if summary.prospect is None else summary.prospect.sentence,
+        "prospect": None if summary.prospect is None else f"{summary.prospect.sentence} {words.seen(summary)}".rstrip(),
+        "chances": words.chances(summary),
+        "rope": None if summary.rope is None else f"{100 * summary.rope:g}",
         "rule": spec.selection_rule,
         "metric": metric,
         "unit": "%" if words.percent(metric) else "",
@@ -134,8 +136,8 @@ def _context(summary: Summary) -> dict[str, Any]:
 
 
 def _differences(line: Line, baseline: Line) -> tuple[float, ...]:
-    """The paired differences, seed by seed."""
-    return tuple(ours - theirs for ours, theirs in zip(line.estimate.values, baseline.estimate.values, strict=True))
+    """The paired differences, seed by seed; an objective that was ended early has the first seeds only."""
+    return tuple(ours - theirs for ours, theirs in zip(line.estimate.values, baseline.estimate.values, strict=False))
 
 
 def _kind(found: Comparison | None) -> str:

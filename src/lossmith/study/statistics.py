@@ -18,7 +18,12 @@ Three things make such comparisons go wrong, and each has its remedy here.
 
 The exact signed-rank test is the second choice. It knows nothing of overlap: given the data set, splits are
 independent draws, and it asks the narrower question whether the difference is centred on zero over splits of *this*
-data set. :func:`what_p_means` has the sentence that belongs to each.
+data set. The anytime-valid t-test (:mod:`lossmith.study.sequential`) asks the question of the corrected one and may be
+looked at after every seed, at the price of power. :func:`what_p_means` has the sentence that belongs to each.
+
+An objective that was ended early as hopeless (:mod:`lossmith.study.stopping`) gets no fixed-sample test: its p is 1 and
+still counts among the comparisons. Whatever the rule that ended it, a false winner of the study with such a rule is one
+of the study without, so the error rate cannot rise.
 
 The interval of a comparison is at level 1 - alpha and belongs to the unadjusted p-value: it leaves out 0 exactly when
 p is below alpha. The verdict goes by the adjusted p-value, so that "no difference shown" beside an interval that just
@@ -26,7 +31,7 @@ leaves out 0 means: not shown, given how many comparisons were made.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -34,10 +39,11 @@ import numpy as np
 from scipy import stats
 
 from lossmith.study.metrics import METRICS
+from lossmith.study.sequential import anytime_t
 from lossmith.study.signed_rank import signed_rank
 
-Test = Literal["corrected_t", "signed_rank"]
-Verdict = Literal["better", "worse", "no difference shown", "identical", "failed", "not tested"]
+Test = Literal["corrected_t", "signed_rank", "anytime_t"]
+Verdict = Literal["better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested"]
 
 # One number a row of differences: an array, or a scalar when there was one row only.
 _Numbers = np.ndarray | np.floating
@@ -54,21 +60,22 @@ class Comparison:
         objective: the label of the objective.
         baseline: the label of the baseline.
         metric: the name of the metric.
-        test: ``corrected_t`` or ``signed_rank``.
+        test: ``corrected_t``, ``signed_rank`` or ``anytime_t``.
         n: the seeds on which both finished.
         failed: the seeds on which the objective failed.
         baseline_failed: the seeds on which the baseline failed.
         mean_difference: objective less baseline, mean over the n seeds, not turned round where lower is
             better; NaN if n is 0.
         standard_deviation: of the difference over the n seeds; NaN if n is below 2.
-        low: lower end of the 1 - alpha interval (signed_rank: for the centre of the differences); -inf where nothing
-            can be said, as after a failed trial.
+        low: lower end of the 1 - alpha interval (signed_rank: for the centre of the differences; after an early stop, one
+            that holds whenever one stops); -inf where nothing can be said, as after a failed trial.
         high: upper end; inf where nothing can be said.
         p: two-sided; None for a metric that was not declared primary.
         p_adjusted: after Holm over all comparisons; None for a metric that was not declared primary.
         verdict: "better" or "worse" (p_adjusted at most alpha, by the metric's direction), "no difference shown",
-            "identical" (equal on every seed to twelve digits), "failed" (trials without a value, see above), or
-            "not tested" (the metric was not declared primary).
+            "hopeless" (ended early, because a worthwhile advantage was excluded), "identical" (equal on every seed to
+            twelve digits), "failed" (trials without a value, see above), or "not tested" (the metric was not declared
+            primary).
         note: what the reader must know besides, in words; often empty.
     """
 
@@ -100,20 +107,23 @@ def compare(
     test: Test = "corrected_t",
     primary: bool = True,
     higher_is_better: bool | None = None,
+    stopped: Collection[str] = (),
 ) -> list[Comparison]:
     """Every objective against the baseline, in one metric.
 
     Args:
         values: for each objective's label its values, one a seed, the same seeds in the same order for all. NaN,
-            infinity or None where the trial failed.
+            infinity or None where the trial failed. Those that were stopped may have fewer, the first ones.
         baseline: the label to compare with.
         metric: the name of the metric, a key of ``METRICS`` unless ``higher_is_better`` is given.
         train_size: rows trained on, per seed. Rows used for validation count for neither size.
         test_size: rows tested on, per seed.
         alpha: the share of runs in which a false winner among all the comparisons is acceptable.
-        test: ``corrected_t``, or ``signed_rank`` for the narrower question of the module's description.
+        test: ``corrected_t``; ``signed_rank`` for the narrower question of the module's description; ``anytime_t`` where
+            the seeds were looked at as they came, and more may follow.
         primary: whether this is the metric that was declared before the run. If not, there are intervals only.
         higher_is_better: the direction, when the metric is not one of ``METRICS``.
+        stopped: labels whose seeds were ended early as hopeless.
 
     Returns:
         One :class:`Comparison` for each label but the baseline's, in the order of ``values``.
@@ -134,18 +144,20 @@ def compare(
         new_loss: +0.047 [+0.035, +0.058] better
         alias: +0.000 [+0.000, +0.000] identical
     """
-    higher = _direction(metric, higher_is_better)
+    higher = direction(metric, higher_is_better)
     check_sizes(train_size, test_size, alpha, test)
     if baseline not in values:
         raise ValueError(f"baseline: no values for {baseline!r}; there are {', '.join(map(repr, values))}")
     table = {label: np.array(list(row), dtype=float) for label, row in values.items()}
     n = len(table[baseline])
     for label, row in table.items():
-        if len(row) != n or n == 0:
+        if n == 0 or not (len(row) == n or (label in stopped and 0 < len(row) < n)):
             raise ValueError(f"values: {len(row)} seeds for {label!r}, {n} for the baseline; wanted the same, at least 1")
-    others = [label for label in table if label != baseline]
-    rule = _Rule(test, train_size, test_size, alpha)
-    found = [_unadjusted(label, baseline, metric, table[label], table[baseline], rule) for label in others]
+    found = []
+    for label in (label for label in table if label != baseline):
+        seen = len(table[label])
+        rule = _Rule(test, train_size, test_size, alpha, stopped=seen < n)
+        found.append(_unadjusted(label, baseline, metric, table[label], table[baseline][:seen], rule))
     adjusted = holm(np.array([one.p for one in found], dtype=float))
     return [_judged(one, p, alpha, higher, primary) for one, p in zip(found, adjusted.tolist(), strict=True)]
 
@@ -168,14 +180,19 @@ def corrected_t(
         The mean difference, the interval's lower and upper end, and the two-sided p-value, each of shape ``(...)``.
     """
     n = differences.shape[-1]
+    mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size)
+    t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
+    reach = stats.t.isf(alpha / 2, n - 1) * error
+    return mean, mean - reach, mean + reach, 2 * stats.t.sf(np.abs(t), n - 1)
+
+
+def mean_and_error(differences: np.ndarray, *, train_size: int, test_size: int) -> tuple[_Numbers, _Numbers]:
+    """The mean of paired differences along the last axis, and its standard error with the correction for overlap."""
     mean = differences.mean(-1)
     spread = differences.std(-1, ddof=1)
     constant = np.ptp(differences, axis=-1) == 0
     spread = np.where(constant, np.where(mean == 0, 0.0, 1 / (math.sqrt(12) * test_size)), spread)
-    error = spread * math.sqrt(1 / n + test_size / train_size)
-    t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
-    reach = stats.t.isf(alpha / 2, n - 1) * error
-    return mean, mean - reach, mean + reach, 2 * stats.t.sf(np.abs(t), n - 1)
+    return mean, spread * math.sqrt(1 / differences.shape[-1] + test_size / train_size)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -206,10 +223,11 @@ def what_p_means(test: Test = "corrected_t") -> str:
             "The p-values speak of new random splits and new initial weights on this very data set: they say neither"
             " how the objectives would compare on newly collected rows nor on other data sets."
         )
+    looked = " They hold whenever one looks, and after more seeds too." if test == "anytime_t" else ""
     return (
         "The p-values speak of new random splits and new initial weights on rows like these, at this size (the"
         " correction for overlapping splits is approximate): they say nothing about other data sets, other sizes or"
-        " other models."
+        f" other models.{looked}"
     )
 
 
@@ -221,9 +239,18 @@ class _Rule:
     train_size: int
     test_size: int
     alpha: float
+    stopped: bool = False
+
+    @property
+    def overlap(self) -> float:
+        """The variance that all seeds share, beside a seed's own, in the question that the test asks."""
+        return 0.0 if self.test == "signed_rank" else self.test_size / self.train_size
 
     def apply(self, differences: np.ndarray) -> tuple[float, float, float]:
-        """The interval's ends and the p-value."""
+        """The interval's ends and the p-value; after an early stop those that hold whenever one stops."""
+        if self.test == "anytime_t" or self.stopped:
+            low, high, p = anytime_t(differences, overlap=self.overlap, test_size=self.test_size, alpha=self.alpha)
+            return float(low), float(high), float(p) if self.test == "anytime_t" else 1.0
         if self.test == "signed_rank":
             ranked = signed_rank(differences, alpha=self.alpha)
             return ranked.low, ranked.high, ranked.p
@@ -236,7 +263,7 @@ def _unadjusted(label: str, baseline: str, metric: str, ours: np.ndarray, theirs
     """A comparison as it stands alone: its adjusted p is its own p, and its verdict has no direction yet."""
     failed, baseline_failed = int((~np.isfinite(ours)).sum()), int((~np.isfinite(theirs)).sum())
     finished = np.isfinite(ours) & np.isfinite(theirs)
-    differences = _rounded(ours[finished], theirs[finished])
+    differences = rounded(ours[finished], theirs[finished])
     n, seeds = len(differences), len(ours)
     low, high, p, verdict, note = -math.inf, math.inf, 1.0, "no difference shown", ""
     if failed or baseline_failed:
@@ -249,7 +276,8 @@ def _unadjusted(label: str, baseline: str, metric: str, ours: np.ndarray, theirs
         note = "one seed: nothing can be said about chance"
     else:
         low, high, p = rule.apply(differences)
-        if rule.test == "corrected_t" and np.ptp(differences) == 0:
+        verdict = "hopeless" if rule.stopped else verdict
+        if rule.test != "signed_rank" and np.ptp(differences) == 0:
             note = "the same difference on every seed: its spread was taken to be the rounding error of one test row"
     return Comparison(
         objective=label,
@@ -275,7 +303,7 @@ def _judged(one: Comparison, p_adjusted: float, alpha: float, higher_is_better: 
     if not primary:
         return replace(one, p=None, p_adjusted=None, verdict="not tested")
     verdict = one.verdict
-    if verdict == "no difference shown" and p_adjusted <= alpha:
+    if verdict in ("no difference shown", "hopeless") and p_adjusted <= alpha:
         verdict = "better" if (_centre(one) > 0) == higher_is_better else "worse"
     return replace(one, p_adjusted=p_adjusted, verdict=verdict)
 
@@ -285,7 +313,7 @@ def _centre(one: Comparison) -> float:
     return one.low + one.high if math.isfinite(one.low + one.high) else one.mean_difference
 
 
-def _rounded(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def rounded(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """Differences without the rounding errors that would break ties and hide zeros."""
     if not len(ours):
         return ours
@@ -295,7 +323,8 @@ def _rounded(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.round(ours - theirs, _DIGITS - 1 - math.floor(math.log10(largest)))
 
 
-def _direction(metric: str, higher_is_better: bool | None) -> bool:
+def direction(metric: str, higher_is_better: bool | None = None) -> bool:
+    """Whether higher values of the metric are better."""
     if higher_is_better is not None:
         return higher_is_better
     if metric not in METRICS:

@@ -5,21 +5,26 @@ verdict. Words are put to all this in :mod:`lossmith.study.words`.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from lossmith.study.bayes import Chances, correlated_t
 from lossmith.study.corruption import long_tail
 from lossmith.study.metrics import METRICS, Metric
 from lossmith.study.power import Prospect, what_can_be_shown
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.spec import StudySpec
-from lossmith.study.statistics import Comparison, Test, compare, corrected_t
+from lossmith.study.statistics import Comparison, Test, compare, corrected_t, rounded
 
 ALPHA = 0.05
 """The share of studies in which a false winner is acceptable, and one less the level of every interval."""
+
+
+ROPE = 0.01
+"""A difference this small matters to nobody, unless said otherwise: one point of what is measured in percent."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,12 @@ class Summary:
     Attributes:
         result: the study.
         test: how differences are tested.
+        stopped: for each objective that was ended early as hopeless, how many of the seeds, the first ones, it was run on.
     """
 
     result: StudyResult
     test: Test = "corrected_t"
+    stopped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spec(self) -> StudySpec:
@@ -125,13 +132,32 @@ class Summary:
         if len(values) > 1:
             found = compare(
                 values, self.baseline, name, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA, test=self.test,
-                primary=primary,
+                primary=primary, stopped=self.stopped,
             )  # fmt: skip
             compared = {one.objective: one for one in found}
         return [Line(label, self._estimate(label, name, where, row), compared.get(label)) for label, row in values.items()]
 
+    @property
+    def rope(self) -> float | None:
+        """The largest difference in the primary metric that does not matter; None where the metric has no scale of its own."""
+        return ROPE if self.metric.needs in ("labels", "scores") else None
+
+    def chances(self) -> dict[str, Chances]:
+        """How likely each objective is worse, as good, or better than the baseline; those with a failed trial are left out."""
+        if self.rope is None:
+            return {}
+        sign = 1.0 if self.metric.higher_is_better else -1.0
+        baseline, *others = (np.array(line.estimate.values) for line in self.lines())
+        found = {}
+        for label, ours in zip(self.result.objectives[1:], others, strict=True):
+            theirs = baseline[: len(ours)]
+            if len(ours) > 1 and np.isfinite(ours).all() and np.isfinite(theirs).all():
+                differences = sign * rounded(ours, theirs)
+                found[label] = correlated_t(differences, train_size=self.sizes.train, test_size=self.sizes.test, rope=self.rope)
+        return found
+
     def _values(self, label: str, metric: str, stop: str) -> list[float]:
-        return [_value(self.result.outcome(label, seed, stop), metric) for seed in self.spec.seeds]
+        return [_value(self.result.outcome(label, seed, stop), metric) for seed in self.spec.seeds[: self.stopped.get(label)]]
 
     def _estimate(self, label: str, metric: str, stop: str, values: tuple[float, ...]) -> Estimate:
         finite = np.array([value for value in values if math.isfinite(value)])

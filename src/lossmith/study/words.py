@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossmith.study.metrics import METRICS, SCALED, Metric
-from lossmith.study.power import Prospect
+from lossmith.study.power import Prospect, accuracy_spread
 from lossmith.study.spec import OPTIMIZER, StudySpec
 from lossmith.study.statistics import Comparison, Test, what_p_means
 from lossmith.study.summary import ALPHA, Line, Sizes, Summary
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
 MINUS = "−"
-ORDER = ("better", "worse", "no difference shown", "identical", "failed", "not tested")
+ORDER = ("better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested")
 """Verdicts as a summary lists them."""
 
 
@@ -82,7 +82,11 @@ def headline(summary: Summary) -> str:
     for verdict in ORDER:
         if count := verdicts.count(verdict):
             who = _count(count, of)
-            told = {"no difference shown": f"for {who} no difference is shown", "failed": f"{who} could not be compared"}
+            told = {
+                "no difference shown": f"for {who} no difference is shown",
+                "hopeless": f"{who} {'was' if count == 1 else 'were'} ended early as hopeless",
+                "failed": f"{who} could not be compared",
+            }
             said.append(told.get(verdict, f"{who} {'is' if count == 1 else 'are'} {verdict}"))
     return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}."
 
@@ -109,6 +113,11 @@ def _finding(summary: Summary, line: Line) -> str:
     bounds = f"95 % interval {_ends(metric, found)}" if math.isfinite(found.low) else "no interval"
     evidence = f"({bounds}, adjusted p {_p(found.p_adjusted)})"
     size = _points(metric, abs(found.mean_difference))
+    if found.verdict == "hopeless":
+        return (
+            f"{name} was ended after {_plural(found.n, 'seed')}: the advantage over {base} that the study was to find is excluded. The "
+            f"difference until then is {_signed(metric, found)} ({bounds}, which holds whenever one stops)."
+        )
     if found.verdict in ("better", "worse"):
         verb = "beats" if found.verdict == "better" else "loses to"
         said = f"{name} {verb} {base} {where} by {size} {evidence}."
@@ -175,9 +184,46 @@ def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, pros
     if prospect is None:
         return [*said, ("power", "one objective: there is nothing to compare")]
     reach = "can" if prospect.can_reach_alpha else "cannot"
-    said.append(("power", f"An adjusted p-value {reach} fall below {ALPHA:g}. {prospect.sentence}"))
+    guess = beforehand(prospect, rows) if spec.metric == "accuracy" else ""
+    said.append(("power", f"An adjusted p-value {reach} fall below {ALPHA:g}. {prospect.sentence} {guess}".rstrip()))
     said.append(("p-values", what_p_means(test)))
     return said
+
+
+def beforehand(prospect: Prospect, rows: Sizes, disagreement: float = 0.05) -> str:
+    """The smallest difference in accuracy that would be found, in points, guessed before there are trials; empty where there is none."""
+    if not math.isfinite(prospect.smallest_effect):
+        return ""
+    points = 100 * prospect.in_units(accuracy_spread(disagreement, rows.test))
+    return (
+        f"In accuracy that is {points:.1f} points or more if, of two networks, one is right and the other wrong on "
+        f"{100 * disagreement:g} % of the test rows."
+    )
+
+
+def seen(summary: Summary) -> str:
+    """The smallest difference that would have been found, in the metric's unit, by the spread that was seen; empty where there is none."""
+    spreads = sorted(
+        line.comparison.standard_deviation
+        for line in summary.lines()
+        if line.comparison is not None and line.comparison.standard_deviation > 0
+    )
+    if summary.prospect is None or not spreads or not math.isfinite(summary.prospect.smallest_effect):
+        return ""
+    low, high = (_points(summary.metric, summary.prospect.in_units(spread)) for spread in (spreads[0], spreads[-1]))
+    between = low if low == high else f"{low} to {high}"
+    return f"By the spread seen here, that is {between}: smaller ones may well have been missed."
+
+
+def chances(summary: Summary) -> list[tuple[str, tuple[str, str, str]]]:
+    """For each objective the posterior probabilities, in percent, that it is worse, equivalent and better; none where no rope is set."""
+    return [(label, (_chance(found.worse), _chance(found.equivalent), _chance(found.better))) for label, found in summary.chances().items()]
+
+
+def _chance(probability: float) -> str:
+    if 0 < probability < 0.01:
+        return "< 1 %"
+    return "> 99 %" if 0.99 < probability < 1 else f"{100 * probability:.0f} %"
 
 
 def protocol(summary: Summary) -> list[tuple[str, str]]:
@@ -212,6 +258,9 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
 TESTS = {
     "corrected_t": "paired t-test corrected for overlapping training sets (Nadeau & Bengio 2003), Holm over all comparisons, two-sided",
     "signed_rank": "exact signed-rank test over seeds, Holm over all comparisons, two-sided",
+    "anytime_t": (
+        "paired t-test that holds after any number of seeds, corrected for overlapping training sets, Holm over all comparisons, two-sided"
+    ),
 }
 
 
