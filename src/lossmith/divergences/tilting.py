@@ -15,16 +15,19 @@ higher derivatives. Only where f is not strictly convex are the maximisers const
 in between where f is made of straight pieces.
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch._higher_order_ops.while_loop import while_loop
 
 from lossmith._typing import Bool, Float, Tensor
 from lossmith.generators import FGenerator, kl
 from lossmith.generators.numerical import largest_below
 
-_SETTLED_BY, _FIXED = 100, 24
-"""Steps of a root finder: at most, when it may look whether it is done; and as many as there are under `vmap` and `torch.compile`."""
+_MOST_STEPS, _STEPS_UNSEEN = 100, 30
+"""Steps of a root finder: at most, and as many as there are where it cannot look whether it is done, under `vmap`."""
 _WIDEST = 80.0
 """The logarithm of the largest and smallest ratio of the values' spread to lambda that a ball is searched for."""
 
@@ -58,7 +61,9 @@ class _Centred:
         return self.g.df(u) - self.slope
 
     def ratio(self, t: Tensor) -> Tensor:
-        return self.g.inverse_link(t + self.slope)
+        """(f')^-1; a root that is no normal number is 0 where it may be, because f's formula may break down there."""
+        u = self.g.inverse_link(t + self.slope)
+        return torch.where(u < torch.finfo(u.dtype).tiny, 0, u) if math.isfinite(self.g.at_zero) else u
 
     def response(self, u: Tensor) -> Tensor:
         """du/dt = 1 / f''(u); 0 where u does not move, or moves infinitely fast."""
@@ -158,28 +163,21 @@ def _tilt(y: Tensor, p: Tensor, centred: _Centred) -> tuple[Tensor, Tensor]:
 
 
 def _tilt_strict(y: Tensor, p: Tensor, centred: _Centred) -> tuple[Tensor, Tensor]:
-    """Newton's method on the logarithm of the average ratio, inside a bracket that is halved wherever a step does not help."""
-    heaviest = torch.where(y == 0, p, 0).sum(-1)
-    low, high = torch.zeros_like(heaviest), centred.df(1 / heaviest) * (1 + 1e-6)
-    c = torch.minimum(_mean(p, -y), high)
-    best, smallest, before = c, torch.full_like(c, torch.inf), torch.full_like(c, torch.inf)
-    for _ in _steps(c):
+    """Newton's method on the logarithm of the average ratio."""
+
+    def error(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         u = centred.ratio(y + c.unsqueeze(-1))
-        total, slope = _mean(p, u), _mean(p, centred.response(u))
-        error = total.log()
-        low, high = torch.where(error < 0, c, low), torch.where(error < 0, high, c)
-        better = error.abs() < smallest
-        best, smallest = torch.where(better, c, best), torch.where(better, error.abs(), smallest)
-        if _done(smallest <= 2 * torch.finfo(c.dtype).eps):
-            break
-        newton = c - error * total / slope
-        helps = (newton > low) & (newton < high) & (error.abs() < before / 2)
-        c, before = torch.where(helps, newton, low + (high - low) / 2), torch.where(helps, error.abs(), torch.inf)
-    u = centred.ratio(y + best.unsqueeze(-1))
+        total = _mean(p, u)
+        slope = _mean(p, centred.response(u)) / total
+        return total.log(), slope, 4 * torch.finfo(c.dtype).eps * (1 + (c + centred.slope).abs() * slope)
+
+    high = centred.df(1 / torch.where(y == 0, p, 0).sum(-1)) * (1 + 1e-6)
+    c = _increasing_root(error, torch.minimum(_mean(p, -y), high), torch.zeros_like(high), high).at
+    u = centred.ratio(y + c.unsqueeze(-1))
     response = centred.response(u)
-    slope = _mean(p, response)
-    missing = (1 - _mean(p, u)) / torch.where(slope > 0, slope, 1)
-    return (u + response * missing.unsqueeze(-1)).clamp(min=0), best
+    weight = _mean(p, response)
+    missing = (1 - _mean(p, u)) / torch.where(weight > 0, weight, 1)
+    return (u + response * missing.unsqueeze(-1)).clamp(min=0), c
 
 
 def _tilt_with_jumps(y: Tensor, p: Tensor, centred: _Centred) -> tuple[Tensor, Tensor]:
@@ -200,55 +198,93 @@ def _tilt_with_jumps(y: Tensor, p: Tensor, centred: _Centred) -> tuple[Tensor, T
 
 
 def _ball(x: Tensor, p: Tensor, centred: _Centred, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The ratios, shift and 1/lambda at which the divergence is the radius, for x in [-1, 0]. It grows with s = -log lambda."""
-    curvature = centred.g.d2f(x.new_ones(()))
-    mean = _mean(p, x).unsqueeze(-1)
-    s = 0.5 * (2 * radius * curvature / _mean(p, (x - mean).square())).log()  # exact for small radii
-    s = torch.where(s.isfinite(), s, 0).clamp(-_WIDEST / 2, _WIDEST / 2)
-    low, high = torch.full_like(s, -_WIDEST), torch.full_like(s, _WIDEST)
-    best, smallest, before = s, torch.full_like(s, torch.inf), torch.full_like(s, torch.inf)
-    for _ in _steps(s):
+    """The ratios, shift and 1/lambda at which the divergence is the radius, for x in [-1, 0]: by its logarithm, over s = -log lambda."""
+
+    def error(s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = _scaled(x, s.exp())
-        u, c = _tilt(y, p, centred)
-        divergence = _divergence(u, p, centred)
-        response = centred.response(u)
+        u, _ = _tilt(y, p, centred)
+        divergence, response = _divergence(u, p, centred), centred.response(u)
         weight = _mean(p, response)
         mean = _mean(p, response * y) / torch.where(weight > 0, weight, 1)
-        slope = _mean(p, response * (y - mean.unsqueeze(-1)).square())
-        error = (divergence / radius).log()
-        low, high = torch.where(error < 0, s, low), torch.where(error < 0, high, s)
-        better = error.abs() < smallest
-        best, smallest = torch.where(better, s, best), torch.where(better, error.abs(), smallest)
-        if _done((smallest <= 4 * torch.finfo(s.dtype).eps) | (high - low <= torch.finfo(s.dtype).eps * s.abs())):
-            break
-        newton = s - error * divergence / slope
-        helps = (newton > low) & (newton < high) & (error.abs() < before / 2)
-        s, before = torch.where(helps, newton, low + (high - low) / 2), torch.where(helps, error.abs(), torch.inf)
+        slope = _mean(p, response * (y - mean.unsqueeze(-1)).square()) / divergence
+        eps = torch.finfo(s.dtype).eps
+        return (divergence / radius).log(), slope, 8 * (eps * (1 + s.abs() * slope) + (eps / radius).clamp(max=1e-6))
+
+    variance = _mean(p, (x - _mean(p, x).unsqueeze(-1)).square())
+    start = 0.5 * (2 * radius * centred.g.d2f(x.new_ones(())) / variance).log()  # right for small radii
+    start = torch.where(start.isfinite(), start, 0).clamp(-_WIDEST / 2, _WIDEST / 2)
+    root = _increasing_root(error, start, torch.full_like(start, -_WIDEST), torch.full_like(start, _WIDEST))
     if centred.g.strict:
-        return *_tilt(_scaled(x, best.exp()), p, centred), best.exp()
-    (u, c), (above, _) = (_tilt(_scaled(x, end.exp()), p, centred) for end in (low, high))
+        return *_tilt(_scaled(x, root.at.exp()), p, centred), root.at.exp()
+    (u, c), (above, _) = (_tilt(_scaled(x, end.exp()), p, centred) for end in (root.low, root.high))
     inside, outside = _divergence(u, p, centred), _divergence(above, p, centred)
     jump = torch.where(outside > inside, outside - inside, 1)
     share = ((radius - inside) / jump).clamp(0, 1).unsqueeze(-1)  # both ends maximise, and so does all between
-    return u + share * (above - u), c, low.exp()
+    return u + share * (above - u), c, root.low.exp()
 
 
-def _steps(x: Tensor) -> range:
-    return range(_SETTLED_BY if _may_look(x) else _FIXED)
+class _Bracket(NamedTuple):
+    """Where a root is searched: the best point so far, its error in roundings, the next point, the last error, and the ends."""
+
+    at: Tensor
+    roundings: Tensor
+    next: Tensor
+    before: Tensor
+    low: Tensor
+    high: Tensor
 
 
-def _may_look(x: Tensor) -> bool:
-    """Whether there is a value to decide by: not while compiling, and not under `vmap`."""
-    if torch.compiler.is_compiling():
-        return False
+def _increasing_root(error: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], start: Tensor, low: Tensor, high: Tensor) -> _Bracket:
+    """Newton's method inside a bracket, which is halved wherever a step leaves it or does not halve the error; every row on its own.
+
+    `error` gives an increasing function's value, its slope, and the value that rounding may give it at its root.
+    """
+
+    def step(bracket: _Bracket) -> _Bracket:
+        c = bracket.next
+        value, slope, rounding = error(c)
+        low, high = torch.where(value < 0, c, bracket.low), torch.where(value < 0, bracket.high, c)
+        roundings = value.abs() / rounding
+        better = roundings < bracket.roundings
+        newton = c - value / slope
+        helps = (newton > low) & (newton < high) & (value.abs() < bracket.before / 2)
+        return _Bracket(
+            at=torch.where(better, c, bracket.at),
+            roundings=torch.where(better, roundings, bracket.roundings),
+            next=torch.where(helps, newton, low + (high - low) / 2),
+            before=torch.where(helps, value.abs(), torch.inf),
+            low=low,
+            high=high,
+        )
+
+    def settled(bracket: _Bracket) -> Tensor:
+        narrow = bracket.high - bracket.low <= torch.finfo(start.dtype).eps * bracket.low.abs()
+        return ((bracket.roundings <= 1) | narrow).all()
+
+    anything = torch.full_like(start, torch.inf)
+    bracket = _Bracket(start.clone(), anything, start.clone(), anything.clone(), low, high)
+    if torch.compiler.is_compiling():  # unrolled, two nested searches would be a graph of a hundred thousand nodes
+        return _Bracket(
+            *while_loop(
+                lambda i, *state: (i < _MOST_STEPS) & ~settled(_Bracket(*state)),
+                lambda i, *state: (i + 1, *step(_Bracket(*state))),
+                (torch.zeros((), dtype=torch.int64, device=start.device), *bracket),
+            )[1:]
+        )
+    looks = _has_values(start)
+    for _ in range(_MOST_STEPS if looks else _STEPS_UNSEEN):
+        bracket = step(bracket)
+        if looks and bool(settled(bracket)):
+            break
+    return bracket
+
+
+def _has_values(x: Tensor) -> bool:
+    """Whether there are values to decide by; under `vmap` there are not."""
     try:
         return bool(x.isfinite().any()) or True
     except RuntimeError:
         return False
-
-
-def _done(settled: Bool[Tensor, "*rows"]) -> bool:
-    return _may_look(settled) and bool(settled.all())
 
 
 def _residual(x: Tensor) -> Tensor:
