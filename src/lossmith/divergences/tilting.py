@@ -33,14 +33,15 @@ _WIDEST = 80.0
 
 
 class Tilted(NamedTuple):
-    """The solution: its value, and q, both differentiable in v, p and lambda or rho."""
+    """The solution: its value and q, both differentiable in v, p and lambda or rho, and c for v and f as they were given, a constant."""
 
     value: Float[Tensor, "*rows"]
     q: Float[Tensor, "*rows n"]
+    shift: Float[Tensor, "*rows"]
 
 
 class _Solution(NamedTuple):
-    """Ratios u = q / p, the shift c and the multiplier lambda, constants to autograd."""
+    """Ratios u = q / p, the shift c and the multiplier lambda."""
 
     u: Float[Tensor, "*rows n"]
     c: Float[Tensor, "*rows"]
@@ -92,7 +93,8 @@ def penalised(v: Float[Tensor, "*rows n"], p: Float[Tensor, "*rows n"], g: FGene
             live = _penalised_step(*live, x, p, penalty, centred, moving)
         u, c = live
     value = top + _lagrangian(_Solution(u, c, penalty), x, p, centred, ~edge)
-    return _with_infinite(Tilted(value, p * u), infinite, p)
+    shift = (c - top / penalty + centred.slope).detach()
+    return _with_infinite(Tilted(value, p * u, shift), infinite, p)
 
 
 def constrained(v: Float[Tensor, "*rows n"], p: Float[Tensor, "*rows n"], g: FGenerator, radius: Float[Tensor, "*rows"]) -> Tilted:
@@ -115,7 +117,8 @@ def constrained(v: Float[Tensor, "*rows n"], p: Float[Tensor, "*rows n"], g: FGe
         for _ in range(2):
             u, c, tau = _constrained_step(u, c, tau, x, p, radius, centred, edge)
     value = top + _lagrangian(_Solution(u, c, 1 / tau), x, p, centred, ~edge, radius)
-    return _with_infinite(Tilted(value, p * u), infinite, p)
+    shift = (c - top * tau + centred.slope).detach()
+    return _with_infinite(Tilted(value, p * u, shift), infinite, p)
 
 
 def _finite(v: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Bool[Tensor, "*rows n"]]:
@@ -131,7 +134,8 @@ def _with_infinite(solution: Tilted, infinite: Bool[Tensor, "*rows n"], p: Tenso
     some = infinite.any(-1)
     share = torch.where(infinite, p, 0)
     share = share / torch.where(some, share.sum(-1), 1).unsqueeze(-1)
-    return Tilted(torch.where(some, torch.inf, solution.value), torch.where(some.unsqueeze(-1), share, solution.q))
+    value, q = torch.where(some, torch.inf, solution.value), torch.where(some.unsqueeze(-1), share, solution.q)
+    return Tilted(value, q, torch.where(some, -torch.inf, solution.shift))
 
 
 def _scaled(x: Tensor, inverse: Tensor) -> Tensor:

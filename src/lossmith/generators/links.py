@@ -58,7 +58,7 @@ def preference_link(log_ratio: Float[Tensor, "*n"], generator: FGenerator | str)
         >>> preference_link(r, "kl") - 1  # DPO: the log ratio itself
         tensor([-1.,  0.,  1.])
         >>> preference_link(r, "jensen_shannon_gan")  # bounded by log 2
-        tensor([-0.6201,  0.0000,  0.3799])
+        tensor([-0.6201, -0.0000,  0.3799])
     """
     return named("preference_link", generator).df_log(_floating("preference_link", "log_ratio", log_ratio))
 
