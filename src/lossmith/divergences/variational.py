@@ -92,7 +92,8 @@ def variational_bound(
     under_p, under_q = (g.df_log(t_p), -g.reverse().df_log(-t_q)) if log_ratio else (t_p, g.conjugate(t_q))
     of_p = Estimate.of_mean(under_p, weights_p, assumption=_SAMPLES)
     of_q = Estimate.of_mean(under_q, weights_q, assumption=_SAMPLES)
-    return _difference(of_p, of_q, of_p.value - of_q.value, "lower bound")
+    nothing = of_p.value.isneginf() | of_q.value.isposinf()  # what is infinite on both sides bounds nothing
+    return _difference(of_p, of_q, torch.where(nothing, -torch.inf, of_p.value - of_q.value), "lower bound")
 
 
 def tight_variational_bound(
