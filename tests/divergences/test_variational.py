@@ -116,7 +116,7 @@ def test_log_ratios_never_give_nan(g):
     r = torch.tensor([-1e4, -100.0, 0.3, 100.0, 1e4], dtype=torch.float64, requires_grad=True)
     value = variational_bound(-r, r, g, log_ratio=True).value
     assert not value.isnan()
-    if g.name in ("gan", "jensen_shannon", "squared_hellinger", "triangular"):
+    if g.name in ("gan", "jensen_shannon"):  # their bounds are finite everywhere
         (gradient,) = torch.autograd.grad(value, r)
         assert not gradient.isnan().any()
 

@@ -23,13 +23,16 @@ import torch
 from torch._higher_order_ops.while_loop import while_loop
 
 from lossmith._typing import Bool, Float, Tensor
-from lossmith.generators import FGenerator, kl
+from lossmith.generators import FGenerator, kl, total_variation
 from lossmith.generators.numerical import largest_below
 
 _MOST_STEPS, _STEPS_UNSEEN = 100, 30
 """Steps of a root finder: at most, and as many as there are where it cannot look whether it is done, under `vmap`."""
 _WIDEST = 80.0
 """The logarithm of the largest and smallest ratio of the values' spread to lambda that a ball is searched for."""
+
+_SMOOTH = 0.7
+"""A ratio in place of those that do not move: not 1, where generators have their corners."""
 
 
 class Tilted(NamedTuple):
@@ -112,7 +115,7 @@ def constrained(v: Float[Tensor, "*rows n"], p: Float[Tensor, "*rows n"], g: FGe
         u, c, inverse = _ball(x / scale.unsqueeze(-1), p, centred, safe)
         u = torch.where(at_top.unsqueeze(-1), largest, torch.where((radius == 0).unsqueeze(-1), 1, u))
         c, inverse = torch.where(edge, 0, c), torch.where(edge, 1, inverse / scale)
-    tau = inverse
+    tau, radius = inverse, torch.where(edge, 0, radius)
     if g.strict:
         for _ in range(2):
             u, c, tau = _constrained_step(u, c, tau, x, p, radius, centred, edge)
@@ -163,6 +166,9 @@ def _tilt(y: Tensor, p: Tensor, centred: _Centred) -> tuple[Tensor, Tensor]:
     if centred.g is kl:
         c = -(y + p.log()).logsumexp(-1)
         return (y + c.unsqueeze(-1)).exp(), c
+    if centred.g is total_variation:  # what lies below by more than 1 moves to the top
+        u, top = (y >= -1).to(y.dtype), _on_maximum(y, p)
+        return u + (1 - _mean(p, u)).unsqueeze(-1) * top, torch.full_like(y[..., 0], 0.5)
     return _tilt_strict(y, p, centred) if centred.g.strict else _tilt_with_jumps(y, p, centred)
 
 
@@ -301,11 +307,11 @@ def _penalised_step(
 ) -> tuple[Tensor, Tensor]:
     """A Newton step on f'(u) = x / penalty + c and E_p u = 1."""
     response = torch.where(moving, centred.response(u), 0)
-    at = torch.where(response > 0, u, 1)
+    at = torch.where(response > 0, u, _SMOOTH)
     off = _residual(centred.df(at) - x / penalty.unsqueeze(-1) - c.unsqueeze(-1))
     weight = _mean(p, response)
     dc = torch.where(weight > 0, (_mean(p, response * off) - _residual(_mean(p, u))) / torch.where(weight > 0, weight, 1), 0)
-    return u + response * (dc.unsqueeze(-1) - off), c + dc
+    return torch.where(response > 0, u + response * (dc.unsqueeze(-1) - off), u), c + dc
 
 
 def _constrained_step(
@@ -313,7 +319,7 @@ def _constrained_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A Newton step on f'(u) = tau x + c, E_p u = 1 and E_p f(u) = radius."""
     response = torch.where(edge.unsqueeze(-1), 0, centred.response(u))
-    at = torch.where(response > 0, u, 1)
+    at = torch.where(response > 0, u, _SMOOTH)
     y = tau.unsqueeze(-1) * x
     off = _residual(centred.df(at) - y - c.unsqueeze(-1))
     mass = _residual(_mean(p, u))
@@ -327,7 +333,8 @@ def _constrained_step(
     growth = torch.where(solvable, (second - mean * first) / torch.where(solvable, variance, 1), 0)
     dc = torch.where(solvable, first / torch.where(solvable, weight, 1) - mean * growth, 0)
     step = response * (growth.unsqueeze(-1) * y + dc.unsqueeze(-1) - off)
-    return u + torch.where(solvable.unsqueeze(-1), step, 0), c + dc, tau * (1 + growth)
+    moves = solvable.unsqueeze(-1) & (response > 0)
+    return torch.where(moves, u + step, u), c + dc, tau * (1 + growth)
 
 
 def _lagrangian(
