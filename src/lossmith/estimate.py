@@ -40,12 +40,14 @@ class Estimate:
         (warning: few samples: as good as 3; the standard error is itself uncertain)
     """
 
-    value: Float[Tensor, "*batch"]
+    value: Tensor
     kind: Kind
-    standard_error: Float[Tensor, "*batch"] | None
+    standard_error: Tensor | None
     n: int
-    effective_n: Float[Tensor, "*batch"] | float
+    effective_n: Tensor | float
     assumption: str
+    _said: str | None
+    _heaviest: Tensor | None
 
     def __init__(
         self,
@@ -122,25 +124,64 @@ class Estimate:
         """
         if terms.ndim == 0 or terms.shape[0] == 0:
             raise ValueError(f"Estimate.of_mean: terms must have at least one sample along the first axis; got shape {tuple(terms.shape)}")
-        n = terms.shape[0]
         if weights is None:
-            share = torch.full_like(terms.detach(), 1 / n)
-        else:
-            if weights.shape not in (terms.shape, terms.shape[:1]):
-                raise ValueError(f"Estimate.of_mean: weights must have shape {tuple(terms.shape)} or ({n},); got {tuple(weights.shape)}")
-            weights = weights.reshape(weights.shape + (1,) * (terms.ndim - weights.ndim))
-            share = (weights / weights.sum(0)).expand_as(terms)
-            if effective_n is None:
-                effective_n = 1 / share.square().sum(0)
-        value = (share * terms).sum(0) if weights is not None else terms.mean(0)
-        if n == 1:
-            return Estimate(value, n=n, assumption=assumption, kind=kind, effective_n=effective_n, warning=warning)
+            return Estimate.of_means(terms, assumption=assumption, kind=kind, effective_n=effective_n, warning=warning)
+        n = terms.shape[0]
+        if weights.shape not in (terms.shape, terms.shape[:1]):
+            raise ValueError(f"Estimate.of_mean: weights must have shape {tuple(terms.shape)} or ({n},); got {tuple(weights.shape)}")
+        weights = weights.reshape(weights.shape + (1,) * (terms.ndim - weights.ndim))
+        share = (weights / weights.sum(0)).expand_as(terms)
+        value = (share * terms).sum(0)
         squares = (share * (terms - value)).detach().square()
-        variance = squares.sum(0)
-        heaviest = squares.amax(0) / torch.where(variance > 0, variance, 1)
+        if effective_n is None:
+            effective_n = 1 / share.square().sum(0)
         return Estimate(
-            value, n=n, assumption=assumption, kind=kind, effective_n=effective_n, warning=warning,
-            standard_error=(n / (n - 1) * variance).sqrt(), heaviest=heaviest,
+            value,
+            n=n,
+            assumption=assumption,
+            kind=kind,
+            effective_n=effective_n,
+            warning=warning,
+            **_spread(squares * n / max(n - 1, 1), n),
+        )
+
+    @staticmethod
+    def of_means(
+        *terms: Float[Tensor, "_ *batch"],
+        assumption: str,
+        kind: Kind = "estimate",
+        effective_n: Float[Tensor, "*batch"] | float | None = None,
+        warning: str | None = None,
+    ) -> "Estimate":
+        r"""The sum of the means of independent samples, each over its first axis: of :math:`E_p s - E_q t`, or of strata.
+
+        .. math:: \hat m = \sum_k \bar t_k, \qquad se^2 = \sum_k s_k^2 / n_k
+
+        Args:
+            terms: one value a sample, in nats, `(n_k, *batch)`, with the sign and weight that each mean has in the sum.
+            assumption, kind, effective_n, warning: as for :meth:`of_mean`.
+
+        Returns:
+            The estimate; n counts all samples, and the standard error is None where a sample has a single term.
+
+        Raises:
+            ValueError: some sample is empty.
+
+        Example:
+            >>> import torch
+            >>> from lossmith import Estimate
+            >>> Estimate.of_means(torch.arange(60.0), -torch.arange(40.0), assumption="independent samples of each")
+            about 10.00 ± 2.92 nats: an estimate from n = 100, assuming independent samples of each
+        """
+        for part in terms:
+            if part.ndim == 0 or part.shape[0] == 0:
+                raise ValueError(f"Estimate.of_means: every sample must have terms along the first axis; got shape {tuple(part.shape)}")
+        means = [part.mean(0) for part in terms]
+        sizes = [part.shape[0] for part in terms]
+        squares = [((part - mean).detach() / n).square() * (n / max(n - 1, 1)) for part, mean, n in zip(terms, means, sizes, strict=True)]
+        return Estimate(
+            torch.stack(means).sum(0), n=sum(sizes), assumption=assumption, kind=kind, effective_n=effective_n, warning=warning,
+            **_spread(torch.cat(squares), min(sizes)),
         )  # fmt: skip
 
     def interval(self, level: float = 0.95) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
@@ -168,7 +209,7 @@ class Estimate:
     @property
     def warning(self) -> str | None:
         """What speaks against the number, or None. Nothing else here reads values, so nothing else waits for a GPU."""
-        said = [self._said] if self._said else []
+        said: list[str] = [self._said] if self._said else []
         value, effective = self.value.detach(), _least(self.effective_n)
         if bool(value.isnan().any()):
             said.append("not a number: some term is nan, or infinite terms cancel")
@@ -201,6 +242,14 @@ class Estimate:
         if len(values) <= 4:
             return "[" + ", ".join(map(_plus_minus, values, errors)) + "]"
         return f"{min(values):.4g} to {max(values):.4g} (a batch of {tuple(self.value.shape)})"
+
+
+def _spread(squares: Float[Tensor, "n *batch"], smallest: int) -> dict[str, Float[Tensor, "*batch"] | None]:
+    """The standard error and the largest single share in it, from what each term adds to the variance; unknown for single terms."""
+    if smallest == 1:
+        return {}
+    variance = squares.sum(0)
+    return {"standard_error": variance.sqrt(), "heaviest": squares.amax(0) / torch.where(variance > 0, variance, 1)}
 
 
 def _least(effective_n: Float[Tensor, "*batch"] | float) -> float:

@@ -44,7 +44,9 @@ def test_a_lower_bound_at_any_critic(g):
         assert variational_bound(v, v, g, log_ratio=True, **POINTS).value <= wanted + 1e-12
 
 
-@pytest.mark.parametrize("name", ["kl", "reverse_kl", "squared_hellinger", "pearson_chi2", "jensen_shannon_gan", "gan", "neyman_chi2", "jeffreys"])
+@pytest.mark.parametrize(
+    "name", ["kl", "reverse_kl", "squared_hellinger", "pearson_chi2", "jensen_shannon_gan", "gan", "neyman_chi2", "jeffreys"]
+)
 def test_the_maximum_over_critics_by_a_solver(name):
     """BFGS over the output before f-GAN's activation finds the divergence, and the density ratio at its critic."""
 
@@ -100,7 +102,9 @@ def test_known_shift_optima():
     gap = (P * t).sum() - mean
     torch.testing.assert_close(tight_variational_bound(t, t, pearson_chi2, **POINTS).value, gap - variance / 4, rtol=1e-12, atol=1e-14)
     best = t * (2 * gap / variance)
-    torch.testing.assert_close(variational_bound(best - (Q * best).sum(), best - (Q * best).sum(), pearson_chi2, **POINTS).value, gap**2 / variance)
+    torch.testing.assert_close(
+        variational_bound(best - (Q * best).sum(), best - (Q * best).sum(), pearson_chi2, **POINTS).value, gap**2 / variance
+    )
     tv = tight_variational_bound(20 * t, 20 * t, total_variation, **POINTS).value  # E_P T - E_Q max(T, max T - 1)
     torch.testing.assert_close(tv, (P * 20 * t).sum() - (Q * torch.maximum(20 * t, 20 * t.max() - 1)).sum())
 
@@ -152,7 +156,10 @@ def test_gradients(g):
 def test_equal_weights_are_none(g):
     t_p, t_q = critic(0, 0.2), critic(1, 0.2)
     for bound in (variational_bound, tight_variational_bound):
-        plain, weighted = bound(t_p - 1, t_q - 1, g), bound(t_p - 1, t_q - 1, g, weights_p=torch.full_like(t_p, 3.0), weights_q=torch.ones(4).double())
+        plain, weighted = (
+            bound(t_p - 1, t_q - 1, g),
+            bound(t_p - 1, t_q - 1, g, weights_p=torch.full_like(t_p, 3.0), weights_q=torch.ones(4).double()),
+        )
         torch.testing.assert_close(weighted.value, plain.value)
         torch.testing.assert_close(weighted.standard_error, plain.standard_error)
     if g is not total_variation:  # the terms whose scatter is the standard error average to the value
@@ -171,7 +178,9 @@ def test_half_precision():
 @pytest.mark.parametrize("bound", [variational_bound, tight_variational_bound])
 def test_mistakes_are_named(bound):
     t = torch.zeros(3)
-    with pytest.raises(TypeError, match=rf"{bound.__name__}: t_p must be a floating-point tensor of shape \(n, \*batch\); got int64 \(3,\)"):
+    with pytest.raises(
+        TypeError, match=rf"{bound.__name__}: t_p must be a floating-point tensor of shape \(n, \*batch\); got int64 \(3,\)"
+    ):
         bound(torch.zeros(3, dtype=torch.long), t, "kl")
     with pytest.raises(ValueError, match="t_q must have at least one sample"):
         bound(t, torch.zeros(0), "kl")

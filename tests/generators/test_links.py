@@ -68,7 +68,7 @@ def test_policy_reward_is_the_gradient_of_the_divergence(g):
 
 
 def test_pseudo_rewards_of_f_dpg():
-    """Its table: KL(p||pi) is DPG's p/pi, KL(pi||p) the RLHF reward, total variation a sign; JS is at least -log 2, chi2(p||pi) at least -1."""
+    """Its table: KL(p||pi) is DPG's p/pi, KL(pi||p) the RLHF reward, total variation a sign; JS and chi2(p||pi) are bounded below."""
     torch.testing.assert_close(policy_reward(R, "reverse_kl"), 1 / U)
     torch.testing.assert_close(policy_reward(R, "kl"), -R - 1)
     torch.testing.assert_close(policy_reward(R, "total_variation"), -R.sign() / 2)
@@ -292,7 +292,9 @@ def test_by_name_in_half_precision_and_of_any_shape():
         assert value.dtype is torch.float32
         assert value.shape == (2, 1)
         torch.testing.assert_close(value, link(x.float(), kl))
-        torch.testing.assert_close(torch.vmap(lambda row, link=link: link(row, "jensen_shannon"))(-x.double()), link(-x.double(), "jensen_shannon"))
+        torch.testing.assert_close(
+            torch.vmap(lambda row, link=link: link(row, "jensen_shannon"))(-x.double()), link(-x.double(), "jensen_shannon")
+        )
 
 
 @registered

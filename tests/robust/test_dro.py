@@ -126,7 +126,9 @@ def test_cvar_against_a_linear_program_and_its_dual(level):
 def test_cvar_is_the_risk_of_the_indicator_generator():
     """f = 0 on [0, 1/level]: as level times it, with a steep wall in place of +inf, the dual approaches it."""
     losses = torch.tensor(LOSSES)
-    wall = FGenerator.from_function(lambda u: 1e3 * (u - 2).clamp(min=0) ** 2, name="wall", at_zero=0.0, slope_at_zero=0.0, slope_at_infinity=math.inf)
+    wall = FGenerator.from_function(
+        lambda u: 1e3 * (u - 2).clamp(min=0) ** 2, name="wall", at_zero=0.0, slope_at_zero=0.0, slope_at_infinity=math.inf
+    )
     assert dro_risk(losses, wall, penalty=1.0).item() == pytest.approx(conditional_value_at_risk(losses, 0.5).item(), abs=1e-3)
 
 
@@ -218,7 +220,9 @@ def test_the_ball_is_the_best_penalty(name):
 
 
 @pytest.mark.parametrize("kind", ["penalty", "radius"])
-@pytest.mark.parametrize("g", [kl, reverse_kl, pearson_chi2, neyman_chi2, jensen_shannon, chi_p(3.0), alpha_cichocki(0.3)], ids=lambda g: g.name)
+@pytest.mark.parametrize(
+    "g", [kl, reverse_kl, pearson_chi2, neyman_chi2, jensen_shannon, chi_p(3.0), alpha_cichocki(0.3)], ids=lambda g: g.name
+)
 def test_first_and_second_derivatives(g, kind):
     """In the losses, in the penalty or radius, and in the weights."""
     losses, p = (x.clone().requires_grad_() for x in tensors(LOSSES, P))
@@ -351,7 +355,11 @@ def test_a_penalty_a_row():
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize(("name", "options"), [("kl", {"penalty": 0.5}), ("kl", {"radius": 0.1}), ("jensen_shannon", {"penalty": 0.5}), ("pearson_chi2", {"radius": 0.1})], ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("kl", {"penalty": 0.5}), ("kl", {"radius": 0.1}), ("jensen_shannon", {"penalty": 0.5}), ("pearson_chi2", {"radius": 0.1})],
+    ids=str,
+)
 def test_compiled_in_one_graph(name, options):
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: dro_risk(x, name, **options), backend="aot_eager", fullgraph=True)
@@ -376,7 +384,11 @@ def test_mistakes_are_named():
         (lambda: dro_risk(losses.long(), "kl", radius=1.0), TypeError, r"losses must be a floating-point tensor of shape \(\*rows, n\)"),
         (lambda: dro_risk(losses, "kl", radius=1.0, dim=2), ValueError, "dim must be an axis of the losses; got 2"),
         (lambda: dro_risk(torch.zeros(2, 0), "kl", radius=1.0), ValueError, "at least one entry along dim"),
-        (lambda: dro_risk(losses, "kl", radius=1.0, weights=torch.ones(2)), ValueError, r"weights must have the losses' shape \(2, 3\) or \(3,\)"),
+        (
+            lambda: dro_risk(losses, "kl", radius=1.0, weights=torch.ones(2)),
+            ValueError,
+            r"weights must have the losses' shape \(2, 3\) or \(3,\)",
+        ),
         (lambda: conditional_value_at_risk(losses, 0.0), ValueError, r"level must be in \(0, 1\]; got 0.0"),
         (lambda: conditional_value_at_risk(losses, "half"), TypeError, "level must be a number"),
     ):

@@ -157,7 +157,8 @@ def _critic(function: str, t_p: Tensor, t_q: Tensor) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{function}: {argument} must have at least one sample; got {describe(t)}")
     if t_p.shape[1:] != t_q.shape[1:]:
         raise ValueError(f"{function}: t_p and t_q must have the same batch after their samples; got {describe(t_p)} and {describe(t_q)}")
-    return tuple(t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (t_p, t_q))
+    p, q = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (t_p, t_q))
+    return p, q
 
 
 def _along_last(function: str, weights: Tensor, values: Tensor) -> Tensor:

@@ -186,8 +186,8 @@ def output_activation(v: Float[Tensor, "*n"], generator: FGenerator | str) -> Fl
     paper asks for increasing functions, large where the critic believes in P, and so :math:`e^{-v}` stands where one printing of
     the table has :math:`e^v`. A multiple or a tilt of a generator in the first three lines has the multiple or the tilt of its function.
 
-    In floats, f'(inf) is reached at large v where f'(inf) is not 0 (at 17 in float32), and there f* may be +inf: a critic that is trained as
-    a log ratio has no such end, see `lossmith.divergences.variational_bound` with ``log_ratio=True``.
+    In floats, f'(inf) is reached at large v where f'(inf) is not 0 (at 17 in float32), and there f* may be +inf: a critic that is
+    trained as a log ratio has no such end, see `lossmith.divergences.variational_bound` with ``log_ratio=True``.
 
     Args:
         v: the output of a network.

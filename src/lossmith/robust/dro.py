@@ -22,8 +22,11 @@ data: ``"reverse_kl"`` is the ball of KL(p||q), in which the empirical likelihoo
 The pessimist's side, the smallest mean of a value V that is to be maximised, as robust reinforcement learning needs it, is this risk of
 -V: :math:`\min_q E_q V + \lambda D_f(q\|p) = -R_\lambda(-V)`, ``-dro_risk(-V, generator, penalty=...)``.
 
-A risk of the losses of a mini-batch is not an unbiased estimate of the data's risk: it is too small on average for the mean of the
-penalised form, whatever the generator, by what a batch cannot show of the tail (Levy et al. 2020 bound it).
+The risk of a mini-batch's losses is not an unbiased estimate of the data's: being a minimum over :math:`\eta`, it is too small on
+average, by what a batch cannot show of the tail (Levy et al. 2020 bound the bias).
+
+Under plain ``torch.compile(fullgraph=True)`` the roots are found by torch's own loop operator, which torch does not yet compile inside
+``torch.func`` transforms: compile a function of the risk, and transform it eagerly.
 """
 
 import math
@@ -66,7 +69,7 @@ def dro_risk(
     ==================  ===============================================  ===========================================================
 
     Args:
-        losses: the losses, `(*rows, n)`, whose last axis (or `dim`) is what the distributions are over. A loss of +inf makes the risk +inf.
+        losses: finite or +inf, `(*rows, n)`; the distributions are over the last axis, or `dim`. A loss of +inf makes the risk +inf.
         generator: an `FGenerator` or the name of one.
         penalty: :math:`\lambda \ge 0`, in units of the loss per nat: a number, a 0-d tensor, or one a row.
         radius: :math:`\rho \ge 0`, in nats (the units of f): likewise. Exactly one of the two is given.
@@ -112,8 +115,8 @@ def dro_weights(
 
     .. math:: q_i = p_i (f')^{-1}\!\left(\frac{\ell_i - \eta}{\lambda}\right)
 
-    For ``"kl"`` with a penalty it is ``softmax(losses / penalty)``. It is differentiable; detach it for a weighted loss whose gradient is the
-    risk's: ``(dro_weights(losses.detach(), ...) * losses).sum(-1)``.
+    For ``"kl"`` with a penalty it is ``softmax(losses / penalty)``. It is differentiable; detach it for a weighted loss whose gradient is
+    the risk's: ``(dro_weights(losses.detach(), ...) * losses).sum(-1)``.
 
     Args:
         losses, generator, penalty, radius, weights, dim: as for `dro_risk`.
@@ -148,8 +151,8 @@ def conditional_value_at_risk(
 
     .. math:: \max_{q \le p / \alpha} E_q \ell = \min_\eta\ \eta + \frac1\alpha E_p (\ell - \eta)_+
 
-    The robust risk of the generator that is 0 on :math:`[0, 1/\alpha]` and +inf beyond. Its weights, the gradient, are :math:`p/\alpha` above
-    the quantile, and those on it share the rest by p.
+    The robust risk of the generator that is 0 on :math:`[0, 1/\alpha]` and +inf beyond. Its weights, the gradient, are :math:`p/\alpha`
+    above the quantile, and those on it share the rest by p.
 
     Args:
         losses: `(*rows, n)` along the last axis, or `dim`.
