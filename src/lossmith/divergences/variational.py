@@ -174,5 +174,6 @@ def _difference(of_p: Estimate, of_q: Estimate, value: Tensor, kind: Kind) -> Es
     if of_p.standard_error is not None and of_q.standard_error is not None:
         error = (of_p.standard_error.square() + of_q.standard_error.square()).sqrt()
         error = torch.where(value.isinf(), torch.inf, error)
-    effective = torch.minimum(*(torch.as_tensor(side.effective_n, dtype=value.dtype, device=value.device) for side in (of_p, of_q)))
+    sizes = [torch.as_tensor(side.effective_n, dtype=value.dtype, device=value.device).expand_as(value) for side in (of_p, of_q)]
+    effective = torch.minimum(*sizes)
     return Estimate(value, n=min(of_p.n, of_q.n), assumption=_SAMPLES, kind=kind, effective_n=effective, standard_error=error)

@@ -73,8 +73,8 @@ def dro_risk(
         generator: an `FGenerator` or the name of one.
         penalty: :math:`\lambda \ge 0`, in units of the loss per nat: a number, a 0-d tensor, or one a row.
         radius: :math:`\rho \ge 0`, in nats (the units of f): likewise. Exactly one of the two is given.
-        weights: p up to a factor a row, of the losses' shape or one for each of the n; they must not be negative. A weight of 0 removes
-            the loss: no q is positive there. A row of zeros gives 0.
+        weights: p up to a factor, not negative, of the losses' shape or one for each of the n. A weight of 0 removes the loss, whatever
+            it is: no q is positive there. A row of zeros gives 0.
         dim: the axis of the losses.
 
     Returns:
@@ -85,7 +85,7 @@ def dro_risk(
 
     Source:
         Ben-Tal, den Hertog, De Waegenaere, Melenberg & Rennen 2013, "Robust solutions of optimization problems affected by uncertain
-        probabilities" (the dual); Namkoong & Duchi 2016, 2017 (chi-squared balls and variance); Hu & Hong 2013, "Kullback-Leibler divergence
+        probabilities" (the dual); Namkoong & Duchi 2016, 2017 (chi-squared balls, variance); Hu & Hong 2013, "Kullback-Leibler divergence
         constrained distributionally robust optimization"; Levy, Carmon, Duchi & Sidford 2020, arXiv:2010.05893 (mini-batches).
 
     Example:
