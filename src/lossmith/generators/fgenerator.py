@@ -147,8 +147,9 @@ class FGenerator:
 
         def df_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
             u = r.exp()
-            value = df(torch.where((u == 0) | u.isinf(), 1, u))
-            return torch.where(u == 0, self.slope_at_zero, torch.where(u.isinf(), self.slope_at_infinity, value))
+            inside = (u > 0) & u.isfinite()
+            value = df(torch.where(inside, r, 0).exp())  # masked before exp: its slope there, times 0, would be NaN
+            return torch.where(inside, value, torch.where(r < 0, self.slope_at_zero, self.slope_at_infinity))
 
         return df_log
 

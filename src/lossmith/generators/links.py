@@ -58,7 +58,7 @@ def preference_link(log_ratio: Float[Tensor, "*n"], generator: FGenerator | str)
         >>> preference_link(r, "kl") - 1  # DPO: the log ratio itself
         tensor([-1.,  0.,  1.])
         >>> preference_link(r, "jensen_shannon_gan")  # bounded by log 2
-        tensor([-0.6201,  0.0000,  0.3799])
+        tensor([-0.6201, -0.0000,  0.3799])
     """
     return named("preference_link", generator).df_log(_floating("preference_link", "log_ratio", log_ratio))
 
@@ -186,8 +186,8 @@ def output_activation(v: Float[Tensor, "*n"], generator: FGenerator | str) -> Fl
     paper asks for increasing functions, large where the critic believes in P, and so :math:`e^{-v}` stands where one printing of
     the table has :math:`e^v`. A multiple or a tilt of a generator in the first three lines has the multiple or the tilt of its function.
 
-    In floats, f'(inf) is reached at large v where f'(inf) is not 0 (at 17 in float32), and there f* may be +inf: a critic that is trained as
-    a log ratio has no such end, see `lossmith.divergences.variational_bound` with ``log_ratio=True``.
+    In floats, f'(inf) is reached at large v where f'(inf) is not 0 (at 17 in float32), and there f* may be +inf: a critic that is
+    trained as a log ratio has no such end, see `lossmith.divergences.variational_bound` with ``log_ratio=True``.
 
     Args:
         v: the output of a network.

@@ -123,7 +123,7 @@ def chi_p(p: float) -> FGenerator:
         d2f=lambda u: p * (p - 1) * (u - 1).abs().pow(p - 2),
         conjugate=lambda t: t + (p - 1) * (t / p).abs().pow(p / (p - 1)),
         inverse_link=lambda t: 1 + t.sign() * (t / p).abs().pow(1 / (p - 1)),
-        df_log=lambda r: p * r.sign() * torch.expm1(r).abs().pow(p - 1),
+        df_log=lambda r: p * r.sign() * _odds_below_one(r).pow(p - 1) * ((p - 1) * r.clamp(min=0)).exp(),
         score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, p, 2.0) * r).exp(),
         at_zero=1.0, slope_at_zero=-p, slope_at_infinity=math.inf,
         twin=lambda: _reverse_chi_p(p), alphas=pearson_chi2.alphas if p == 2 else None,
@@ -131,8 +131,8 @@ def chi_p(p: float) -> FGenerator:
 
 
 def _odds_below_one(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """1 - 1/u for u > 1 and 1 - u below, of a log ratio."""
-    return -torch.expm1(-r.abs())
+    """1 - 1/u for u > 1 and 1 - u below, of a log ratio; 1 without a gradient where it rounds to that."""
+    return -torch.expm1(-r.abs().clamp(max=60))
 
 
 def _reverse_chi_p(p: float) -> FGenerator:
