@@ -19,9 +19,9 @@ from lossmith._typing import Float, Tensor
 from lossmith.card import Range
 from lossmith.generators import numerical
 from lossmith.generators._parameters import inside
-from lossmith.generators.catalogue import entropy_family, register_entropy
-from lossmith.generators.entmax import tsallis_argmax, tsallis_conjugate
 from lossmith.generators.entropy import Entropy
+from lossmith.generators.entropy_registry import entropy_family, register_entropy
+from lossmith.generators.sparse_maps import tsallis_argmax, tsallis_conjugate
 from lossmith.generators.threshold import differentiable, only_derivatives, power, solve, without_slope
 
 FENCHEL_YOUNG = "Blondel, Martins & Niculae 2020, arXiv:1901.02324"

@@ -105,7 +105,7 @@ def _newton(d: Float[Tensor, "*rows c"], r: float, start: Float[Tensor, "*rows 1
         total, slope = _sums(s + d, r)
         step = (total - total.pow(1 - 1 / r)) / slope
         s = s - step
-        if _settled(step.abs() <= 2 * eps * s):
+        if settled(step.abs() <= 2 * eps * s):
             break
     return s
 
@@ -121,7 +121,7 @@ def _sums(u: Float[Tensor, "*rows c"], r: float) -> tuple[Float[Tensor, "*rows 1
     return torch.where(lower == 0, 0, lower * u).sum(-1, keepdim=True), lower.sum(-1, keepdim=True)
 
 
-def _settled(small: Bool[Tensor, "*rows 1"]) -> bool:
+def settled(small: Bool[Tensor, "*rows 1"]) -> bool:
     """Whether to stop; where asking would wait for a device or has no answer, never."""
     if small.device.type != "cpu" or torch.compiler.is_compiling():
         return False
@@ -164,6 +164,8 @@ def only_derivatives(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return x - x.detach()
 
 
-def without_slope(value: Float[Tensor, "*rows 1"], slope: Float[Tensor, "*rows 1"], s: Float[Tensor, "*rows 1"]) -> Float[Tensor, "*rows 1"]:
+def without_slope(
+    value: Float[Tensor, "*rows 1"], slope: Float[Tensor, "*rows 1"], s: Float[Tensor, "*rows 1"]
+) -> Float[Tensor, "*rows 1"]:
     """A minimum over s, freed of what rounding s left of its slope there: second derivatives of s may blow that up."""
     return value - slope.detach() * only_derivatives(s)

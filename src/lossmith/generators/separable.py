@@ -1,0 +1,136 @@
+r"""A user's entropy made of one convex function of a probability, :math:`\Omega(p) = \sum_k \omega(p_k)`: what follows from omega alone.
+
+Derivatives come from autograd. The argmax is :math:`p_k = (\omega')^{-1}(\theta_k - \tau)`, or 0 where :math:`\theta_k - \tau \le
+\omega'(0)`. In place of tau we look for m, the largest probability, because it is known to lie between 1/c and 1:
+:math:`\tau = \max \theta - \omega'(m)`. The total mass grows with m; Newton's steps find where it is 1, inside a bracket that is halved
+whenever they would leave it, and now and then besides. Every omega' is inverted by a search over the floats themselves. Both roots are
+constants to autograd, and steps of value zero make them functions of the logits, as in `lossmith.generators.threshold`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from lossmith._typing import Float, Tensor
+from lossmith.generators import numerical
+from lossmith.generators.entropy import Entropy
+from lossmith.generators.threshold import only_derivatives, settled
+
+Elementwise: TypeAlias = Callable[[Tensor], Tensor]
+
+_BITS = {torch.float32: (torch.int32, 30), torch.float64: (torch.int64, 62)}
+"""Integers as wide as the floats, and the bits that tell the floats of [0, 1] apart."""
+
+_ROUNDS = 60
+_ROUNDS_UNASKED = 16
+"""How many steps m may take, and how many it takes where it cannot be asked whether it has settled."""
+
+
+def separable_entropy(
+    omega: Elementwise, name: str | None, slope_at_zero: float | None, interval: tuple[float, float], points: int
+) -> Entropy:
+    """The entropy of an elementwise omega, after a search for a point where it is not convex."""
+    one = torch.ones(1, dtype=torch.float64)
+    if omega(one).shape != one.shape:
+        raise ValueError(
+            f"from_function: omega must be elementwise when separable; a tensor of shape (1,) gave one of {tuple(omega(one).shape)}"
+        )
+    at_one, at_zero = omega(one).item(), numerical.limit(omega, 0.0)
+    if not (abs(at_one) <= 1e-9 and abs(at_zero) <= 1e-9):
+        raise ValueError(
+            f"from_function: omega(0) and omega(1) must be 0; got {at_zero:.6g} and {at_one:.6g}. Subtract the straight line between them"
+        )
+    slope = numerical.derivative(omega)
+    numerical.check_convex(lambda p: omega(p).detach(), lambda p: slope(p).detach(), interval, points)
+    called = name or getattr(omega, "__name__", "omega")
+    rows = _Separable(omega, slope, numerical.limit(slope, 0.0) if slope_at_zero is None else slope_at_zero)
+    return Entropy(
+        name=called,
+        formula=rf"\sum_k \text{{{called}}}(p_k)",
+        omega=lambda p: rows.term(p).sum(-1),
+        gradient=rows.slope,
+        argmax=rows.argmax,
+    )
+
+
+class _Separable:
+    """omega, its derivatives, and the probabilities at which its slopes are what the logits say."""
+
+    def __init__(self, omega: Elementwise, slope: Elementwise, slope_at_zero: float) -> None:
+        self._omega, self._slope, self._curvature = omega, slope, numerical.derivative(slope)
+        self._slope_at_zero = slope_at_zero
+
+    def term(self, p: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """omega(p), which is 0 at 0; with no derivative there if its slope is infinite."""
+        apart = p == 0 if math.isinf(self._slope_at_zero) else p < 0
+        return torch.where(apart, 0, self._omega(torch.where(apart, 1, p)))
+
+    def slope(self, p: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        return torch.where(p == 0, self._slope_at_zero, self._slope(torch.where(p == 0, 1, p)))
+
+    def argmax(self, theta: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
+        d = theta - theta.detach().amax(-1, keepdim=True)
+        with torch.no_grad():
+            level, p = self._solve(d.detach())
+        for _ in range(2):
+            residual = only_derivatives(self._tracked(p, level + d).sum(-1, keepdim=True))
+            level = level - residual / self._flow(self._tracked(p, level + d)).sum(-1, keepdim=True)
+        return self._tracked(p, level + d)
+
+    def _solve(self, d: Float[Tensor, "*rows c"]) -> tuple[Float[Tensor, "*rows 1"], Float[Tensor, "*rows c"]]:
+        """omega'(m), and every probability."""
+        low = torch.full_like(d[..., :1], 1 / d.shape[-1])
+        high, m = torch.ones_like(low), low
+        eps = torch.finfo(d.dtype).eps
+        asked = settled(torch.ones_like(low, dtype=torch.bool))
+        for k in range(_ROUNDS if asked else _ROUNDS_UNASKED):
+            p = self._inverse(self.slope(m) + d)
+            excess = p.sum(-1, keepdim=True) - 1
+            low, high = torch.where(excess <= 0, m, low), torch.where(excess > 0, m, high)
+            step = excess / (self._curvature(m) * self._flow(p).sum(-1, keepdim=True))
+            if settled((excess.abs() <= 2 * eps) | (step.abs() <= 2 * eps * m) | (high - low <= eps * high)):
+                break
+            newton = m - step
+            within = (newton > low) & (newton < high)
+            m = torch.where(within, newton, (low + high) / 2) if k % 4 != 3 else (low + high) / 2
+        return self.slope(m), p
+
+    def _inverse(self, v: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
+        """The largest p in [0, 1] with omega'(p) <= v; 0 where there is none.
+
+        Positive floats are ordered as their bits are, so this is a search over integers: by 64 parts at a time among few, by halves among
+        many, whose 64 parts would not fit in the memory.
+        """
+        integers, bits = _BITS[v.dtype]
+        ways = 64 if v.numel() <= 2**16 else 2
+        parts = torch.arange(1, ways, dtype=integers, device=v.device)
+        last = torch.ones((), dtype=v.dtype, device=v.device).view(integers)
+        low, high = torch.zeros_like(v).view(integers), torch.ones_like(v).view(integers)
+        for _ in range(math.ceil(bits / math.log2(ways))):
+            step = (high - low + ways - 1) // ways
+            tried = torch.minimum(low.unsqueeze(-1) + step.unsqueeze(-1) * parts, last)
+            below = self._slope(tried.view(v.dtype)) <= v.unsqueeze(-1)
+            low = torch.minimum(low + step * below.sum(-1, dtype=integers), last)
+            high = torch.minimum(low + step, last)
+        p = low.view(v.dtype)
+        return torch.where(v > self._slope_at_zero, torch.where(self._slope(torch.ones_like(v)) <= v, 1, p), 0)
+
+    def _tracked(self, p: Float[Tensor, "*rows c"], v: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
+        """The constant p = (omega')^-1(v) as a function of v."""
+        inside = self._inside(p)
+        v = torch.where(inside, v, 0)
+        tracked = torch.where(inside, p, 0.5)
+        for _ in range(2):
+            tracked = tracked - only_derivatives(self._slope(tracked) - v) / self._curvature(tracked)
+        return torch.where(inside, tracked, p)
+
+    def _flow(self, p: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
+        """dp/dv = 1 / omega''(p) on the support."""
+        inside = self._inside(p)
+        return torch.where(inside, 1 / self._curvature(torch.where(inside, p, 0.5)), 0)
+
+    def _inside(self, p: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
+        curvature = self._curvature(torch.where(p > 0, p, 0.5)).detach()
+        return (p.detach() > 0) & (curvature > 0) & curvature.isfinite()
