@@ -74,7 +74,7 @@ class MirrorMap:
             >>> import torch
             >>> from lossmith.generators import entropic_map, p_norm_map
             >>> entropic_map().step(torch.tensor([0.25, 0.25, 0.5]), torch.tensor([0.0, 1.0, 1.0]), 1.0)
-            tensor([0.4754, 0.1749, 0.3497])
+            tensor([0.4754, 0.1749, 0.3498])
             >>> p_norm_map(2).step(torch.tensor([0.25, 0.25, 0.5]), torch.tensor([0.0, 1.0, 1.0]), 1.0)
             tensor([ 0.2500, -0.7500, -0.5000])
         """
@@ -105,7 +105,7 @@ def p_norm_map(p: float) -> MirrorMap:
         >>> psi.gradient(torch.tensor([1.0, -2.0, 0.0]))
         tensor([ 0.4807, -1.9230,  0.0000])
         >>> psi.inverse(psi.gradient(torch.tensor([1.0, -2.0, 0.0])))
-        tensor([ 1.0000, -2.0000,  0.0000])
+        tensor([ 1., -2.,  0.])
     """
     p = inside("p_norm_map", "p", p, Range(1.0, open_low=True))
     q = p / (p - 1)
