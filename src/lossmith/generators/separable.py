@@ -16,7 +16,7 @@ import torch
 from lossmith._typing import Float, Tensor
 from lossmith.generators import numerical
 from lossmith.generators.entropy import Entropy
-from lossmith.generators.threshold import only_derivatives, settled
+from lossmith.generators.threshold import decided, only_derivatives
 
 Elementwise: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -84,13 +84,13 @@ class _Separable:
         low = torch.full_like(d[..., :1], 1 / d.shape[-1])
         high, m = torch.ones_like(low), low
         eps = torch.finfo(d.dtype).eps
-        asked = settled(torch.ones_like(low, dtype=torch.bool))
+        asked = decided((low > 0).all())
         for k in range(_ROUNDS if asked else _ROUNDS_UNASKED):
             p = self._inverse(self.slope(m) + d)
             excess = p.sum(-1, keepdim=True) - 1
             low, high = torch.where(excess <= 0, m, low), torch.where(excess > 0, m, high)
             step = excess / (self._curvature(m) * self._flow(p).sum(-1, keepdim=True))
-            if settled((excess.abs() <= 2 * eps) | (step.abs() <= 2 * eps * m) | (high - low <= eps * high)):
+            if decided(((excess.abs() <= 2 * eps) | (step.abs() <= 2 * eps * m) | (high - low <= eps * high)).all()):
                 break
             newton = m - step
             within = (newton > low) & (newton < high)
