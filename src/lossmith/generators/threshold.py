@@ -75,7 +75,8 @@ def largest(d: Float[Tensor, "*rows c"], r: float, start: Float[Tensor, "*rows 1
     with torch.no_grad():
         start = d.new_ones(*d.shape[:-1], 1) if start is None else start
         if 0 < r < 1:
-            return numerical.largest_below(lambda s: (s + d).clamp(min=0).pow(r).sum(-1, keepdim=True), torch.ones_like(start))
+            root = numerical.largest_below(lambda s: (s + d).clamp(min=0).pow(r).sum(-1, keepdim=True), torch.ones_like(start))
+            return root.clamp(max=1)  # a root rounds to 1 from above, too
         if d.device.type != "cpu" or torch.compiler.is_compiling():
             return _newton(d, r, start)
         few = max(1, _CACHED // d.shape[-1])
@@ -111,7 +112,7 @@ def _enough_steps(classes: int, r: float, eps: float) -> int:
 def _sums(u: Float[Tensor, "*rows c"], r: float) -> tuple[Float[Tensor, "*rows 1"], Float[Tensor, "*rows 1"]]:
     """sum u^r and sum u^(r-1) over the support, of a tensor that is overwritten."""
     if r > 0:
-        u = u.clamp_(min=0)
+        u = u.relu_()
     if r == 1:
         return u.sum(-1, keepdim=True), u.sign_().sum(-1, keepdim=True)
     if r == 2:
