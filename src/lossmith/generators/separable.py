@@ -1,9 +1,9 @@
 r"""A user's entropy made of one convex function of a probability, :math:`\Omega(p) = \sum_k \omega(p_k)`: what follows from omega alone.
 
 Derivatives come from autograd. The argmax is :math:`p_k = (\omega')^{-1}(\theta_k - \tau)`, or 0 where :math:`\theta_k - \tau \le
-\omega'(0)`. In place of tau we look for m, the largest probability, because it is known to lie between 1/c and 1:
-:math:`\tau = \max \theta - \omega'(m)`. The total mass grows with m; Newton's steps find where it is 1, inside a bracket that is halved
-whenever they would leave it, and now and then besides. Every omega' is inverted by a search over the floats themselves. Both roots are
+\omega'(0)`. We look for the level :math:`\max \theta - \tau`, the slope at the largest probability, because that probability is known to
+lie between 1/c and 1. The total mass grows with the level; Newton's steps find where it is 1, inside a bracket that is halved whenever
+they would leave it, and now and then besides. Every omega' is inverted by a search over the floats themselves. Both roots are
 constants to autograd, and steps of value zero make them functions of the logits, as in `lossmith.generators.threshold`.
 """
 
@@ -24,7 +24,7 @@ _BITS = {torch.float32: (torch.int32, 30), torch.float64: (torch.int64, 62)}
 """Integers as wide as the floats, and the bits that tell the floats of [0, 1] apart."""
 
 _ROUNDS = 30
-"""How many steps m may take; it takes them all where it cannot be asked whether it has settled. 5 to 12 are usual."""
+"""How many steps the level may take; it takes them all where it cannot be asked whether it has settled. 5 to 12 are usual."""
 
 
 def separable_entropy(
@@ -69,9 +69,10 @@ class _Separable:
         return torch.where(apart, 0, self._omega(torch.where(apart, 0.5, p)))
 
     def slope(self, p: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        apart = self._apart(p)
+        """omega'(p), with no derivative at 0, where the curvature may be infinite."""
+        apart = self._apart(p) | (p == 0)
         slope = self._slope(torch.where(apart, 0.5, p))
-        return torch.where(apart, torch.where(p == 0, self._slope_at_zero, self._slope_at_one), slope)
+        return torch.where(p == 0, self._slope_at_zero, torch.where(apart, self._slope_at_one, slope))
 
     def _apart(self, p: Float[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Where the slope is infinite: the formula is not evaluated there."""
@@ -88,22 +89,22 @@ class _Separable:
         return self._tracked(p, level + d)
 
     def _solve(self, d: Float[Tensor, "*rows c"]) -> tuple[Float[Tensor, "*rows 1"], Float[Tensor, "*rows c"]]:
-        """omega'(m), and every probability."""
-        low = torch.full_like(d[..., :1], 1 / d.shape[-1])
-        high, m = torch.ones_like(low), low
+        """The level, and every probability."""
         eps = torch.finfo(d.dtype).eps
+        ones = torch.ones_like(d[..., :1])
+        low, high = self.slope(ones / d.shape[-1]), self.slope(ones - eps / 2 if math.isinf(self._slope_at_one) else ones)
+        level = low
         for k in range(_ROUNDS):
-            p = self._inverse(self.slope(m) + d)
+            p = self._inverse(level + d)
             excess = p.sum(-1, keepdim=True) - 1
-            low, high = torch.where(excess <= 0, m, low), torch.where(excess > 0, m, high)
-            step = excess / (self._curvature(m) * self._total_flow(p))
-            found = (excess.abs() <= 16 * eps) | (step.abs() <= 4 * eps * m) | (high - low <= eps * high)
+            low, high = torch.where(excess <= 0, level, low), torch.where(excess > 0, level, high)
+            step = excess / self._total_flow(p)
+            found = (excess.abs() <= 4 * eps) | (step.abs() <= eps * level.abs()) | (high - low <= eps * high.abs())
             if decided(found.all()):
                 break
-            newton, middle = m - step, (low + high) / 2
-            astray = (newton < low) | (newton > high) | (k % 4 == 3)
-            m = torch.where(found, m, torch.where(astray, middle, newton))
-        return self.slope(m), p
+            astray = (level - step < low) | (level - step > high) | (k % 4 == 3)
+            level = torch.where(found, level, torch.where(astray, (low + high) / 2, level - step))
+        return level, p
 
     def _inverse(self, v: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
         """The largest p in [0, 1] with omega'(p) <= v; 0 where there is none.
