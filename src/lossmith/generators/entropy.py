@@ -239,15 +239,18 @@ class Entropy:
         where omega is smooth enough.
 
         Args:
-            omega: if separable, a convex function of one probability, elementwise, of differentiable torch operations, with
-                omega(0) = omega(1) = 0; Omega is its sum over the classes. Parameters inside omega receive gradients.
-            separable: whether omega is such a function.
+            omega: of differentiable torch operations; parameters inside it receive gradients. If separable, a convex function of one
+                probability, elementwise, with omega(0) = omega(1) = 0; Omega is its sum over the classes. If not, Omega itself, of
+                rows `(*rows, c)`, which is 0 at the vertices. That is for hundreds of classes at most: each row takes some 60
+                linear systems of c equations.
+            separable: which of the two omega is.
             name: what to call it; the function's own name by default.
             slope_at_zero: omega'(0), or -inf; judged from values at powers of ten if not given.
-            interval, points: where convexity is searched, and at how many points.
+            interval, points: where convexity is searched, and at how many points. (Neither this nor `slope_at_zero` concerns an omega
+                of rows, whose convexity is not searched.)
 
         Raises:
-            ValueError: omega(0) or omega(1) is not 0, omega is not finite somewhere in the interval, or not convex there.
+            ValueError: omega is not 0 at the vertices, is not finite somewhere in the interval, or not convex there.
 
         Example:
             >>> import torch
@@ -261,8 +264,13 @@ class Entropy:
             ValueError: from_function: f is not convex: f' falls from 0.999998 at u = 1e-06 to 0.999998 at u = 1.00693e-06 \
 (searched 2001 points of [1e-06, 0.999999])
         """
-        from lossmith.generators.separable import separable_entropy  # it makes an Entropy
+        from lossmith.generators.nonseparable import nonseparable_entropy  # these make an Entropy
+        from lossmith.generators.separable import separable_entropy
 
+        if not separable:
+            if slope_at_zero is not None:
+                raise TypeError(f"from_function: slope_at_zero goes with separable=True; got {describe(slope_at_zero)}")
+            return nonseparable_entropy(omega, name)
         return separable_entropy(omega, name, slope_at_zero, interval, points)
 
     def bayes_risk(self, p: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows"]:

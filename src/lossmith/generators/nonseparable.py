@@ -7,7 +7,8 @@ The argmax is found by an interior-point method on the conditions of optimality
 with mu going to 0: Newton's steps that stop short of the boundary, with the Hessian by autograd. At the end a class is in the support
 if its probability exceeds its multiplier; the others get exactly 0, and Newton's steps among the rest find the root to rounding. As in
 `lossmith.generators.threshold`, that root is a constant to autograd, and two more steps, of value zero, make it a function of the logits.
-A step costs a linear system of c equations a row, in float64, so this is for tens or hundreds of classes.
+A step costs a linear system of c equations a row, in float64, so this is for tens or hundreds of classes. Second derivatives ask for
+an omega whose own third derivatives are finite at p = 0.
 """
 
 import torch
@@ -17,7 +18,12 @@ from lossmith.generators.entropy import Entropy, Rows, slope_of
 from lossmith.generators.threshold import only_derivatives
 
 _STEPS = 60
+"""Of the interior-point method, each of which shrinks mu to a tenth where the boundary leaves it room; 15 to 25 suffice."""
+
 _POLISH = 4
+
+_FAR = 1e8
+"""How far below the largest a logit of -inf is taken to be: far enough for no probability above 1e-38, which counts as none."""
 
 
 def nonseparable_entropy(omega: Rows, name: str | None) -> Entropy:
@@ -34,6 +40,7 @@ def nonseparable_entropy(omega: Rows, name: str | None) -> Entropy:
 
     def argmax(theta: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
         rows = theta.reshape(-1, theta.shape[-1]).double()
+        rows = torch.where(rows.isneginf(), rows.detach().amax(-1, keepdim=True) - _FAR, rows)
         with torch.no_grad():
             p, support = _interior(gradient, curvature, rows.detach())
             for _ in range(_POLISH):
