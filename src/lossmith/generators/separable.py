@@ -3,7 +3,7 @@ r"""A user's entropy made of one convex function of a probability, :math:`\Omega
 Derivatives come from autograd. The argmax is :math:`p_k = (\omega')^{-1}(\theta_k - \tau)`, or 0 where :math:`\theta_k - \tau \le
 \omega'(0)`. We look for the level :math:`\max \theta - \tau`, the slope at the largest probability, because that probability is known to
 lie between 1/c and 1. The total mass grows with the level; Newton's steps find where it is 1, inside a bracket that is halved whenever
-they would leave it, and every other time when they are slow. Every omega' is inverted by a search over the floats themselves. Both roots are
+they would leave it, and every other time when they are slow. Every slope is inverted by a search over the floats. Both roots are
 constants to autograd, and steps of value zero make them functions of the logits, as in `lossmith.generators.threshold`.
 """
 
