@@ -167,7 +167,7 @@ class Entropy:
             raise ValueError(f"{self.name}.fenchel_young: target must hold class indices in 0..{classes - 1}; got {wrong}")
         return theta.gather(-1, label.long().unsqueeze(-1)).squeeze(-1)
 
-    def bregman(self, p: Float[Tensor, "*rows c"], q: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows"]:
+    def bregman(self, p: Float[Tensor, "*#rows c"], q: Float[Tensor, "*#rows c"]) -> Float[Tensor, "..."]:
         r"""The Bregman divergence of p from q: at least 0, and +inf where q lacks a class of p's and the slope there is infinite.
 
         .. math:: B_\Omega(p \| q) = \Omega(p) - \Omega(q) - \langle \nabla \Omega(q), p - q \rangle
@@ -285,7 +285,7 @@ class Entropy:
         return -self.omega(p)
 
 
-def _product(slope: Float[Tensor, "*rows c"], by: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows"]:
+def _product(slope: Float[Tensor, "*#rows c"], by: Float[Tensor, "*#rows c"]) -> Float[Tensor, "..."]:
     """The inner product in which an infinite slope times nothing is nothing."""
     nothing = slope.isinf() & (by == 0)
     return (torch.where(nothing, 0, slope) * by).sum(-1)
