@@ -179,7 +179,7 @@ def _input(card: Card) -> str:
         "multilabel": "logits (n, labels), targets 0 to 1 of the same shape",
         "teacher": "the student's class logits (c,), (n, c) or (n, c, *d); target the teacher's, in the same shape",
         "set": "class logits (n, c, *d); the loss is of whole sets",
-        "stateful": "class logits (n, c); a module that remembers its training rows",
+        "stateful": "class logits (n, c); a module with a state or parameters of its own",
     }
     return shapes.get(card.form, "class logits (c,), (n, c) or (n, c, *d); target class indices or class probabilities") + f" [{card.form}]"
 

@@ -25,11 +25,11 @@ class Criterion:
         self.label = objective.label
         self._function = known.function
         self._keywords: dict[str, Any] = dict(objective.hyper)
-        self._indexed = known.form == "stateful" or "sample_index" in known.needs
+        self._indexed = "sample_index" in known.needs
         if "class_counts" in known.needs:
             self._keywords["class_counts"] = class_counts.to(torch.get_default_dtype())
-        if known.form == "stateful" or inspect.isclass(known.function):
-            size = {"num_samples": n_train} if known.form == "stateful" else {}
+        if inspect.isclass(known.function):
+            size = {"num_samples": n_train} if "num_samples" in inspect.signature(known.function).parameters else {}
             try:
                 self._function = known.function(**size, **self._keywords)
             except (ValueError, TypeError) as error:
