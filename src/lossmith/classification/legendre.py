@@ -195,6 +195,7 @@ class LegendreLink(nn.Module):
         z = z.clamp(-largest, largest)
         scores = z[..., :-1] - z[..., -1:]
         for potential in self.potentials:
+            assert isinstance(potential, ConvexPotential)
             scores = potential.gradient(scores)
         return log_softmax_plus(scores)
 

@@ -34,7 +34,7 @@ class BayesRisk(NamedTuple):
     """
 
     risk: Float[Tensor, "*batch"]
-    report: Float[Tensor, "*batch c"]
+    report: Float[Tensor, "*batch z"]
 
 
 def bayes_risk(
@@ -120,7 +120,7 @@ def _probabilities(p: Float[Tensor, "*batch c"], labels: int | None) -> Float[Te
     return p
 
 
-def _starts(p: Float[Tensor, "n c"], *, single: bool) -> Float[Tensor, "n s c"]:
+def _starts(p: Float[Tensor, "n c"], *, single: bool) -> Float[Tensor, "n s z"]:
     """The honest report, bolder and shyer ones, and ties of the likeliest classes, close and far ahead of the others."""
     honest = p.log().clamp_min(-SURE)
     order = p.argsort(dim=1, descending=True).argsort(dim=1)

@@ -1,7 +1,7 @@
 """From an objective to a callable that trains: giving it what it needs, and calling it."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Criterion:
     def __init__(self, objective: ObjectiveSpec, class_counts: Tensor, n_train: int) -> None:
         known = facts(objective.name)
         self.label = objective.label
-        self._function = known.function
+        self._function: Callable[..., Any] = known.function
         self._keywords: dict[str, Any] = dict(objective.hyper)
         self._indexed = "sample_index" in known.needs
         if "class_counts" in known.needs:
