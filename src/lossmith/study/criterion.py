@@ -28,7 +28,8 @@ class Criterion:
         self._indexed = "sample_index" in known.needs
         if "class_counts" in known.needs:
             self._keywords["class_counts"] = class_counts.to(torch.get_default_dtype())
-        if inspect.isclass(known.function):
+        has_state = inspect.isclass(known.function)
+        if has_state:
             size = {"num_samples": n_train} if "num_samples" in inspect.signature(known.function).parameters else {}
             try:
                 self._function = known.function(**size, **self._keywords)
