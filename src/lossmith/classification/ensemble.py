@@ -52,7 +52,7 @@ def _times_slope(margin: Float[Tensor, "*n"], slope: Float[Tensor, "*n"]) -> Flo
     needs=("generator",),
     predicts="scores",
     surrogate=True,
-    claims=Claims(shift_invariant=False),
+    claims=Claims(),
     provenance="written from the paper, and read beside the authors' code (statmlben/ensLoss, fd37682); checked against the definition "
     "sample by sample, and with logistic slopes against binary cross-entropy's gradient",
 )

@@ -19,7 +19,6 @@ from lossmith.conformance.registry import ELEMENTS, FORMS, PAIRS, ROWS, SETS, Fa
     tests="the card claims something: at least one property is said to hold or not to hold",
     why="a card that claims nothing cannot be wrong, and tells nobody anything",
     cause="Claims() left empty",
-    surrogates=True,
 )
 def claims_something(subject: Subject, seed: int) -> str:
     if subject.card is None:
