@@ -19,9 +19,9 @@ from lossmith._typing import Float, Tensor
 from lossmith.card import Range
 from lossmith.generators import numerical
 from lossmith.generators._parameters import inside
-from lossmith.generators.catalogue import entropy_family, register_entropy
-from lossmith.generators.entmax import tsallis_argmax, tsallis_conjugate
 from lossmith.generators.entropy import Entropy
+from lossmith.generators.entropy_registry import entropy_family, register_entropy
+from lossmith.generators.sparse_maps import tsallis_argmax, tsallis_conjugate
 from lossmith.generators.threshold import differentiable, only_derivatives, power, solve, without_slope
 
 FENCHEL_YOUNG = "Blondel, Martins & Niculae 2020, arXiv:1901.02324"
@@ -74,7 +74,7 @@ def tsallis(alpha: float) -> Entropy:
         >>> import torch
         >>> from lossmith.generators import tsallis
         >>> tsallis(1.5).argmax(torch.tensor([2.0, 1.0, 0.0, -1.0]))
-        tensor([0.8261, 0.1679, 0.0060, 0.0000])
+        tensor([0.8307, 0.1693, 0.0000, 0.0000])
         >>> tsallis(1.5).margin
         2.0
     """
@@ -111,7 +111,7 @@ def norm_entropy(q: float) -> Entropy:
         >>> import torch
         >>> from lossmith.generators import norm_entropy
         >>> norm_entropy(4.0).argmax(torch.tensor([1.0, 0.5, -1.0]))
-        tensor([0.5542, 0.4458, 0.0000])
+        tensor([0.5768, 0.4232, 0.0000])
     """
     q = inside("norm_entropy", "q", q, Range(1.0, open_low=True))
     r = q / (q - 1)
@@ -153,7 +153,7 @@ def squared_norm_entropy(q: float) -> Entropy:
         >>> import torch
         >>> from lossmith.generators import squared_norm_entropy
         >>> squared_norm_entropy(4.0).argmax(torch.tensor([1.0, 0.5, -1.0]))
-        tensor([0.5720, 0.4280, 0.0000])
+        tensor([0.6394, 0.3606, 0.0000])
     """
     q = inside("squared_norm_entropy", "q", q, Range(1.0, open_low=True))
     if q == 2:

@@ -59,7 +59,7 @@ class Entropy:
         >>> shannon.argmax(logits), gini.argmax(logits)
         (tensor([[0.5741, 0.3482, 0.0777]]), tensor([[0.7500, 0.2500, 0.0000]]))
         >>> shannon.fenchel_young(logits, torch.tensor([0])), torch.nn.functional.cross_entropy(logits, torch.tensor([0]))
-        (tensor([0.5549]), tensor(0.5549))
+        (tensor([0.5550]), tensor(0.5550))
         >>> gini.margin
         1.0
     """
@@ -78,7 +78,7 @@ class Entropy:
             raise TypeError(f"{self.name}: an Entropy takes argmax, conjugate or both; got neither")
         omega, gradient = self.omega, self.gradient or _slope_of(self.omega)
         argmax = self.argmax or _slope_of(self.conjugate)
-        conjugate = self.conjugate or _maximum(omega, argmax)
+        conjugate = self.conjugate or _maximum(omega, gradient, argmax)
         members = {"omega": (omega, "p"), "gradient": (gradient, "p"), "argmax": (argmax, "theta"), "conjugate": (conjugate, "theta")}
         for member, (formula, argument) in members.items():
             object.__setattr__(self, member, self._on_rows(member, argument, formula))
@@ -101,7 +101,8 @@ class Entropy:
             total = x.sum(-1)
             wrong = total[(total - 1).abs() > 1e-3][0].item()
             raise ValueError(
-                f"{self.name}.{member}: {argument} must be probabilities that sum to 1 over the last axis; got a row that sums to {wrong:.4g}"
+                f"{self.name}.{member}: {argument} must be probabilities that sum to 1 over the last axis; "
+                f"got a row that sums to {wrong:.4g}"
             )
         return x
 
@@ -216,7 +217,53 @@ class Entropy:
         """
         p = self._real("proper_loss", "p", p)
         slope = self.gradient(p)
+        steep = (
+            slope.isposinf()
+        )  # some entropies rise to a vertex without bound: there the label costs nothing, and any other infinitely much
+        slope = torch.where(steep.any(-1, keepdim=True), torch.where(steep, 0, -torch.inf), slope)
         return (_product(slope, p) - self.omega(p)).unsqueeze(-1) - slope
+
+    @staticmethod
+    def from_function(
+        omega: Rows,
+        *,
+        separable: bool = True,
+        name: str | None = None,
+        slope_at_zero: float | None = None,
+        interval: tuple[float, float] = (1e-6, 1 - 1e-6),
+        points: int = 2001,
+    ) -> "Entropy":
+        """An entropy from a convex function alone: the gradient by autograd, the argmax and the conjugate by root finding.
+
+        Convexity is searched for counterexamples, not proved. The result is exact to rounding, and differentiable three times
+        where omega is smooth enough.
+
+        Args:
+            omega: if separable, a convex function of one probability, elementwise, of differentiable torch operations, with
+                omega(0) = omega(1) = 0; Omega is its sum over the classes. Parameters inside omega receive gradients.
+            separable: whether omega is such a function.
+            name: what to call it; the function's own name by default.
+            slope_at_zero: omega'(0), or -inf; judged from values at powers of ten if not given.
+            interval, points: where convexity is searched, and at how many points.
+
+        Raises:
+            ValueError: omega(0) or omega(1) is not 0, omega is not finite somewhere in the interval, or not convex there.
+
+        Example:
+            >>> import torch
+            >>> from lossmith.generators import Entropy
+            >>> pairwise = Entropy.from_function(lambda p: p * p.log() + torch.xlogy(1 - p, 1 - p), name="pairwise")
+            >>> pairwise.argmax(torch.tensor([1.0, 0.0, -1.0]))
+            tensor([0.5491, 0.3094, 0.1415])
+            >>> Entropy.from_function(lambda p: p - p**2)
+            Traceback (most recent call last):
+            ...
+            ValueError: from_function: f is not convex: f' falls from 0.999998 at u = 1e-06 to 0.999998 at u = 1.00693e-06 \
+(searched 2001 points of [1e-06, 0.999999])
+        """
+        from lossmith.generators.separable import separable_entropy  # it makes an Entropy
+
+        return separable_entropy(omega, name, slope_at_zero, interval, points)
 
     def bayes_risk(self, p: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows"]:
         """The least expected proper loss when labels are drawn from p: the entropy, -Omega(p).
@@ -243,10 +290,12 @@ def _slope_of(function: Rows) -> Rows:
     return slope
 
 
-def _maximum(omega: Rows, argmax: Rows) -> Rows:
+def _maximum(omega: Rows, gradient: Rows, argmax: Rows) -> Rows:
     def conjugate(theta: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows"]:
         p = argmax(theta)
-        absent = (p == 0) & theta.isneginf()
-        return (torch.where(absent, 0, theta) * p).sum(-1) - omega(p)
+        theta = torch.where((p == 0) & theta.isneginf(), 0, theta)
+        # Its derivative in p is zero along the simplex, but in floats a rounding error that dp/dtheta may blow up: it is taken out.
+        slope = torch.where(p > 0, theta - gradient(p), 0).detach()
+        return ((theta * p).sum(-1) - omega(p)) - (slope * (p - p.detach())).sum(-1)
 
     return conjugate

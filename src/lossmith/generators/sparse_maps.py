@@ -77,7 +77,7 @@ def entmax(logits: Float[Tensor, "..."], alpha: float = 1.5, dim: int = -1) -> F
         >>> import torch
         >>> from lossmith.generators import entmax
         >>> entmax(torch.tensor([2.0, 1.0, 0.0, -1.0]))
-        tensor([0.8261, 0.1679, 0.0060, 0.0000])
+        tensor([0.8307, 0.1693, 0.0000, 0.0000])
         >>> entmax(torch.tensor([1.0, 0.5, -1.0]), alpha=2)
         tensor([0.7500, 0.2500, 0.0000])
     """

@@ -75,7 +75,7 @@ def get_entropy(name: str, **parameters: float) -> Entropy:
         >>> generators.get_entropy("shanon")
         Traceback (most recent call last):
         ...
-        lossmith.generators.catalogue.UnknownEntropy: no entropy is called 'shanon'; did you mean 'shannon'?
+        lossmith.generators.entropy_registry.UnknownEntropy: no entropy is called 'shanon'; did you mean 'shannon'?
     """
     if name in _families:
         return _families[name].function(**parameters)
