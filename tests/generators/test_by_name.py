@@ -16,7 +16,7 @@ from lossmith.generators import (
     skew_kl,
     tsallis,
 )
-from lossmith.generators.catalogue import ANY_ENTROPY
+from lossmith.generators.entropy_registry import ANY_ENTROPY
 from lossmith.generators.registry import ANY
 
 
