@@ -83,7 +83,7 @@ def f_divergence_loss(
     loss is bounded by :math:`f(0) + f'(\infty)`, and what grows slower than `kl` is more robust to wrong labels.
 
     With class probabilities as the target this is the expectation of the above over the label, and not the divergence of the target
-    from the prediction, which :func:`lossmith.divergence_distillation` is.
+    from the prediction, which :func:`lossmith.distillation.divergence_distillation` is.
 
     Args:
         input: logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a source of them.

@@ -28,13 +28,13 @@ class BayesRisk(NamedTuple):
     """The least conditional risk found, and where.
 
     Attributes:
-        risk: `(*batch)`, in the objective's own unit. It is what a report costs, so that the infimum is no higher.
-        report: `(*batch, c)` logits of the best report; of an objective of single logits `(*batch, 1)`. Far out where the infimum is only
-            approached.
+        risk: one number a distribution, in the objective's own unit. It is what a report costs, so that the infimum is no higher.
+        report: the logits of the best report, in the shape of the probabilities; of an objective of single logits one. Far out where the
+            infimum is only approached.
     """
 
-    risk: Float[Tensor, "*batch"]
-    report: Float[Tensor, "*batch z"]
+    risk: Tensor
+    report: Tensor
 
 
 def bayes_risk(
