@@ -82,11 +82,9 @@ def main() -> None:
             rounds = [[seconds(contender, logits, weight) for contender in contenders] for _ in range(given.rounds)]
             support = (entropy.argmax(logits) > 0).sum(-1).double().mean().item()
             mine, other, _ = (1e3 * statistics.median(times) for times in zip(*rounds, strict=True))
-            ratios = (_spread([r[0] / r[k] for r in rounds]) for k in (1, 2))
-            print(
-                f"{name:16} {scale:6g} {support:8.1f}   {mine:4.0f} ms {other:5.0f} ms   {next(ratios):>22}   {next(ratios):>22}",
-                flush=True,
-            )
+            to_package, to_softmax = (_spread([r[0] / r[k] for r in rounds]) for k in (1, 2))
+            times = f"{mine:4.0f} ms {other:5.0f} ms"
+            print(f"{name:16} {scale:6g} {support:8.1f}   {times}   {to_package:>22}   {to_softmax:>22}", flush=True)
 
 
 def _spread(ratios: list[float]) -> str:

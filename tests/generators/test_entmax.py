@@ -1,4 +1,4 @@
-"""Sparsemax and entmax against sorting, bisection and the entmax package: values, gradients, precision, and what that package gets wrong."""
+"""Sparsemax and entmax against sorting, bisection and the entmax package: values, gradients, precision, and what that package fails at."""
 
 import importlib.util
 import math

@@ -76,8 +76,8 @@ class Entropy:
         """Derive what is missing, then put every formula behind the checks."""
         if self.argmax is DERIVED and self.conjugate is DERIVED:
             raise TypeError(f"{self.name}: an Entropy takes argmax, conjugate or both; got neither")
-        omega, gradient = self.omega, self.gradient or _slope_of(self.omega)
-        argmax = self.argmax or _slope_of(self.conjugate)
+        omega, gradient = self.omega, self.gradient or slope_of(self.omega)
+        argmax = self.argmax or slope_of(self.conjugate)
         conjugate = self.conjugate or _maximum(omega, gradient, argmax)
         members = {"omega": (omega, "p"), "gradient": (gradient, "p"), "argmax": (argmax, "theta"), "conjugate": (conjugate, "theta")}
         for member, (formula, argument) in members.items():
@@ -283,7 +283,7 @@ def _product(slope: Float[Tensor, "*rows c"], by: Float[Tensor, "*rows c"]) -> F
     return (torch.where(nothing, 0, slope) * by).sum(-1)
 
 
-def _slope_of(function: Rows) -> Rows:
+def slope_of(function: Rows) -> Rows:
     def slope(x: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
         return torch.func.grad(lambda y: function(y).sum())(x)
 

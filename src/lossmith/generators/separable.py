@@ -3,7 +3,7 @@ r"""A user's entropy made of one convex function of a probability, :math:`\Omega
 Derivatives come from autograd. The argmax is :math:`p_k = (\omega')^{-1}(\theta_k - \tau)`, or 0 where :math:`\theta_k - \tau \le
 \omega'(0)`. We look for the level :math:`\max \theta - \tau`, the slope at the largest probability, because that probability is known to
 lie between 1/c and 1. The total mass grows with the level; Newton's steps find where it is 1, inside a bracket that is halved whenever
-they would leave it, and now and then besides. Every omega' is inverted by a search over the floats themselves. Both roots are
+they would leave it, and every other time when they are slow. Every omega' is inverted by a search over the floats themselves. Both roots are
 constants to autograd, and steps of value zero make them functions of the logits, as in `lossmith.generators.threshold`.
 """
 
@@ -23,7 +23,7 @@ Elementwise: TypeAlias = Callable[[Tensor], Tensor]
 _BITS = {torch.float32: (torch.int32, 30), torch.float64: (torch.int64, 62)}
 """Integers as wide as the floats, and the bits that tell the floats of [0, 1] apart."""
 
-_ROUNDS = 30
+_ROUNDS = 40
 """How many steps the level may take; it takes them all where it cannot be asked whether it has settled. 5 to 12 are usual."""
 
 
@@ -92,7 +92,8 @@ class _Separable:
         """The level, and every probability."""
         eps = torch.finfo(d.dtype).eps
         ones = torch.ones_like(d[..., :1])
-        low, high = self.slope(ones / d.shape[-1]), self.slope(ones - eps / 2 if math.isinf(self._slope_at_one) else ones)
+        high = self.slope(ones - eps / 2 if math.isinf(self._slope_at_one) else ones)
+        low = torch.minimum(self.slope(ones / d.shape[-1]), high)
         level = low
         for k in range(_ROUNDS):
             p = self._inverse(level + d)
@@ -102,7 +103,7 @@ class _Separable:
             found = (excess.abs() <= 4 * eps) | (step.abs() <= eps * level.abs()) | (high - low <= eps * high.abs())
             if decided(found.all()):
                 break
-            astray = (level - step < low) | (level - step > high) | (k % 4 == 3)
+            astray = (level - step < low) | (level - step > high) | (k >= 12 and k % 2 == 1)
             level = torch.where(found, level, torch.where(astray, (low + high) / 2, level - step))
         return level, p
 
