@@ -24,3 +24,13 @@ def test_logarithms_that_no_float_has_the_probability_of() -> None:
     log_p = torch.tensor([-1e5, -1e30], dtype=torch.float64)
     torch.testing.assert_close(from_certainty(log_p, get("kl")), -log_p, rtol=1e-14, atol=0)
     torch.testing.assert_close(from_certainty(log_p, get("jensen_shannon")), torch.full_like(log_p, math.log(2)), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("q", [-0.2, 0.0, 0.01, 0.3, 0.9])
+def test_powers_of_probabilities_that_round_to_nothing(q) -> None:
+    """(1 - p^q) / q in float32, where p itself is 0 and its power is not."""
+    generator = get("alpha_cichocki", alpha=1 - q)
+    for log_p in (-150.0, -400.0, -1e-3):
+        exact = -log_p if q == 0 else -math.expm1(q * log_p) / q
+        found = from_certainty(torch.tensor(log_p), generator).item() * (1 - q)
+        assert found == pytest.approx(exact, rel=1e-4)
