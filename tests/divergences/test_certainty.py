@@ -34,3 +34,14 @@ def test_powers_of_probabilities_that_round_to_nothing(q) -> None:
         exact = -log_p if q == 0 else -math.expm1(q * log_p) / q
         found = from_certainty(torch.tensor(log_p), generator).item() * (1 - q)
         assert found == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.3, 0.5, 0.7, 1.0, 1.5, 3.0])
+def test_an_alpha_divergence_of_a_log_ratio_is_a_number_at_both_ends(alpha) -> None:
+    r = torch.tensor([-torch.inf, -1e30, -1e4, 0.0, 88.0, 1e4, torch.inf])
+    generator = get("alpha_cichocki", alpha=alpha)
+    found = generator.f_log(r)
+    assert not found.isnan().any()
+    assert found[0].item() == pytest.approx(generator.at_zero)
+    assert found[3] == 0
+    assert found[5:].isposinf().all()

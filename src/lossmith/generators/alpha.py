@@ -85,9 +85,10 @@ def alpha_cichocki(alpha: float) -> FGenerator:
     at_zero = 1 / a if a > 0 else math.inf
 
     def f_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        nothing = r.isneginf()
-        inside = torch.where(nothing, 0, r)
-        return torch.where(nothing, at_zero, (_difference_log(inside, a, b) - torch.expm1(inside)) / by)
+        nothing, too_much = r.isneginf(), r > math.log(torch.finfo(r.dtype).max)  # f grows at least as u does
+        inside = torch.where(nothing | too_much, 0, r)
+        value = (_difference_log(inside, a, b) - torch.expm1(inside)) / by
+        return torch.where(too_much, torch.inf, torch.where(nothing, at_zero, value))
 
     result = FGenerator(
         name=f"alpha_cichocki(alpha={a})", formula=rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}}, \alpha = {a:g}",
