@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the stars, so that type checkers know every name that __get
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "divergences", "estimate", "generators", "robust", "study")
+_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "diagnostics", "divergences", "estimate", "generators", "robust", "study")
 
 
 def __getattr__(name: str) -> Any:

@@ -45,11 +45,11 @@ def of_binary(
     with full_precision(input):
         if_yes, if_no = row(torch.where(keep, input, 0).to(t.dtype), **in_dtype(hyper, input))
         if opt.pos_weight is not None:
-            if_yes = times(_per_label(opt, "pos_weight", input), if_yes)
+            if_yes = times(per_label(opt, "pos_weight", input), if_yes)
         # an answer of probability 0 is left out, value and gradient: its loss may be infinite
         value = torch.where(t != 0, if_yes, 0) * t + torch.where(t != 1, if_no, 0) * (1 - t)
         if opt.weight is not None:
-            each = each * _per_label(opt, "weight", input)
+            each = each * per_label(opt, "weight", input)
         return reduce(torch.where(keep, times(each, value), 0), torch.where(keep, each, 0), opt)
 
 
@@ -100,7 +100,7 @@ def finite(z: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return z.clamp(-largest, largest)
 
 
-def _per_label(opt: Call, argument: str, input: Tensor) -> Tensor:
+def per_label(opt: Call, argument: str, input: Tensor) -> Tensor:
     """A weight of shape () or (labels,), along axis 1."""
     weight = getattr(opt, argument)
     labels = input.shape[min(1, input.ndim - 1)] if input.ndim else 1

@@ -50,6 +50,11 @@ class Subject:
     def stateful(self) -> bool:
         return isinstance(self.function, type)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a call changes what the next one gives: a class with parameters alone does not."""
+        return self.stateful and (self.card is None or "sample_index" in self.card.needs)
+
     def takes(self, *keywords: str) -> bool:
         return all(keyword in self.keywords for keyword in keywords)
 
@@ -92,7 +97,13 @@ class Subject:
         made = {name: options.pop(name) for name in list(options) if name in _parameters(self.function)}
         if "num_samples" in _parameters(self.function):
             made.setdefault("num_samples", max(rows.numel(), 1))
-        module = self.function(**made)
+        if "classes" in _parameters(self.function):
+            made.setdefault("classes", max(input.shape[0 if input.ndim == 1 else 1], 2))
+        if self.card is not None and "generator" in self.card.needs:
+            made.setdefault("generator", torch.Generator().manual_seed(0))
+        with torch.random.fork_rng(devices=[]):  # parameters that start at random, start alike
+            torch.manual_seed(0)
+            module = self.function(**made)
         module.train(not self.frozen)
         if "index" in _parameters(type(module).forward):
             options.setdefault("index", torch.arange(rows.numel()).reshape(rows))
@@ -141,7 +152,7 @@ def subject(objective: Any, *, form: str | None = None, claims: Claims | None = 
     card = card_of(objective)
     if card is not None:
         settings = ({},) if fixed else tuple(card.examples())
-        keywords = {*card.options, *(DEFAULTS["stateful"] if card.form == "stateful" else ())}
+        keywords = {*card.options, *(DEFAULTS[card.form] if inspect.isclass(card.function) else ())}
         return Subject(card.name, card.function, card.form, card, claims or card.claims, frozenset(keywords), fixed, settings)
     if not callable(objective):
         raise TypeError(f"an objective to check must be a name or a callable (input, target) -> loss; got {describe(objective)}")

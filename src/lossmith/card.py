@@ -161,7 +161,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Card:
-    """The record of one objective; see :func:`objective` for the fields."""
+    """The record of one objective; see :func:`objective` for the fields.
+
+    The value of a `surrogate` is there to be differentiated once, and says nothing; what is true of losses need not be true of it.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -180,6 +183,7 @@ class Card:
     tags: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     predicts: Literal["probabilities", "scores"] | None = None
+    surrogate: bool = False
     one_logit: str = "binary_cross_entropy"
     since: str = "0.1"
     provenance: str = ""
@@ -201,7 +205,7 @@ class Card:
     @property
     def options(self) -> list[str]:
         """Every keyword the function takes: its hyper-parameters, then the options its form shares."""
-        if self.form == "stateful":
+        if inspect.isclass(self.function):
             return list(self.hyper)
         taken = inspect.signature(self.function).parameters  # a compound loss may leave some of its form's out
         return list(dict.fromkeys([*self.hyper, *(name for name in DEFAULTS[self.form] if name in taken)]))
@@ -261,8 +265,8 @@ def objective(
         claims: what is claimed of it.
         **facts: further fields of `Card`: ranges, limits, instances (the convex functions it is derived from), settings
             (hyper-parameters to test beside the defaults), aliases, tags, needs ("class_counts", "sample_index"), predicts
-            ("probabilities" | "scores"; by default probabilities for proper objectives alone), one_logit (the function for binary
-            problems), since, provenance, bibtex.
+            ("probabilities" | "scores"; by default probabilities for proper objectives alone), surrogate (only the gradient means
+            something), one_logit (the function for binary problems), since, provenance, bibtex.
     """
 
     def register(function: F) -> F:

@@ -51,6 +51,19 @@ def test_a_convex_function_by_name(lossmith, refused):
     assert "did you mean 'skew_kl(skew=...)'?" in refused("show", "f_divergence_loss:generator=skew_kl")
 
 
+def test_a_surrogate_says_that_its_value_means_nothing(lossmith, refused):
+    assert "only its gradient does" in lossmith("show", "ensloss").out
+    assert "only its gradient does" not in lossmith("show", "cross_entropy").out
+    assert "nothing to plot" in refused("show", "ensloss", "--plot")
+
+
+def test_the_curve_of_a_student_is_least_at_its_teacher():
+    drawn = curves.curve(get("divergence_distillation"), {})
+    least = min(range(len(drawn.losses)), key=drawn.losses.__getitem__)
+    assert drawn.margins[least] == pytest.approx(2.0)
+    assert drawn.losses[least] == pytest.approx(0.0, abs=1e-12)
+
+
 def test_a_proof_names_its_source(lossmith):
     facts = json.loads(lossmith("show", "cross_entropy", "--json").out)
     assert facts["claims"]["convex"]["evidence"].startswith("proved: log-sum-exp is convex")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lossmith._binary import binary_frame
+from lossmith._pairs import pair_frame
 from lossmith._reduce import along_axis, full_precision, read, reduce, working_dtype
 from lossmith._rows import expected, frame, log_probabilities, weigh
 from lossmith._sets import of_counts
@@ -25,6 +26,10 @@ FOCAL = Claims(
     proper=False, symmetric=False, shift_invariant=True, class_symmetric=True, growth="linear", bounds=lambda: (0.0, float("inf"))
 )
 BINARY = Claims(convex=True, proper=True, calibrated=True, symmetric=False, shift_invariant=False, class_symmetric=True, growth="linear")
+PAIR = Claims(
+    convex=True, proper=True, calibrated=True, symmetric=False, shift_invariant=True, class_symmetric=True, growth="linear",
+    bounds=lambda: (0.0, float("inf")),
+)  # fmt: skip
 DICE = Claims(convex=False, shift_invariant=True, class_symmetric=True, growth="bounded")
 
 
@@ -146,3 +151,27 @@ def dice(name: str, *, ignores: bool = True, position: bool = False) -> Card:
         return loss if opt.reduction == "none" else loss.sum() if opt.reduction == "sum" else loss.mean()
 
     return card(name, "set", call, row, DICE, {})
+
+
+def pair(name: str, mathematics=None, *, masks_teacher: bool = True, teacher_temperature: float = 1.0) -> Card:
+    """The forward divergence of a teacher from a student; without `masks_teacher` its removed rows are masked in the value alone."""
+
+    def row(log_p, log_q):
+        if mathematics is not None:
+            return mathematics(log_p, log_q)
+        both = log_p.isneginf() & log_q.isneginf()
+        log_p, log_q = torch.where(both, 0, log_p), torch.where(both, 0, log_q)
+        impossible = log_q.isneginf()
+        return torch.where(both | impossible, 0, log_q.exp() * (torch.where(impossible, 0, log_q) - log_p)).sum(-1)
+
+    def call(input, target, hyper, options):
+        opt = read(row, options, hyper)
+        frame_of = pair_frame(opt, input, target)
+        dtype = working_dtype(input)
+        log_p = frame_of.rows(input, 1.0, dtype)
+        kept = frame_of if masks_teacher else frame_of._replace(keep=torch.ones_like(frame_of.keep))
+        value = row(log_p, kept.rows(target, teacher_temperature, dtype))
+        each = torch.ones_like(value) if frame_of.sample_weight is None else frame_of.sample_weight
+        return reduce(torch.where(frame_of.keep, each * value, 0), torch.where(frame_of.keep, each, 0), opt)
+
+    return card(name, "teacher", call, row, PAIR, {})

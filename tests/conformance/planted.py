@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lossmith._reduce import read, reduce, working_dtype
 from lossmith._rows import expected, frame, log_probabilities, weigh
 from lossmith.card import Claims, Limit
-from tests.conformance.handmade import ABSOLUTE, FOCAL, absolute, binary, card, dice, focal, rows
+from tests.conformance.handmade import ABSOLUTE, FOCAL, absolute, binary, card, dice, focal, pair, rows
 
 BUGS: list["Bug"] = []
 
@@ -51,6 +51,7 @@ SIBLINGS: dict[str, tuple[Callable[[], Any], str | None]] = {
     "focal": (lambda: rows("correct_focal", focal, FOCAL, hyper={"gamma": 2.0}, settings=[{"gamma": 1.0}]), None),
     "binary": (lambda: binary("correct_binary"), None),
     "dice": (lambda: dice("correct_dice"), None),
+    "pair": (lambda: pair("correct_pair"), None),
     "plain": (lambda: softmax_nll, "logits"),
 }
 
@@ -492,6 +493,30 @@ def multiclass_hinge(name):
     return _of_logits(name, row, Claims(convex=True, calibrated=True, shift_invariant=True, growth="linear"))
 
 
+@bug("proper", "a temperature for the teacher alone: at its best the student is another prediction", "pair")
+def one_temperature(name):
+    return pair(name, teacher_temperature=2.0)
+
+
+@bug("class_symmetric", "of student and teacher, later classes cost more", "pair")
+def class_order_of_a_pair(name):
+    def row(log_p, log_q):
+        ramp = torch.linspace(1.0, 1.1, log_p.shape[-1], dtype=log_p.dtype)
+        return -(log_q.exp() * log_p * ramp).sum(-1)
+
+    return pair(name, row)
+
+
+@bug("masked_class", "a class at -inf to student and teacher alike: p (log p - log q) is 0 times NaN", "pair")
+def impossible_to_both(name):
+    return pair(name, lambda log_p, log_q: (log_q.exp() * (log_q - log_p)).sum(-1))
+
+
+@bug("sample_weight_deletes", "in a removed row the student is masked and the teacher is not: its gradient is NaN", "pair")
+def unmasked_teacher(name):
+    return pair(name, masks_teacher=False)
+
+
 @bug("growth", "probabilities clamped at 1e-7: far out the loss is flat and its gradient 0")
 def silent_clamp(name):
     return rows(name, lambda log_p: -log_p.exp().clamp_min(1e-7).log())
@@ -517,3 +542,12 @@ def false_limit(name):
         return 2 * F.cross_entropy(input, target, reduction="none")
 
     return rows(name, focal, FOCAL, hyper={"gamma": 2.0}, limits=[Limit(gamma=0.0, equals=double)])
+
+
+@bug("limits", "claims to tend slowly to what it stays away from", "focal")
+def false_slow_limit(name):
+    def double(input, target):
+        """twice the cross-entropy"""
+        return 2 * F.cross_entropy(input, target, reduction="none")
+
+    return rows(name, focal, FOCAL, hyper={"gamma": 2.0}, limits=[Limit(gamma=0.0, equals=double, slowly=True)])

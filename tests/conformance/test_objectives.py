@@ -14,7 +14,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "capabilities.md"
 CAPABILITIES = read(PAGE.read_text(encoding="utf-8"))
 NAMES = list(all_cards())
 SEEDED = [check for check in checks() if check.seeded]
-INDUCTOR = ["cross_entropy", "brier_loss", "crammer_singer", "binary_cross_entropy", "asymmetric_loss", "dice_loss", "AdaptiveLDR"]
+INDUCTOR = [
+    "cross_entropy",
+    "brier_loss",
+    "crammer_singer",
+    "binary_cross_entropy",
+    "asymmetric_loss",
+    "dice_loss",
+    "divergence_distillation",
+    "AdaptiveLDR",
+]
 """One objective a form: the code around the mathematics differs by form, and the compiler does not care for the mathematics."""
 
 

@@ -108,8 +108,11 @@ def _call(card: Card, logits: Tensor, target: Tensor, options: dict[str, Any]) -
     A stateful one is made anew for every call, with what it needs; the options go to the call.
     """
     served = {"class_counts": torch.tensor(CLASS_COUNTS), "num_samples": len(target)}
-    if card.form == "stateful":
-        objective = card.function(**_taken(card.function, served))
+    if inspect.isclass(card.function):
+        served |= {"classes": logits.shape[-1]} | ({"generator": torch.Generator().manual_seed(0)} if "generator" in card.needs else {})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            objective = card.function(**_taken(card.function, served))
         return objective(logits, target, *([torch.arange(len(target))] if "sample_index" in card.needs else []), **options)
     return card.function(logits, target, **_taken(card.function, options | served))
 

@@ -19,6 +19,7 @@ def spec(**changes: object) -> StudySpec:
         ("gce:q=0.5", "generalized_cross_entropy:q=0.5"),
         (" gce : q = 1 ", "generalized_cross_entropy:q=1.0"),
         ("cross_entropy:reduction=sum", "cross_entropy:reduction=sum"),
+        ("f_divergence_loss:generator=skew_kl(skew=0.1)", "f_divergence_loss:generator=skew_kl(skew=0.1)"),
         ("torch.nn.functional:cross_entropy", "torch.nn.functional:cross_entropy"),
         ("torch.nn.functional:cross_entropy:label_smoothing=0.1", "torch.nn.functional:cross_entropy:label_smoothing=0.1"),
     ],
@@ -32,6 +33,8 @@ def test_an_objective_reads_and_prints_back(text: str, label: str) -> None:
 def test_a_list_of_objectives_keeps_hyper_parameters_with_their_objective() -> None:
     listed = ObjectiveSpec.parse_list("cross_entropy:reduction=sum,label_smoothing=0.1, gce:q=0.5,")
     assert [o.label for o in listed] == ["cross_entropy:label_smoothing=0.1,reduction=sum", "generalized_cross_entropy:q=0.5"]
+    by_name = ObjectiveSpec.parse_list("fenchel_young_loss:entropy=tsallis(alpha=1.5),f_divergence_loss:generator=kl,poly_loss")
+    assert [o.label for o in by_name] == ["fenchel_young_loss:entropy=tsallis(alpha=1.5)", "f_divergence_loss:generator=kl", "poly_loss"]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ from lossmith.classification.comp_sum import (
     sum_exponential,
 )
 from lossmith.classification.cross_entropy import cross_entropy
+from lossmith.classification.ensemble import EnsLoss
 from lossmith.classification.f_divergence import f_divergence_loss, generalized_jensen_shannon
 from lossmith.classification.fenchel_young import entmax_loss, fenchel_young_loss, sparsemax_loss
 from lossmith.classification.focal import binary_focal_loss, focal_loss
 from lossmith.classification.h_consistency import h_consistency_bound, h_consistency_transform
 from lossmith.classification.ldr_kl import AdaptiveLDR, ldr_kl_loss
+from lossmith.classification.legendre import LegendreLink
 from lossmith.classification.logit_adjustment import logit_adjusted
 from lossmith.classification.multiclass_hinge import crammer_singer, weston_watkins
 from lossmith.classification.poly import poly_loss
@@ -24,6 +26,8 @@ from lossmith.classification.taylor import taylor_cross_entropy
 
 __all__ = [
     "AdaptiveLDR",
+    "EnsLoss",
+    "LegendreLink",
     "active_passive_loss",
     "asymmetric_loss",
     "binary_cross_entropy",

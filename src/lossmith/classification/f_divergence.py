@@ -83,7 +83,7 @@ def f_divergence_loss(
     loss is bounded by :math:`f(0) + f'(\infty)`, and what grows slower than `kl` is more robust to wrong labels.
 
     With class probabilities as the target this is the expectation of the above over the label, and not the divergence of the target
-    from the prediction, which :func:`lossmith.divergence_distillation` is.
+    from the prediction, which :func:`lossmith.distillation.divergence_distillation` is.
 
     Args:
         input: logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a source of them.
@@ -209,12 +209,13 @@ def generalized_jensen_shannon(
         views = torch.stack([log_probabilities(batch, view) for view in input])
         impossible = views.isneginf().all(0)  # in every view: logsumexp's slope is NaN there
         mean = torch.where(impossible, -torch.inf, torch.where(impossible, 0, views).logsumexp(0) - math.log(len(views)))
-        apart = divergence(views.movedim(batch.axis + 1, -1), mean.movedim(batch.axis, -1), "kl", log=True).mean(0)
+        each = views.movedim(batch.axis + 1, -1)
+        apart = divergence(each, mean.movedim(batch.axis, -1).expand_as(each), "kl", log=True).mean(0)
         apart = apart * ((1 - label_weight) / _scale(label_weight))
 
         def of_label(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-            each = apart if log_p.ndim == apart.ndim else apart.unsqueeze(batch.axis)  # of one label, or of every class in turn
-            return _scaled_jensen_shannon(log_p, label_weight) + each
+            alike = apart if log_p.ndim == apart.ndim else apart.unsqueeze(batch.axis)  # of one label, or of every class in turn
+            return _scaled_jensen_shannon(log_p, label_weight) + alike
 
         value, each = weigh(batch, expected(batch, mean, of_label))
     return reduce(value, each, opt)

@@ -12,7 +12,7 @@ from lossmith._rows import of_log_probs
 from lossmith._typing import Float, Logits, Target, Tensor
 from lossmith.card import At, Claims, Instance, Limit, Proved, Range, objective
 from lossmith.generators import Entropy, gini, tsallis
-from lossmith.generators.catalogue import ANY_ENTROPY
+from lossmith.generators.entropy_registry import ANY_ENTROPY
 
 _BLONDEL = "Blondel, Martins & Niculae 2020, 'Learning with Fenchel-Young Losses', JMLR 21, arXiv:1901.02324"
 _CONVEX = Proved(True, f"{_BLONDEL}, Proposition 2: a convex conjugate less a linear function")

@@ -9,7 +9,7 @@ from lossmith._rows import of_logits, pick
 from lossmith._typing import Float, Integer, Logits, Target, Tensor
 from lossmith.card import At, Claims, Instance, Proved, objective
 from lossmith.generators import Entropy
-from lossmith.generators.catalogue import ANY_ENTROPY
+from lossmith.generators.entropy_registry import ANY_ENTROPY
 
 _GNEITING = "Gneiting & Raftery 2007, 'Strictly Proper Scoring Rules, Prediction, and Estimation', JASA 102"
 

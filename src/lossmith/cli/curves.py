@@ -53,6 +53,8 @@ def curve(card: Card, hyper: Mapping[str, Any], points: int = 61) -> Curve:
 
 def _losses(card: Card, margin: torch.Tensor, keywords: dict[str, Any]) -> tuple[torch.Tensor, str]:
     n = len(margin)
+    if card.surrogate:
+        raise Problem(f"only the gradient of {card.name} means something, and it differs from call to call: there is nothing to plot")
     if card.form in ("log_prob", "log_probs", "logits"):
         logits, target = torch.stack([margin / 2, -margin / 2], 1), torch.zeros(n, dtype=torch.int64)
         what = "margin: the right class's logit less the other's, of two classes"

@@ -105,6 +105,7 @@ def facts(card: Card, given: Mapping[str, Any]) -> dict[str, Any]:
         "provenance": card.provenance,
         "since": card.since,
         "predicts": card.predicts,
+        "surrogate": card.surrogate,
         "needs": list(card.needs),
         "hyper_parameters": {name: {"default": _default(card, name), "range": str(allowed)} for name, allowed in card.ranges.items()},
         "options": [name for name in card.options if name not in card.hyper],
@@ -168,6 +169,7 @@ def _print(card: Card, given: Mapping[str, Any]) -> None:
         ("import", f"from {card.function.__module__.rpartition('.')[0]} import {card.name}"),
         ("input", _input(card)),
         ("predicts", _predicts(card)),
+        ("value", "means nothing: only its gradient does" if card.surrogate else ""),
         ("needs", ", ".join(card.needs)),
         ("limits", "\n".join(map(str, card.limits))),
         ("instance of", "\n".join(instances(card, given))),
@@ -207,7 +209,7 @@ def _input(card: Card) -> str:
         "multilabel": "logits (n, labels), targets 0 to 1 of the same shape",
         "teacher": "the student's class logits (c,), (n, c) or (n, c, *d); target the teacher's, in the same shape",
         "set": "class logits (n, c, *d); the loss is of whole sets",
-        "stateful": "class logits (n, c); a module that remembers its training rows",
+        "stateful": "class logits (n, c); a module with a state or parameters of its own",
     }
     return shapes.get(card.form, "class logits (c,), (n, c) or (n, c, *d); target class indices or class probabilities") + f" [{card.form}]"
 

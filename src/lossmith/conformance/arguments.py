@@ -34,6 +34,7 @@ def claims_something(subject: Subject, seed: int) -> str:
     tests="an unknown keyword is an error that names it",
     why="a misspelt option that is swallowed leaves the default in force, and nobody notices",
     cause="`**kwargs` that are not looked at",
+    surrogates=True,
 )
 def unknown_option(subject: Subject, seed: int) -> str:
     z, y = problem(subject.form, seed)
@@ -50,6 +51,7 @@ def unknown_option(subject: Subject, seed: int) -> str:
     tests="every keyword the function takes changes the value or the gradient for some input",
     why="an option that is taken and ignored is worse than one that is refused",
     cause="a keyword in the signature that the formula never uses",
+    surrogates=True,
 )
 def options_matter(subject: Subject, seed: int) -> str:
     tried, untried = [], []
@@ -171,6 +173,7 @@ def hyper_as_tensor(subject: Subject, seed: int) -> str:
     tests="a number outside its range is a ValueError that names objective, argument, interval and value",
     why="a mistyped hyper-parameter should cost one line, not a training run",
     cause="no check, or one that says only that something is wrong",
+    surrogates=True,
 )
 def hyper_out_of_range(subject: Subject, seed: int) -> str:
     if subject.card is None or not subject.card.ranges:
@@ -201,6 +204,7 @@ def _outside(allowed: Any) -> list[Any]:
     why="a wrong shape that broadcasts gives a number, and a number looks like success",
     cause="no check, so that torch complains about something else, somewhere else, or nobody does",
     forms=FORMS,
+    surrogates=True,
 )
 def clear_errors(subject: Subject, seed: int) -> str:
     if subject.card is None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lossmith._subject import Subject
 from lossmith.conformance.problems import generator, gradient, leaf, problem
-from lossmith.conformance.registry import FORMS, SETS, Failed, Skipped, differ, register
+from lossmith.conformance.registry import FORMS, PAIRS, SETS, Failed, Skipped, differ, register
 
 GARBAGE = (float("nan"), float("inf"), -float("inf"), 1e30)
 IGNORED = (-100, 255)
@@ -74,7 +74,20 @@ def _deletes(subject: Subject, seed: int, how: str) -> str:
                 raise Failed(f"{what}: {garbage} in the removed rows changes the gradient, bit for bit; one entry is {worst}")
             if found[gone].count_nonzero():
                 raise Failed(f"{what}: the removed rows have a gradient")
+    if subject.form in PAIRS:
+        _deletes_from_the_teacher(subject, seed)
     return f"{len(cases)} masks x NaN, inf, -inf, 1e30; value and gradient bit-identical, and equal to the batch without the rows"
+
+
+def _deletes_from_the_teacher(subject: Subject, seed: int) -> None:
+    """The teacher's logits may ask for a gradient too, and have none in rows that are removed."""
+    z, y = problem(subject.form, seed, n=7)
+    gone = torch.tensor([True, False, False, True, False, True, False])
+    for garbage in GARBAGE:
+        teacher = leaf(torch.where(gone.unsqueeze(1), garbage, y))
+        slope = gradient(subject(z, teacher, sample_weight=(~gone).double()), teacher)
+        if not slope.isfinite().all() or slope[gone].count_nonzero():
+            raise Failed(f"sample_weight=0: {garbage} in the removed rows of the teacher reaches its gradient")
 
 
 @register(

@@ -22,6 +22,7 @@ def _largest(subject: Subject) -> float:
     tests="half-precision logits are computed with in float32: the loss is float32's of the rounded logits, the gradient in their dtype",
     why="a log-softmax in bfloat16 is off by 5e-2, and a float16 sum overflows at 65504",
     cause="no conversion, or one after the log-softmax",
+    surrogates=True,
 )
 def half_precision(subject: Subject, seed: int) -> str:
     for dtype in HALVES:
@@ -45,6 +46,7 @@ def half_precision(subject: Subject, seed: int) -> str:
     tests="inside an autocast region float32 logits give the same loss and gradient, in float32",
     why="autocast rounds every matrix product within it, and what is right in a notebook overflows in training",
     cause="a matrix product, or another operation on autocast's list, without `autocast(enabled=False)`",
+    surrogates=True,
 )
 def autocast(subject: Subject, seed: int) -> str:
     for dtype in HALVES:
@@ -149,6 +151,7 @@ def extremes_double_backward(subject: Subject, seed: int) -> str:
     why="masking impossible classes (tokens, actions, labels) by -inf is common practice",
     cause="0 * -inf in a sum over classes: use xlogy, or a double `where`",
     forms=(*ROWS, *ELEMENTS, *PAIRS),
+    surrogates=True,
 )
 def masked_class(subject: Subject, seed: int) -> str:
     z, y = problem(subject.form, seed)

@@ -27,6 +27,7 @@ def label_weights(classes: int) -> Tensor:
     tests="the loss is a tensor of finite numbers, 0-d when reduced, the same at every call, and leaves its arguments as they were",
     why="a loss that changes its inputs, or answers differently every time, cannot be reproduced or debugged",
     cause="an in-place operation on the logits, randomness, or state that is kept between calls",
+    surrogates=True,
 )
 def returns_a_loss(subject: Subject, seed: int) -> str:
     z, y = problem(subject.form, seed)
@@ -71,6 +72,7 @@ def prefers_right_answers(subject: Subject, seed: int) -> str:
     tests='"sum" is the sum of "none", and a plain "mean" its mean; without a reduction, a number is the mean or the sum of its rows',
     why="a learning rate tuned with one reduction silently means another with the other",
     cause='"sum" that still divides, a mean over the wrong axis, or a loss that couples the rows of a batch',
+    surrogates=True,
 )
 def reductions_agree(subject: Subject, seed: int) -> str:
     z, y = problem(subject.form, seed)
@@ -110,6 +112,7 @@ def _rows_make_the_batch(subject: Subject, z: Tensor, y: Tensor) -> str:
     why="otherwise the loss, hence the learning rate, depends on how much of a batch is padding",
     cause='`.mean()` after masking, or a weight in the numerator but not in the denominator (a plain "mean over the wrong count")',
     forms=(*ROWS, *ELEMENTS, *PAIRS),
+    surrogates=True,
 )
 def mean_denominator(subject: Subject, seed: int) -> str:
     if not subject.takes("reduction"):
@@ -170,6 +173,7 @@ def _denominator_law(subject: Subject, used: tuple[str, ...], *, soft: bool = Fa
     tests="`weight` multiplies each row's loss by its class's (label's) weight, `sample_weight` by the row's own, before any reduction",
     why="weights are how imbalance is corrected; one applied to the wrong axis corrects nothing",
     cause="a weight that broadcasts along the wrong axis, is squared, or is dropped for one reduction",
+    surrogates=True,
 )
 def weights_multiply(subject: Subject, seed: int) -> str:
     if not subject.takes("reduction"):
@@ -213,7 +217,7 @@ def weights_multiply(subject: Subject, seed: int) -> str:
 def micro_batches(subject: Subject, seed: int) -> str:
     if not subject.takes("denominator"):
         raise Skipped("the function takes no `denominator`")
-    if subject.stateful:
+    if subject.remembers:
         raise Skipped("its state couples the rows of a batch")
     z, y = problem(subject.form, seed, n=7)
     whole_in, options = leaf(z), {"sample_weight": per_row_weights(subject.form, y)} if subject.takes("sample_weight") else {}
@@ -237,6 +241,7 @@ def micro_batches(subject: Subject, seed: int) -> str:
     why="one fully masked micro-batch with a NaN loss ends a training run",
     cause="0 / 0 in the mean",
     forms=FORMS,
+    surrogates=True,
 )
 def empty_batch(subject: Subject, seed: int) -> str:
     if subject.card is None and not subject.takes("reduction"):

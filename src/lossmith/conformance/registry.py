@@ -54,6 +54,7 @@ class Check:
         forms: the forms it applies to.
         seeded: whether it searches at random, so that further seeds search further.
         on_request: run only where asked for by name: it is slow.
+        surrogates: whether it applies to objectives whose value means nothing, and whose gradient is not the value's derivative.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Check:
     forms: tuple[str, ...] = FORMS
     seeded: bool = False
     on_request: bool = False
+    surrogates: bool = False
 
     def __call__(self, subject: Subject, seeds: Iterable[int] = (0,)) -> "Outcome":
         """Run it, at the first seed only unless it is seeded."""
@@ -80,6 +82,8 @@ class Check:
     def _once(self, subject: Subject, seed: int) -> tuple[Status, str, dict[str, Any]]:
         if subject.form not in self.forms:
             return "skipped", f"does not apply to the form {subject.form!r}", {}
+        if subject.card is not None and subject.card.surrogate and not self.surrogates:
+            return "skipped", "only its gradient means something", {}
         try:
             return "passed", self.run(subject, seed), {}
         except Failed as failure:

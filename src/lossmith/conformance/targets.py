@@ -14,6 +14,7 @@ from lossmith.conformance.registry import ELEMENTS, PAIRS, ROWS, SETS, Failed, S
     why="pixels and tokens are rows like any others; an axis mixed up is silent whenever the sizes happen to fit",
     cause="a reshape without moving the class axis, or `dim=-1` where the classes are along axis 1",
     forms=(*ROWS, *ELEMENTS, *PAIRS),
+    surrogates=True,
 )
 def shapes_agree(subject: Subject, seed: int) -> str:
     plain = subject.card is None

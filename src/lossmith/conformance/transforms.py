@@ -78,12 +78,13 @@ def forward_ad(subject: Subject, seed: int) -> str:
     cause="`F.one_hot`, `.item()`, boolean indexing, or an `if` on a value",
 )
 def vmap(subject: Subject, seed: int) -> str:
-    if subject.stateful:
+    if subject.remembers:
         raise Skipped("its state is written in every call, which vmap cannot do a row at a time")
     z, y = problem(subject.form, seed, n=4)
+    call = subject.bound(z)
 
     def one(x: Tensor, t: Tensor) -> Tensor:
-        return subject(x.unsqueeze(0), t.unsqueeze(0)).sum()
+        return call(x.unsqueeze(0), t.unsqueeze(0)).sum()
 
     mapped = torch.func.vmap(torch.func.grad(one))(z, y)
     for i in range(z.shape[0]):

@@ -70,16 +70,16 @@ def divergence_distillation(
     The teacher comes first, so that the default is the forward :math:`KL(q \| p)` of Hinton et al.; every other direction and mixture
     is another generator:
 
-    ====================================  =========================================================  ==========================
-    generator                             divergence                                                 known as
-    ====================================  =========================================================  ==========================
-    ``kl``                                :math:`KL(q \| p)`                                         forward KL: covers
-    ``reverse_kl``                        :math:`KL(p \| q)`                                         reverse KL: seeks modes
-    ``jensen_shannon_skewed(weight=b)``   :math:`b KL(q \| m) + (1 - b) KL(p \| m), m = bq + (1-b)p`  GKD's JSD(beta)
-    ``skew_kl(skew=a)``                   :math:`KL(q \| a q + (1 - a) p)`                           DistiLLM's skew KL
-    ``skew_reverse_kl(skew=a)``           :math:`KL(p \| a p + (1 - a) q)`                           DistiLLM's skew reverse KL
-    ``total_variation``                   :math:`\tfrac12 \sum |q - p|`                              DistillSpec's TVD
-    ====================================  =========================================================  ==========================
+    ===================================  ========================================================  ==========================
+    generator                            divergence                                                known as
+    ===================================  ========================================================  ==========================
+    ``kl``                               :math:`KL(q \| p)`                                        forward KL: covers
+    ``reverse_kl``                       :math:`KL(p \| q)`                                        reverse KL: seeks modes
+    ``jensen_shannon_skewed(weight=b)``  :math:`b KL(q \| m) + (1-b) KL(p \| m), m = bq + (1-b)p`  GKD's JSD(beta)
+    ``skew_kl(skew=a)``                  :math:`KL(q \| a q + (1 - a) p)`                          DistiLLM's skew KL
+    ``skew_reverse_kl(skew=a)``          :math:`KL(p \| a p + (1 - a) q)`                          DistiLLM's skew reverse KL
+    ``total_variation``                  :math:`\tfrac12 \sum |q - p|`                             DistillSpec's TVD
+    ===================================  ========================================================  ==========================
 
     The gradient in the logits falls as :math:`1/T^2` for large T; the factor :math:`T^2`, which Hinton et al. ask for, keeps it in
     proportion to that of a loss on labels beside it. With ``rescale=False`` the value is the divergence itself, in nats.

@@ -42,6 +42,15 @@ def _difference(u: Float[Tensor, "*n"], a: float, b: float) -> Float[Tensor, "*n
     return torch.where(near, v.pow(b) * torch.expm1((a - b) * v.log()), w.pow(a) - w.pow(b)) / (a - b)
 
 
+def _difference_log(r: Float[Tensor, "*n"], a: float, b: float) -> Float[Tensor, "*n"]:
+    """`_difference` of e^r, also where e^r rounds to 0 and its powers do not."""
+    if a == b:
+        return (b * r).exp() * r
+    near = ((a - b) * r.detach()).abs() < 1
+    s, w = torch.where(near, r, 0), torch.where(near, 0, r)
+    return torch.where(near, (b * s).exp() * torch.expm1((a - b) * s), (a * w).exp() - (b * w).exp()) / (a - b)
+
+
 def _solve_power(t: Float[Tensor, "*n"], a: float) -> Float[Tensor, "*n"]:
     """The u with (u^a - 1) / a = t, and its limit e^t."""
     if a == 0:
@@ -72,20 +81,27 @@ def alpha_cichocki(alpha: float) -> FGenerator:
         tensor(0.6314)
     """
     a = inside("alpha_cichocki", "alpha", alpha, _REALS)
-    if a < 0.5:
-        f = lambda u: (_difference(u, a, 0.0) - (u - 1)) / (a - 1)  # noqa: E731 - read as the formula
-    else:
-        f = lambda u: (_difference(u, a, 1.0) - (u - 1)) / a  # noqa: E731 - read as the formula
+    b, by = (0.0, a - 1) if a < 0.5 else (1.0, a)  # the power that is subtracted, and what is divided by: never near 0
+    at_zero = 1 / a if a > 0 else math.inf
+
+    def f_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        nothing, too_much = r.isneginf(), r > math.log(torch.finfo(r.dtype).max)  # f grows at least as u does
+        inside = torch.where(nothing | too_much, 0, r)
+        value = (_difference_log(inside, a, b) - torch.expm1(inside)) / by
+        return torch.where(too_much, torch.inf, torch.where(nothing, at_zero, value))
+
     result = FGenerator(
         name=f"alpha_cichocki(alpha={a})", formula=rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}}, \alpha = {a:g}",
-        source="Cichocki & Amari 2010", f=f,
+        source="Cichocki & Amari 2010",
+        f=lambda u: (_difference(u, a, b) - (u - 1)) / by,
         df=lambda u: _difference(u, a - 1, 0.0),
         d2f=lambda u: u.pow(a - 2),
         conjugate=lambda t: _difference(_solve_power(t, a - 1), a, 0.0),
         inverse_link=lambda t: _solve_power(t, a - 1),
+        f_log=f_log,
         df_log=lambda r: torch.expm1((a - 1) * r) / (a - 1) if a != 1 else r,
         score_weight=lambda r: (a * r).exp(),
-        at_zero=1 / a if a > 0 else math.inf, slope_at_zero=1 / (1 - a) if a > 1 else -math.inf,
+        at_zero=at_zero, slope_at_zero=1 / (1 - a) if a > 1 else -math.inf,
         slope_at_infinity=1 / (1 - a) if a < 1 else math.inf, closed=a < 0,
         twin=lambda: result if a == 0.5 else alpha_cichocki(1 - a), alphas=((a, 1.0),),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """From an objective to a callable that trains: giving it what it needs, and calling it."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,13 +23,14 @@ class Criterion:
     def __init__(self, objective: ObjectiveSpec, class_counts: Tensor, n_train: int) -> None:
         known = facts(objective.name)
         self.label = objective.label
-        self._function = known.function
+        self._function: Callable[..., Any] = known.function
         self._keywords: dict[str, Any] = dict(objective.hyper)
-        self._indexed = known.form == "stateful" or "sample_index" in known.needs
+        self._indexed = "sample_index" in known.needs
         if "class_counts" in known.needs:
             self._keywords["class_counts"] = class_counts.to(torch.get_default_dtype())
-        if known.form == "stateful" or inspect.isclass(known.function):
-            size = {"num_samples": n_train} if known.form == "stateful" else {}
+        has_state = inspect.isclass(known.function)
+        if has_state:
+            size = {"num_samples": n_train} if "num_samples" in inspect.signature(known.function).parameters else {}
             try:
                 self._function = known.function(**size, **self._keywords)
             except (ValueError, TypeError) as error:
