@@ -53,6 +53,13 @@ def describe(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
+class UnknownName(KeyError):
+    """Nothing has that name; the message is a sentence, which a plain KeyError would quote."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'weight'?`` when some known name is close, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

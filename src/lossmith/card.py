@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
-from lossmith._checks import describe, nearest
+from lossmith._checks import UnknownName, describe, nearest
 from lossmith._options import DEFAULTS, DOCS
 from lossmith._ranges import Allowed, Named
 from lossmith._ranges import Choice as Choice
@@ -397,8 +397,5 @@ def get(name: str) -> Card:
     return card
 
 
-class UnknownObjective(KeyError):
+class UnknownObjective(UnknownName):
     """No objective has that name."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])

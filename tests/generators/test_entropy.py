@@ -343,7 +343,7 @@ def test_every_entropy_says_where_it_comes_from():
 
 def test_a_new_entropy_takes_one_short_entry(monkeypatch):
     """Logit entropies weighed by class: given its conjugate, all the rest follows."""
-    monkeypatch.setattr(entropy_registry, "_instances", dict(entropy_registry._instances))
+    monkeypatch.setattr(entropy_registry.ENTROPIES, "instances", dict(entropy_registry.ENTROPIES.instances))
     half = generators.register_entropy(
         Entropy(
             name="half shannon", formula=r"\tfrac12 \sum p \log p", source="Shannon 1948",

@@ -48,10 +48,10 @@ def tensors(*arrays):
 @pytest.fixture(scope="module")
 def g():
     """Registered for this module, and forgotten."""
-    before = dict(registry._instances)
+    before = dict(registry.GENERATORS.instances)
     yield new_entry()
-    registry._instances.clear()
-    registry._instances.update(before)
+    registry.GENERATORS.instances.clear()
+    registry.GENERATORS.instances.update(before)
 
 
 def test_the_entry_is_short(g):

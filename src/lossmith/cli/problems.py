@@ -7,7 +7,7 @@ as one line too, with its type, and with its traceback under ``--debug``.
 import importlib.util
 from collections.abc import Sequence
 
-from lossmith.card import UnknownObjective
+from lossmith._checks import UnknownName
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -39,7 +39,7 @@ def message(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, Problem | UnknownObjective | ValueError) and text:
+    if isinstance(error, Problem | UnknownName | ValueError) and text:
         return text
     kind = type(error).__name__
     return f"{kind}: {text} (--debug shows where)" if text else f"{kind} (--debug shows where)"

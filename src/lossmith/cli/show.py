@@ -15,7 +15,7 @@ from lossmith.cli import curves, naming, of_entropy, of_generator
 from lossmith.cli import derived as derived_sheet
 from lossmith.cli.output import console, fields, heading, print_json
 from lossmith.cli.problems import need
-from lossmith.generators.catalogue import ANY_ENTROPY
+from lossmith.generators.entropy_registry import ANY_ENTROPY
 from lossmith.generators.registry import ANY
 
 MEANINGS = {

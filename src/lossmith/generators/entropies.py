@@ -18,7 +18,7 @@ import torch
 from lossmith._typing import Float, Tensor
 from lossmith.card import Range
 from lossmith.generators import numerical
-from lossmith.generators._parameters import inside
+from lossmith.generators._names import inside
 from lossmith.generators.entropy import Entropy
 from lossmith.generators.entropy_registry import entropy_family, register_entropy
 from lossmith.generators.sparse_maps import tsallis_argmax, tsallis_conjugate

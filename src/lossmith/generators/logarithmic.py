@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from lossmith._typing import Float, Tensor
 from lossmith.card import Range
-from lossmith.generators._parameters import inside
+from lossmith.generators._names import inside
 from lossmith.generators.fgenerator import FGenerator
 from lossmith.generators.numerical import Elementwise
 from lossmith.generators.registry import family, register

@@ -18,7 +18,7 @@ from lossmith._checks import describe
 from lossmith._reduce import full_precision, working_dtype
 from lossmith._typing import Float, Hyper, Tensor
 from lossmith.card import Range
-from lossmith.generators._parameters import inside
+from lossmith.generators._names import inside
 from lossmith.generators.entropies import shannon
 from lossmith.generators.entropy import Entropy
 

@@ -18,7 +18,7 @@ import torch
 
 from lossmith._typing import Float, Tensor
 from lossmith.card import Range
-from lossmith.generators._parameters import inside
+from lossmith.generators._names import inside
 from lossmith.generators.fgenerator import FGenerator
 from lossmith.generators.registry import family, register
 

@@ -15,7 +15,7 @@ from lossmith._checks import describe
 from lossmith._reduce import full_precision, working_dtype
 from lossmith._typing import Float, Tensor
 from lossmith.card import Range
-from lossmith.generators._parameters import inside
+from lossmith.generators._names import inside
 from lossmith.generators.threshold import differentiable, power, solve, without_slope
 
 
