@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import minimize, minimize_scalar
 
+import lossmith
 from lossmith import generators
 from lossmith.divergences import divergence, tight_variational_bound, variational_bound
 from lossmith.generators import FGenerator, density_ratio, output_activation, policy_reward, preference_link, registry, score_weight
@@ -120,3 +121,13 @@ def test_links(g):
     np.testing.assert_allclose(policy_reward(log_ratio, g).numpy(), -link(u), rtol=1e-12)
     np.testing.assert_allclose(score_weight(log_ratio, g).numpy(), 0.75 * u**1.5 + 0.75 * u**-0.5, rtol=1e-10)
     np.testing.assert_allclose(density_ratio(preference_link(log_ratio, g), g).numpy(), u, rtol=1e-10)
+
+
+def test_distillation(g):
+    """By its name, between rows of logits; and as the loss of a label, which has no finite value: f(0) is infinite."""
+    teacher, student = (torch.tensor(np.log([row, row[::-1]]) + 3) for row in (P, Q))
+    expected = [d(P, Q), d(P[::-1], Q[::-1])]
+    loss = lossmith.divergence_distillation(student, teacher, generator="square_root_chi", reduction="none")
+    np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"f\(0\); that of 'square_root_chi' is inf"):
+        lossmith.f_divergence_loss(student, torch.tensor([0, 1]), generator="square_root_chi")
