@@ -43,12 +43,14 @@ Examples:
   lossmith find "calibrated probabilities" --json""",
     ),
     "show": (
-        "Show an objective's card: formula, source, ranges, limits, claims and how far each is known to hold.",
+        "Show an objective's card: formula, source, ranges, limits, claims; or all that follows from a convex function.",
         """\
 Examples:
   lossmith show gce                        names and aliases alike
   lossmith show gce --plot                 loss and gradient against the margin
   lossmith show gce:q=0.3 --plot gce.svg   the same as a picture (PNG, SVG, PDF)
+  lossmith show kl --derived               everything derived from one generator
+  lossmith show "tsallis(alpha=1.5)" --derived --plot entmax.svg
   lossmith show cross_entropy --json""",
     ),
     "check": (
