@@ -45,8 +45,7 @@ def show(
 
     Args:
         objective: name or alias, with hyper-parameters if you like: gce:q=0.3; or a generator or an entropy: kl, "tsallis(alpha=1.5)".
-        plot: also draw loss and gradient against the margin, in the terminal, or into this PNG, SVG or PDF file. With --derived, the file
-            gets a picture of everything.
+        plot: also draw loss and gradient against the margin (with --derived: everything), in the terminal or into a PNG, SVG or PDF file.
         derived: everything that follows from one convex function: its divergence, conjugate, losses, links and weights.
         as_json: print JSON; with --plot the curve too.
     """
