@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the stars, so that type checkers know every name that __get
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "divergences", "generators", "study")
+_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "divergences", "fused", "generators", "study")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,12 @@
+"""Objectives at a large vocabulary: the linear head and the objective together, without the logits.
+
+:class:`LinearLogits` takes the place of logits in every objective of the form ``log_prob``:
+``lossmith.focal_loss(LinearLogits(hidden, weight), target)``. Beneath it are row statistics (:func:`linear_stats`,
+:func:`linear_log_prob`), differentiable in every way torch knows; :func:`explain` says which way a call takes and what memory it needs.
+"""
+
+from lossmith.fused.linear import LinearLogits, explain, linear_log_prob, linear_stats
+from lossmith.fused.plan import Plan
+from lossmith.fused.reference import RowStats
+
+__all__ = ["LinearLogits", "Plan", "RowStats", "explain", "linear_log_prob", "linear_stats"]

@@ -1,0 +1,203 @@
+"""The derivatives of the operators.
+
+:func:`stats` is differentiable in every way torch knows. Its two Functions, the statistics and their gradient, exist twice each: with
+`jvp`, for forward mode, and without, because Dynamo refuses a Function that defines one. :func:`weighted_log_prob` and
+:func:`frozen_log_prob` form gradients in the forward pass; they are for plain eager or compiled code alone, and a backward pass that is to be
+differentiated again leaves their stored gradients aside for the gradient of :func:`stats`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lossmith.fused import operators
+from lossmith.fused.engine import Spec
+from lossmith.fused.second import Arguments, curvature, tangent
+
+
+def transformed() -> bool:
+    """Whether a transform of ``torch.func``, or forward mode, looks on: what must be differentiable in every way then has to be."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def stats(at: Arguments, label: Tensor, spec: Spec) -> Tensor:
+    """`(n, columns)` of `spec`, differentiable in all of `at`; zeros where the label is negative."""
+    kept = spec.whole
+    function = _Stats if torch.compiler.is_compiling() else _StatsForward
+    out = function.apply(*at, label, ",".join(kept.want), kept.betas)
+    if kept == spec:
+        return out
+    columns = [kept.want.index(name) for name in spec.want]
+    return torch.stack([out[:, i] for i in (*columns, *range(len(kept.want), out.shape[1]))], 1)
+
+
+def gradients(at: Arguments, label: Tensor, found: Tensor, upstream: Tensor, spec: Spec, wanted: Sequence[bool]) -> Arguments:
+    """J^T upstream, differentiable in turn; None where not wanted."""
+    function = _Gradients if torch.compiler.is_compiling() else _GradientsForward
+    out = function.apply(*at, label, found, upstream, ",".join(spec.want), spec.betas, tuple(wanted))
+    return Arguments(*(gradient if asked else None for gradient, asked in zip(out, wanted, strict=True)))
+
+
+class _Stats(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, weight, bias, cap, class_weight, label, want, betas):  # type: ignore[no-untyped-def]
+        return operators.row_stats(x, weight, bias, cap, class_weight, label, want, betas)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, want, betas = inputs
+        ctx.save_for_backward(*tensors, output)
+        ctx.save_for_forward(*tensors)
+        ctx.spec = Spec.of(want, betas)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        *at, label, found = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:5]
+        return *gradients(Arguments(*at), label, found.detach(), upstream, ctx.spec, needed), None, None, None
+
+
+class _StatsForward(_Stats):
+    @staticmethod
+    def jvp(ctx: Any, *directions: Any) -> Tensor:
+        *at, label = ctx.saved_tensors
+        return tangent(Arguments(*at), Arguments(*directions[:5]), label, ctx.spec)
+
+
+class _Gradients(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, weight, bias, cap, class_weight, label, found, upstream, want, betas, wanted):  # type: ignore[no-untyped-def]
+        return operators.row_stats_gradients(x, weight, bias, cap, class_weight, label, found, upstream, want, betas, wanted)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, found, upstream, want, betas, wanted = inputs
+        ctx.save_for_backward(*tensors, found, upstream)
+        ctx.save_for_forward(*tensors, found, upstream)
+        ctx.spec, ctx.wanted = Spec.of(want, betas), wanted
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor) -> Any:
+        *at, label, _, upstream = ctx.saved_tensors
+        along = Arguments(*(v if asked else None for v, asked in zip(directions, ctx.wanted, strict=True)))
+        by, moved = curvature(Arguments(*at), along, upstream, label, ctx.spec)
+        return *by, None, None, moved.to(upstream.dtype), None, None, None
+
+
+class _GradientsForward(_Gradients):
+    @staticmethod
+    def jvp(ctx: Any, *directions: Any) -> tuple[Tensor, ...]:
+        *at, label, found, upstream = ctx.saved_tensors
+        arguments, moved_upstream = Arguments(*at), directions[7]
+        out = [None] * 5
+        if any(direction is not None for direction in directions[:5]):
+            out = list(curvature(arguments, Arguments(*directions[:5]), upstream, label, ctx.spec)[0])
+        if moved_upstream is not None:
+            more = gradients(arguments, label, found, moved_upstream, ctx.spec, ctx.wanted)
+            out = [b if a is None else a if b is None else a + b for a, b in zip(out, more, strict=True)]
+        like = zip(out, at, ctx.wanted, strict=True)
+        return tuple(arguments.x.new_empty(0) if not asked else torch.zeros_like(source) if o is None else o.to(source.dtype) for o, source, asked in like)
+
+
+LOG_PROB = Spec(("log_prob",), ())
+"""What the two functions below compute."""
+
+
+def weighted_log_prob(at: Arguments, label: Tensor, weights: Tensor, wanted: Sequence[bool]) -> Tensor:
+    """sum_i weights_i log p_i, 0-d, with the gradients by hidden, weight and bias formed on the way: 3 matrix products in all."""
+    function = _WeightedCompiled if torch.compiler.is_compiling() else _Weighted
+    return function.apply(*at[:4], label, weights, tuple(wanted))[0]
+
+
+def frozen_log_prob(at: Arguments, label: Tensor) -> Tensor:
+    """`(n)` log-probabilities under a head without gradients: 2 matrix products, whatever comes after."""
+    return _Frozen.apply(*at[:4], label)[0]
+
+
+def _again(saved: Sequence[Tensor | None], label: Tensor, upstream: Tensor, needed: Sequence[bool]) -> tuple[Arguments, Tensor]:
+    """The gradient by recomputation, differentiable in turn, and the log-probabilities."""
+    at, kept = Arguments(*saved, None), LOG_PROB.whole
+    found = stats(at, label, kept)
+    padded = torch.stack([upstream, torch.zeros_like(upstream)], 1)
+    return gradients(at, label, found.detach(), padded, kept, (*needed, False, False)), found[:, 0]
+
+
+class _WeightedCompiled(Function):
+    """Where the compiler decides what is kept, and whether a buffer is used again."""
+
+    @staticmethod
+    def forward(x, weight, bias, cap, label, weights, wanted):  # type: ignore[no-untyped-def]
+        log_prob, *found = operators.log_prob_and_gradients(x, weight, bias, cap, label, weights, wanted)
+        return torch.where(weights == 0, 0, weights * log_prob).sum(), log_prob, *found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, _ = inputs
+        _, log_prob, *found = output
+        ctx.mark_non_differentiable(log_prob, *found)
+        ctx.save_for_backward(*tensors, log_prob, *found)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
+        *at, _, _, log_prob, gx, gw, gb = ctx.saved_tensors
+        found = [
+            (upstream * gradient).to(source.dtype) if needed else None
+            for gradient, source, needed in zip((gx, gw, gb), at[:3], ctx.needs_input_grad[:3], strict=True)
+        ]
+        return *found, None, None, upstream * log_prob if ctx.needs_input_grad[5] else None, None
+
+
+class _Weighted(_WeightedCompiled):
+    """The stored gradients are handed over in the first backward pass, without a copy; a second one computes them again."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, _ = inputs
+        _, log_prob, *found = output
+        ctx.mark_non_differentiable(log_prob, *found)
+        ctx.save_for_backward(*tensors, log_prob)
+        ctx.ready = found  # no cycle: what is not differentiable has no grad_fn to lead back here
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
+        *at, label, weights, log_prob = ctx.saved_tensors
+        ready, ctx.ready = ctx.ready, None
+        needed = ctx.needs_input_grad[:3]
+        if ready is None or torch.is_grad_enabled():  # once more, or to be differentiated again
+            again, log_prob = _again(at, label, upstream * weights, needed)
+            found: Sequence[Tensor | None] = again[:3]
+        else:
+            found = [_scaled(g, upstream).to(source.dtype) if n else None for g, source, n in zip(ready, at[:3], needed, strict=True)]
+        return *found, None, None, upstream * log_prob if ctx.needs_input_grad[5] else None, None
+
+
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient times a number, in place; on the CPU, where it costs nothing to look, not at all when that is 1."""
+    return gradient if upstream.device.type == "cpu" and upstream == 1 else gradient.mul_(upstream)
+
+
+class _Frozen(Function):
+    @staticmethod
+    def forward(x, weight, bias, cap, label):  # type: ignore[no-untyped-def]
+        ones = x.new_ones(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+        log_prob, slope, _, _ = operators.log_prob_and_gradients(x, weight, bias, cap, label, ones, (True, False, False))
+        return log_prob, slope
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
+        *at, label, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _again(at, label, upstream, (True, False, False))[0].x, None, None, None, None
+        return (upstream.unsqueeze(1) * slope).to(at[0].dtype), None, None, None, None

@@ -1,0 +1,127 @@
+"""The engine behind opaque operators, so that compilers and transforms see one node and not its loops.
+
+They have no derivative of their own: torch's `register_autograd` does not go together with ``torch.func``. The derivatives are the
+autograd Functions of :mod:`lossmith.fused.functions`, which call these.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossmith.fused import engine
+from lossmith.fused.engine import Spec, Wanted
+from lossmith.fused.tiles import Head, working
+
+
+def _without_autocast(x: Tensor) -> torch.autocast:
+    return torch.autocast(x.device.type, enabled=False)
+
+
+@torch.library.custom_op("lossmith::row_stats", mutates_args=())
+def row_stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: Tensor | None,
+    class_weight: Tensor | None,
+    label: Tensor,
+    want: str,
+    betas: Sequence[float],
+) -> Tensor:
+    """`(n, columns)` statistics of the rows whose label is at least 0."""
+    with _without_autocast(x):
+        return engine.row_stats(x, Head(weight, bias, cap), class_weight, label, Spec.of(want, betas))
+
+
+@row_stats.register_fake
+def _(x, weight, bias, cap, class_weight, label, want, betas):  # type: ignore[no-untyped-def]
+    return x.new_empty((x.shape[0], Spec.of(want, betas).columns), dtype=working(x, weight))
+
+
+@torch.library.custom_op("lossmith::row_stats_gradients", mutates_args=())
+def row_stats_gradients(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: Tensor | None,
+    class_weight: Tensor | None,
+    label: Tensor,
+    stats: Tensor,
+    upstream: Tensor,
+    want: str,
+    betas: Sequence[float],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by hidden, weight, bias, cap and class weight, in their dtypes; empty where not wanted."""
+    with _without_autocast(x):
+        found = engine.row_stats_gradients(
+            x, Head(weight, bias, cap), class_weight, label, stats, upstream, Spec.of(want, betas), Wanted(*wanted)
+        )
+    return tuple(
+        x.new_empty(0) if gradient is None else gradient.to(like.dtype)
+        for gradient, like in zip(found, (x, weight, bias, cap, class_weight), strict=True)
+    )  # type: ignore[return-value]
+
+
+@row_stats_gradients.register_fake
+def _(x, weight, bias, cap, class_weight, label, stats, upstream, want, betas, wanted):  # type: ignore[no-untyped-def]
+    return tuple(
+        x.new_empty(like.shape, dtype=like.dtype) if like is not None and asked else x.new_empty(0)
+        for like, asked in zip((x, weight, bias, cap, class_weight), wanted, strict=True)
+    )
+
+
+@torch.library.custom_op("lossmith::log_prob_and_gradients", mutates_args=())
+def log_prob_and_gradients(
+    x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, label: Tensor, upstream: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The log-probability, and the gradients of its sum weighted by `upstream` by hidden, weight and bias, in the working dtype."""
+    with _without_autocast(x):
+        out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap), label, upstream, Wanted(*wanted, False, False))
+    return (out, *(x.new_empty(0) if gradient is None else gradient for gradient in found[:3]))  # type: ignore[return-value]
+
+
+@log_prob_and_gradients.register_fake
+def _(x, weight, bias, cap, label, upstream, wanted):  # type: ignore[no-untyped-def]
+    dtype = working(x, weight)
+    return x.new_empty(x.shape[0], dtype=dtype), *(
+        x.new_empty(like.shape if asked else 0, dtype=dtype) for like, asked in zip((x, weight, bias), wanted, strict=True)
+    )
+
+
+ROWWISE = {"x", "label", "stats", "upstream"}
+"""Arguments with one entry a row: a batch of them is more rows."""
+
+
+def _batched(operator: Callable[..., Any], names: tuple[str, ...], foldable: Callable[..., bool]) -> Callable[..., Any]:
+    """A vmap rule: a batch of rows under one head is one call with more rows; a batch of heads is a call each."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        given = dict(zip(names, args, strict=True))
+        mapped = {name: dim for name, dim in zip(names, in_dims, strict=True) if isinstance(dim, int)}
+        front = {
+            name: given[name].movedim(mapped[name], 0) if name in mapped else given[name].expand(info.batch_size, *given[name].shape)
+            for name in names
+            if name in mapped or (name in ROWWISE and isinstance(given[name], Tensor))
+        }
+        if set(mapped) <= ROWWISE and foldable(given):
+            out = operator(*({**given, **{name: value.flatten(0, 1) for name, value in front.items()}}.values()))
+            unfold = (info.batch_size, -1) if info.batch_size else (0, front["x"].shape[1])
+            if isinstance(out, Tensor):
+                return out.unflatten(0, unfold), 0
+            empty = tuple(piece.numel() == 0 and piece.ndim == 1 for piece in out)
+            return tuple(p if e else p.unflatten(0, unfold) for p, e in zip(out, empty, strict=True)), tuple(None if e else 0 for e in empty)
+        each = [operator(*({**given, **{name: value[i] for name, value in front.items()}}.values())) for i in range(info.batch_size)]
+        if isinstance(each[0], Tensor):
+            return torch.stack(each), 0
+        return tuple(torch.stack(pieces) for pieces in zip(*each, strict=True)), (0,) * len(each[0])
+
+    return rule
+
+
+_STATS = ("x", "weight", "bias", "cap", "class_weight", "label", "want", "betas")
+_GRADIENTS = ("x", "weight", "bias", "cap", "class_weight", "label", "stats", "upstream", "want", "betas", "wanted")
+row_stats.register_vmap(_batched(row_stats, _STATS, lambda given: True))
+row_stats_gradients.register_vmap(_batched(row_stats_gradients, _GRADIENTS, lambda given: not any(given["wanted"][1:])))
