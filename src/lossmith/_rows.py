@@ -18,7 +18,7 @@ gradient.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,15 @@ class SummingSource(LogitSource, Protocol):
     ) -> Float[Tensor, ""]:
         """The sum over the kept rows of weight_i log p_i."""
         ...
+
+
+def is_source(x: object) -> TypeGuard[LogitSource]:
+    """What ``isinstance(x, LogitSource)`` says, which Dynamo answers wrongly."""
+    return not isinstance(x, Tensor) and hasattr(x, "target_log_prob")
+
+
+def can_sum(x: LogitSource) -> TypeGuard[SummingSource]:
+    return hasattr(x, "weighted_log_prob")
 
 
 class Batch(NamedTuple):
@@ -130,7 +139,7 @@ def _of_source(
     """The same from a source of logits: by its log-probabilities, or by its own sums where the row function is linear in them."""
     label, opt = batch.label, batch.options
     assert label is not None  # a source of logits takes class indices only
-    if slope is None or not isinstance(source, SummingSource):
+    if slope is None or not can_sum(source):
         if smoothing is not None:
             raise TypeError(f"{opt.name}: a {type(source).__name__} takes no label smoothing; got {smoothing}")
         log_p = source.target_log_prob(label, batch.keep)
@@ -289,7 +298,7 @@ def frame(opt: Call, input: Logits | LogitSource, target: Tensor) -> Batch:
 
 def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, int]:
     """The class axis, the shape of the rows and the number of classes."""
-    if not isinstance(input, Tensor) and isinstance(input, LogitSource):
+    if is_source(input):
         if input.classes < 2:
             raise ValueError(f"{opt.name}: input must have at least 2 classes; got a {type(input).__name__} of {input.classes}")
         return len(input.rows), input.rows, input.classes

@@ -12,7 +12,6 @@ Everything here is called from behind an opaque operator (:mod:`lossmith.fused.o
 A row with a negative label takes no part: it is not computed, and its statistics and gradients are zero.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,9 +30,15 @@ class Spec(NamedTuple):
     want: tuple[str, ...]
     betas: tuple[float, ...]
 
+    @property
+    def code(self) -> str:
+        """The same as a word: operators and transforms take no tuples that are not of tensors."""
+        return " ".join([*self.want, *(f"@{beta!r}" for beta in self.betas)])
+
     @classmethod
-    def of(cls, want: str, betas: Sequence[float]) -> "Spec":
-        return cls(tuple(want.split(",")) if want else (), tuple(betas))
+    def read(cls, code: str) -> "Spec":
+        words = code.split()
+        return cls(tuple(w for w in words if w[0] != "@"), tuple(float(w[1:]) for w in words if w[0] == "@"))
 
     @property
     def columns(self) -> int:
@@ -145,18 +150,8 @@ def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec,
     return torch.stack([*(columns[name] for name in spec.want), *lse[1:]], 1)
 
 
-class Wanted(NamedTuple):
-    """Which gradients."""
-
-    x: bool
-    weight: bool
-    bias: bool
-    cap: bool
-    class_weight: bool
-
-
 class Gradients(NamedTuple):
-    """Gradients, in the working dtype; None where not wanted."""
+    """Gradients, in the working dtype; None where not wanted. `wanted` has a letter each, "y" or "n"."""
 
     x: Tensor | None
     weight: Tensor | None
@@ -165,19 +160,19 @@ class Gradients(NamedTuple):
     class_weight: Tensor | None
 
     @classmethod
-    def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: Wanted) -> "Gradients":
+    def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: str) -> "Gradients":
         dtype = working(x, head.weight)
         sources = (x, head.weight, head.bias, head.cap, class_weight)
         return cls(
             *(
-                torch.zeros(source.shape, dtype=dtype, device=x.device) if source is not None and want else None
+                torch.zeros(source.shape, dtype=dtype, device=x.device) if source is not None and want == "y" else None
                 for source, want in zip(sources, wanted, strict=True)
             )
         )
 
 
 def row_stats_gradients(
-    x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, stats: Tensor, upstream: Tensor, spec: Spec, wanted: Wanted
+    x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, stats: Tensor, upstream: Tensor, spec: Spec, wanted: str
 ) -> Gradients:
     """Gradients of `(stats * upstream).sum()`, every tile of logits computed again: 1 + 2 matrix products.
 
@@ -275,7 +270,7 @@ def _accumulate(slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, st
         found.bias[start:stop] += slope.sum(0)
 
 
-def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tensor, wanted: Wanted) -> tuple[Tensor, Gradients]:
+def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tensor, wanted: str) -> tuple[Tensor, Gradients]:
     """The label's log-probability, and the gradients of `(log_prob * upstream).sum()` from the logits at hand: 3 products, not 4.
 
     A block of rows keeps its exponentials, `ROWS` times the classes; the division by 1 + S is left to the narrow operands of the two

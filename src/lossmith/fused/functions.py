@@ -18,16 +18,37 @@ from lossmith.fused.engine import Spec
 from lossmith.fused.second import Arguments, curvature, tangent
 
 
+REFUSED = (
+    "lossmith.fused: torch.compile of torch.func.grad, vjp or jvp leaves out the derivatives of an operator, without a word "
+    "(pytorch/pytorch#193279): compile the loss and differentiate outside, or do not compile"
+)
+
+
+@torch.compiler.assume_constant_result
+def _derived_while_compiling() -> bool:
+    """Whether a derivative of ``torch.func`` is being traced; asked by Dynamo once, which guards on the transforms at work."""
+    kinds = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
+    return any(level.key() in kinds for level in torch._C._functorch.get_interpreter_stack() or ())
+
+
 def transformed() -> bool:
-    """Whether a transform of ``torch.func``, or forward mode, looks on: what must be differentiable in every way then has to be."""
+    """Whether a transform of ``torch.func``, or forward mode, looks on: then every derivative has to be there.
+
+    Raises RuntimeError where torch would get derivatives silently wrong.
+    """
+    if torch.compiler.is_compiling():
+        if _derived_while_compiling():
+            raise RuntimeError(REFUSED)
+        return False
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def stats(at: Arguments, label: Tensor, spec: Spec) -> Tensor:
     """`(n, columns)` of `spec`, differentiable in all of `at`; zeros where the label is negative."""
     kept = spec.whole
+    transformed()
     function = _Stats if torch.compiler.is_compiling() else _StatsForward
-    out = function.apply(*at, label, ",".join(kept.want), kept.betas)
+    out = function.apply(*at, label, kept.code)
     if kept == spec:
         return out
     columns = [kept.want.index(name) for name in spec.want]
@@ -37,7 +58,7 @@ def stats(at: Arguments, label: Tensor, spec: Spec) -> Tensor:
 def gradients(at: Arguments, label: Tensor, found: Tensor, upstream: Tensor, spec: Spec, wanted: Sequence[bool]) -> Arguments:
     """J^T upstream, differentiable in turn; None where not wanted."""
     function = _Gradients if torch.compiler.is_compiling() else _GradientsForward
-    out = function.apply(*at, label, found, upstream, ",".join(spec.want), spec.betas, tuple(wanted))
+    out = function.apply(*at, label, found, upstream, spec.code, _letters(wanted))
     return Arguments(*(gradient if asked else None for gradient, asked in zip(out, wanted, strict=True)))
 
 
@@ -45,21 +66,21 @@ class _Stats(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, cap, class_weight, label, want, betas):  # type: ignore[no-untyped-def]
-        return operators.row_stats(x, weight, bias, cap, class_weight, label, want, betas)
+    def forward(x, weight, bias, cap, class_weight, label, spec):  # type: ignore[no-untyped-def]
+        return operators.row_stats(x, weight, bias, cap, class_weight, label, spec)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, want, betas = inputs
+        *tensors, spec = inputs
         ctx.save_for_backward(*tensors, output)
         ctx.save_for_forward(*tensors)
-        ctx.spec = Spec.of(want, betas)
+        ctx.spec = Spec.read(spec)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         *at, label, found = ctx.saved_tensors
         needed = ctx.needs_input_grad[:5]
-        return *gradients(Arguments(*at), label, found.detach(), upstream, ctx.spec, needed), None, None, None
+        return *gradients(Arguments(*at), label, found.detach(), upstream, ctx.spec, needed), None, None
 
 
 class _StatsForward(_Stats):
@@ -73,22 +94,22 @@ class _Gradients(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, cap, class_weight, label, found, upstream, want, betas, wanted):  # type: ignore[no-untyped-def]
-        return operators.row_stats_gradients(x, weight, bias, cap, class_weight, label, found, upstream, want, betas, wanted)
+    def forward(x, weight, bias, cap, class_weight, label, found, upstream, spec, wanted):  # type: ignore[no-untyped-def]
+        return operators.row_stats_gradients(x, weight, bias, cap, class_weight, label, found, upstream, spec, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, found, upstream, want, betas, wanted = inputs
+        *tensors, found, upstream, spec, wanted = inputs
         ctx.save_for_backward(*tensors, found, upstream)
         ctx.save_for_forward(*tensors, found, upstream)
-        ctx.spec, ctx.wanted = Spec.of(want, betas), wanted
+        ctx.spec, ctx.wanted = Spec.read(spec), wanted
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor) -> Any:
         *at, label, _, upstream = ctx.saved_tensors
-        along = Arguments(*(v if asked else None for v, asked in zip(directions, ctx.wanted, strict=True)))
+        along = Arguments(*(v if asked == "y" else None for v, asked in zip(directions, ctx.wanted, strict=True)))
         by, moved = curvature(Arguments(*at), along, upstream, label, ctx.spec)
-        return *by, None, None, moved.to(upstream.dtype), None, None, None
+        return *by, None, None, moved.to(upstream.dtype), None, None
 
 
 class _GradientsForward(_Gradients):
@@ -100,10 +121,20 @@ class _GradientsForward(_Gradients):
         if any(direction is not None for direction in directions[:5]):
             out = list(curvature(arguments, Arguments(*directions[:5]), upstream, label, ctx.spec)[0])
         if moved_upstream is not None:
-            more = gradients(arguments, label, found, moved_upstream, ctx.spec, ctx.wanted)
+            more = gradients(arguments, label, found, moved_upstream, ctx.spec, [asked == "y" for asked in ctx.wanted])
             out = [b if a is None else a if b is None else a + b for a, b in zip(out, more, strict=True)]
-        like = zip(out, at, ctx.wanted, strict=True)
-        return tuple(arguments.x.new_empty(0) if not asked else torch.zeros_like(source) if o is None else o.to(source.dtype) for o, source, asked in like)
+        return tuple(_moved(o, source, asked == "y", at[0]) for o, source, asked in zip(out, at, ctx.wanted, strict=True))
+
+
+def _moved(tangent: Tensor | None, source: Tensor | None, asked: bool, x: Tensor) -> Tensor:
+    """The tangent of a gradient; of the empty one in place of those that were not asked for."""
+    if source is None or not asked:
+        return x.new_empty(0)
+    return torch.zeros_like(source) if tangent is None else tangent.to(source.dtype)
+
+
+def _letters(wanted: Sequence[bool]) -> str:
+    return "".join("y" if asked else "n" for asked in wanted)
 
 
 LOG_PROB = Spec(("log_prob",), ())
@@ -113,7 +144,7 @@ LOG_PROB = Spec(("log_prob",), ())
 def weighted_log_prob(at: Arguments, label: Tensor, weights: Tensor, wanted: Sequence[bool]) -> Tensor:
     """sum_i weights_i log p_i, 0-d, with the gradients by hidden, weight and bias formed on the way: 3 matrix products in all."""
     function = _WeightedCompiled if torch.compiler.is_compiling() else _Weighted
-    return function.apply(*at[:4], label, weights, tuple(wanted))[0]
+    return function.apply(*at[:4], label, weights, _letters(wanted))[0]
 
 
 def frozen_log_prob(at: Arguments, label: Tensor) -> Tensor:
@@ -187,7 +218,7 @@ class _Frozen(Function):
     @staticmethod
     def forward(x, weight, bias, cap, label):  # type: ignore[no-untyped-def]
         ones = x.new_ones(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        log_prob, slope, _, _ = operators.log_prob_and_gradients(x, weight, bias, cap, label, ones, (True, False, False))
+        log_prob, slope, _, _ = operators.log_prob_and_gradients(x, weight, bias, cap, label, ones, "ynn")
         return log_prob, slope
 
     @staticmethod

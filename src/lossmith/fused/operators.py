@@ -4,14 +4,14 @@ They have no derivative of their own: torch's `register_autograd` does not go to
 autograd Functions of :mod:`lossmith.fused.functions`, which call these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossmith.fused import engine
-from lossmith.fused.engine import Spec, Wanted
+from lossmith.fused.engine import Spec
 from lossmith.fused.tiles import Head, working
 
 
@@ -27,17 +27,16 @@ def row_stats(
     cap: Tensor | None,
     class_weight: Tensor | None,
     label: Tensor,
-    want: str,
-    betas: Sequence[float],
+    spec: str,
 ) -> Tensor:
     """`(n, columns)` statistics of the rows whose label is at least 0."""
     with _without_autocast(x):
-        return engine.row_stats(x, Head(weight, bias, cap), class_weight, label, Spec.of(want, betas))
+        return engine.row_stats(x, Head(weight, bias, cap), class_weight, label, Spec.read(spec))
 
 
 @row_stats.register_fake
-def _(x, weight, bias, cap, class_weight, label, want, betas):  # type: ignore[no-untyped-def]
-    return x.new_empty((x.shape[0], Spec.of(want, betas).columns), dtype=working(x, weight))
+def _(x, weight, bias, cap, class_weight, label, spec):  # type: ignore[no-untyped-def]
+    return x.new_empty((x.shape[0], Spec.read(spec).columns), dtype=working(x, weight))
 
 
 @torch.library.custom_op("lossmith::row_stats_gradients", mutates_args=())
@@ -50,14 +49,13 @@ def row_stats_gradients(
     label: Tensor,
     stats: Tensor,
     upstream: Tensor,
-    want: str,
-    betas: Sequence[float],
-    wanted: Sequence[bool],
+    spec: str,
+    wanted: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by hidden, weight, bias, cap and class weight, in their dtypes; empty where not wanted."""
     with _without_autocast(x):
         found = engine.row_stats_gradients(
-            x, Head(weight, bias, cap), class_weight, label, stats, upstream, Spec.of(want, betas), Wanted(*wanted)
+            x, Head(weight, bias, cap), class_weight, label, stats, upstream, Spec.read(spec), wanted
         )
     return tuple(
         x.new_empty(0) if gradient is None else gradient.to(like.dtype)
@@ -66,20 +64,20 @@ def row_stats_gradients(
 
 
 @row_stats_gradients.register_fake
-def _(x, weight, bias, cap, class_weight, label, stats, upstream, want, betas, wanted):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, cap, class_weight, label, stats, upstream, spec, wanted):  # type: ignore[no-untyped-def]
     return tuple(
-        x.new_empty(like.shape, dtype=like.dtype) if like is not None and asked else x.new_empty(0)
+        x.new_empty(like.shape, dtype=like.dtype) if like is not None and asked == "y" else x.new_empty(0)
         for like, asked in zip((x, weight, bias, cap, class_weight), wanted, strict=True)
     )
 
 
 @torch.library.custom_op("lossmith::log_prob_and_gradients", mutates_args=())
 def log_prob_and_gradients(
-    x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, label: Tensor, upstream: Tensor, wanted: Sequence[bool]
+    x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, label: Tensor, upstream: Tensor, wanted: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The log-probability, and the gradients of its sum weighted by `upstream` by hidden, weight and bias, in the working dtype."""
     with _without_autocast(x):
-        out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap), label, upstream, Wanted(*wanted, False, False))
+        out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap), label, upstream, wanted + "nn")
     return (out, *(x.new_empty(0) if gradient is None else gradient for gradient in found[:3]))  # type: ignore[return-value]
 
 
@@ -87,7 +85,7 @@ def log_prob_and_gradients(
 def _(x, weight, bias, cap, label, upstream, wanted):  # type: ignore[no-untyped-def]
     dtype = working(x, weight)
     return x.new_empty(x.shape[0], dtype=dtype), *(
-        x.new_empty(like.shape if asked else 0, dtype=dtype) for like, asked in zip((x, weight, bias), wanted, strict=True)
+        x.new_empty(like.shape if asked == "y" else 0, dtype=dtype) for like, asked in zip((x, weight, bias), wanted, strict=True)
     )
 
 
@@ -121,7 +119,7 @@ def _batched(operator: Callable[..., Any], names: tuple[str, ...], foldable: Cal
     return rule
 
 
-_STATS = ("x", "weight", "bias", "cap", "class_weight", "label", "want", "betas")
-_GRADIENTS = ("x", "weight", "bias", "cap", "class_weight", "label", "stats", "upstream", "want", "betas", "wanted")
+_STATS = ("x", "weight", "bias", "cap", "class_weight", "label", "spec")
+_GRADIENTS = ("x", "weight", "bias", "cap", "class_weight", "label", "stats", "upstream", "spec", "wanted")
 row_stats.register_vmap(_batched(row_stats, _STATS, lambda given: True))
-row_stats_gradients.register_vmap(_batched(row_stats_gradients, _GRADIENTS, lambda given: not any(given["wanted"][1:])))
+row_stats_gradients.register_vmap(_batched(row_stats_gradients, _GRADIENTS, lambda given: "y" not in given["wanted"][1:]))
