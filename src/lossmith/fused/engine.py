@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lossmith.fused.reference import WANTED
-from lossmith.fused.tiles import CLASSES, ROWS, Head, Labels, blocks, capped, chosen_logit, raw, spans, weight_tile, working
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, spans, working
 
 SAFE = 1e20
 """S beyond which a row is done again: its reciprocal and products with it are to stay far from the ends of float32."""
@@ -63,7 +63,7 @@ def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor,
     dtype = working(x, head.weight)
     out = torch.zeros(x.shape[0], spec.columns, dtype=dtype, device=x.device)
     for rows in blocks((label >= 0).nonzero().squeeze(1)):
-        out[rows] = _block_stats(x[rows].to(dtype), head, class_weight, label[rows], spec)
+        out[rows] = block_stats(x[rows].to(dtype), head, class_weight, label[rows], spec)
     return out
 
 
@@ -75,9 +75,9 @@ class _Sums(NamedTuple):
     mean: Tensor
 
 
-def _block_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
-    buffer = x.new_empty(x.shape[0], CLASSES)
-    chosen = chosen_logit(x, head, label) if spec.labelled else None
+def block_stats(x: Tensor, head: Head | Given, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
+    buffer = x.new_empty(x.shape[0], head.width)
+    chosen = head.chosen(x, label) if spec.labelled else None
     reference = chosen if chosen is not None else _first_tile_maximum(x, head, buffer)
     sums = _sums(x, head, class_weight, reference, label if chosen is not None else None, spec, buffer)
     found = _assemble(sums, reference, chosen, spec, aside=chosen is not None)
@@ -86,20 +86,20 @@ def _block_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tens
         some, at = x[lost], label[lost]
         reference = _maximum(some, head, buffer[: some.shape[0]])
         sums = _sums(some, head, class_weight, reference, None, spec, buffer[: some.shape[0]])
-        found[lost] = _assemble(sums, reference, None if chosen is None else chosen_logit(some, head, at), spec, aside=False)
+        found[lost] = _assemble(sums, reference, None if chosen is None else head.chosen(some, at), spec, aside=False)
     return found
 
 
 def _sums(
-    x: Tensor, head: Head, class_weight: Tensor | None, reference: Tensor, label: Tensor | None, spec: Spec, buffer: Tensor
+    x: Tensor, head: Head | Given, class_weight: Tensor | None, reference: Tensor, label: Tensor | None, spec: Spec, buffer: Tensor
 ) -> _Sums:
     """Sums relative to the reference; with labels, over the other classes alone."""
     every = (1.0, *spec.betas)
     exponentials = x.new_zeros(len(every), x.shape[0])
     moment, mean = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
-    labels = None if label is None else Labels(label, head.classes)
-    for start, stop in spans(head.classes):
-        z = capped(raw(x, head, start, stop, buffer[:, : stop - start]), head.cap)
+    labels = None if label is None else Labels(label, head)
+    for start, stop in spans(head.classes, head.width):
+        z = head.logits(x, start, stop, buffer[:, : stop - start])
         if "mean_logit" in spec.want:
             mean += _weighted(z, class_weight, start, stop, head.classes)
         z -= reference.unsqueeze(1)
@@ -124,16 +124,15 @@ def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, cla
     return torch.where(v == 0, 0, z) @ v
 
 
-def _first_tile_maximum(x: Tensor, head: Head, buffer: Tensor) -> Tensor:
-    stop = min(CLASSES, head.classes)
-    return capped(raw(x, head, 0, stop, buffer[:, :stop]), head.cap).amax(1)
+def _first_tile_maximum(x: Tensor, head: Head | Given, buffer: Tensor) -> Tensor:
+    return head.logits(x, 0, head.width, buffer).amax(1)
 
 
-def _maximum(x: Tensor, head: Head, buffer: Tensor) -> Tensor:
+def _maximum(x: Tensor, head: Head | Given, buffer: Tensor) -> Tensor:
     """Every row's largest logit."""
     best = x.new_full((x.shape[0],), -torch.inf)
-    for start, stop in spans(head.classes):
-        best = torch.maximum(best, capped(raw(x, head, start, stop, buffer[:, : stop - start]), head.cap).amax(1))
+    for start, stop in spans(head.classes, head.width):
+        best = torch.maximum(best, head.logits(x, start, stop, buffer[:, : stop - start]).amax(1))
     return best
 
 
@@ -181,15 +180,15 @@ def row_stats_gradients(
     found = Gradients.zeros(x, head, class_weight, wanted)
     dtype = working(x, head.weight)
     for rows in blocks((label >= 0).nonzero().squeeze(1)):
-        block = _BlockSlope(spec, stats[rows].to(dtype), upstream[rows].to(dtype), label[rows], head.classes)
+        block = BlockSlope(spec, stats[rows].to(dtype), upstream[rows].to(dtype), label[rows], head)
         _block_gradients(x[rows].to(dtype), rows, head, class_weight, block, found)
     return found
 
 
-class _BlockSlope:
+class BlockSlope:
     """The derivative of a block's weighted statistics by its logits, a tile at a time."""
 
-    def __init__(self, spec: Spec, stats: Tensor, upstream: Tensor, label: Tensor, classes: int) -> None:
+    def __init__(self, spec: Spec, stats: Tensor, upstream: Tensor, label: Tensor, head: Head | Given) -> None:
         zero = upstream.new_zeros(upstream.shape[0])
 
         def given(name: str) -> Tensor:
@@ -198,7 +197,7 @@ class _BlockSlope:
 
         lse = spec.column(stats, "logsumexp")
         assert lse is not None
-        self.lse, self.classes, self.spec = lse, classes, spec
+        self.lse, self.classes = lse, head.classes
         self.log_prob, self.entropy = given("log_prob"), given("entropy")
         self.on_p = (given("logsumexp") - self.log_prob).unsqueeze(1)
         self.h = spec.column(stats, "entropy")
@@ -209,7 +208,7 @@ class _BlockSlope:
         log_p = spec.column(stats, "log_prob")
         self.labels = None
         if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
-            self.labels = Labels(label, classes)
+            self.labels = Labels(label, head)
             p = log_p.exp()
             self.at_label = self.log_prob * -torch.expm1(log_p) + given("logsumexp") * p + given("target_logit")
             if self.h is not None:
@@ -234,12 +233,12 @@ class _BlockSlope:
 
 
 def _block_gradients(
-    x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: _BlockSlope, found: Gradients
+    x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients
 ) -> None:
-    buffer = x.new_empty(x.shape[0], CLASSES)
+    buffer = x.new_empty(x.shape[0], head.width)
     dx = torch.zeros_like(x)
-    for start, stop in spans(head.classes):
-        u = raw(x, head, start, stop, buffer[:, : stop - start])
+    for start, stop in spans(head.classes, head.width):
+        u = head.raw(x, start, stop, buffer[:, : stop - start])
         ratio = None if head.cap is None else u / head.cap
         z = capped(u, head.cap)
         t = None if head.cap is None else z / head.cap
@@ -263,7 +262,7 @@ def _product(ratio: Tensor, curb: Tensor) -> Tensor:
 
 def _accumulate(slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients) -> None:
     if found.x is not None:
-        dx.addmm_(slope, weight_tile(head, start, stop, x.dtype))
+        dx.addmm_(slope, head.columns(start, stop, x.dtype))
     if found.weight is not None:
         found.weight[start:stop].addmm_(slope.mT, x)
     if found.bias is not None:
@@ -290,10 +289,10 @@ def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tenso
 
 def _exponentials(x: Tensor, head: Head, label: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """Fill `e` so that the derivative of log p_y by the logits before the softcap is -scale * e; return (log_prob, scale)."""
-    chosen = chosen_logit(x, head, label)
-    labels, total = Labels(label, head.classes), torch.zeros_like(chosen)
-    for start, stop in spans(head.classes):
-        z = capped(raw(x, head, start, stop, e[:, start:stop]), head.cap)
+    chosen = head.chosen(x, label)
+    labels, total = Labels(label, head), torch.zeros_like(chosen)
+    for start, stop in spans(head.classes, head.width):
+        z = head.logits(x, start, stop, e[:, start:stop])
         curb = None if head.cap is None else _curb(z, head.cap)
         z -= chosen.unsqueeze(1)
         if (hit := labels.within(start)) is not None:
@@ -319,7 +318,7 @@ def _curb(z: Tensor, cap: Tensor) -> Tensor:
 
 def _softmax_again(x: Tensor, head: Head, label: Tensor) -> tuple[Tensor, Tensor]:
     """(p - the label's indicator) times the softcap's slope, and log p_y, of rows far from their label: relative to the largest logit."""
-    z = capped(raw(x, head, 0, head.classes, x.new_empty(x.shape[0], head.classes)), head.cap)
+    z = head.logits(x, 0, head.classes, x.new_empty(x.shape[0], head.classes))
     curb = None if head.cap is None else _curb(z, head.cap)
     each = torch.arange(x.shape[0], device=x.device)
     log_p = z.log_softmax(1)
@@ -345,5 +344,5 @@ def _times_head(e: Tensor, head: Head) -> Tensor:
         return e @ head.weight
     out = e.new_zeros(e.shape[0], head.weight.shape[1])
     for start, stop in spans(head.classes, 8 * CLASSES):
-        out.addmm_(e[:, start:stop], weight_tile(head, start, stop, e.dtype))
+        out.addmm_(e[:, start:stop], head.columns(start, stop, e.dtype))
     return out

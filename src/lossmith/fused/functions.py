@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lossmith.fused import operators
+from lossmith.fused import operators, reference
 from lossmith.fused.engine import Spec
 from lossmith.fused.second import Arguments, curvature, tangent
+from lossmith.fused.tiles import working
 
 
 REFUSED = (
@@ -23,12 +24,16 @@ REFUSED = (
     "(pytorch/pytorch#193279): compile the loss and differentiate outside, or do not compile"
 )
 
+NESTED = (
+    "lossmith.fused: forward mode within forward mode gives a second derivative of 0 for any torch.autograd.Function, without a word: "
+    "use torch.func.hessian, or forward mode over torch.func.grad"
+)
+
 
 @torch.compiler.assume_constant_result
 def _derived_while_compiling() -> bool:
     """Whether a derivative of ``torch.func`` is being traced; asked by Dynamo once, which guards on the transforms at work."""
-    kinds = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
-    return any(level.key() in kinds for level in torch._C._functorch.get_interpreter_stack() or ())
+    return _levels(torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp) > 0
 
 
 def transformed() -> bool:
@@ -40,7 +45,14 @@ def transformed() -> bool:
         if _derived_while_compiling():
             raise RuntimeError(REFUSED)
         return False
+    if _levels(torch._C._functorch.TransformType.Jvp) > 1:
+        raise RuntimeError(NESTED)
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def _levels(*kinds: object) -> int:
+    """How many transforms of ``torch.func`` of those kinds are at work."""
+    return sum(level.key() in kinds for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
 def stats(at: Arguments, label: Tensor, spec: Spec) -> Tensor:
@@ -62,6 +74,12 @@ def gradients(at: Arguments, label: Tensor, found: Tensor, upstream: Tensor, spe
     return Arguments(*(gradient if asked else None for gradient, asked in zip(out, wanted, strict=True)))
 
 
+def _save(ctx: Any, *tensors: Tensor | None) -> None:
+    """For both modes, and the same for both: the rules that vmap generates remember the batch axes of one list alone."""
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
 class _Stats(Function):
     generate_vmap_rule = True
 
@@ -72,8 +90,7 @@ class _Stats(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, spec = inputs
-        ctx.save_for_backward(*tensors, output)
-        ctx.save_for_forward(*tensors)
+        _save(ctx, *tensors, output)
         ctx.spec = Spec.read(spec)
 
     @staticmethod
@@ -86,7 +103,7 @@ class _Stats(Function):
 class _StatsForward(_Stats):
     @staticmethod
     def jvp(ctx: Any, *directions: Any) -> Tensor:
-        *at, label = ctx.saved_tensors
+        *at, label, _ = ctx.saved_tensors
         return tangent(Arguments(*at), Arguments(*directions[:5]), label, ctx.spec)
 
 
@@ -100,8 +117,7 @@ class _Gradients(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, found, upstream, spec, wanted = inputs
-        ctx.save_for_backward(*tensors, found, upstream)
-        ctx.save_for_forward(*tensors, found, upstream)
+        _save(ctx, *tensors, found, upstream)
         ctx.spec, ctx.wanted = Spec.read(spec), wanted
 
     @staticmethod
@@ -179,7 +195,7 @@ class _WeightedCompiled(Function):
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
         *at, _, _, log_prob, gx, gw, gb = ctx.saved_tensors
         found = [
-            (upstream * gradient).to(source.dtype) if needed else None
+            operators.scaled(gradient, upstream, source) if needed else None
             for gradient, source, needed in zip((gx, gw, gb), at[:3], ctx.needs_input_grad[:3], strict=True)
         ]
         return *found, None, None, upstream * log_prob if ctx.needs_input_grad[5] else None, None
@@ -232,3 +248,36 @@ class _Frozen(Function):
         if torch.is_grad_enabled():
             return _again(at, label, upstream, (True, False, False))[0].x, None, None, None, None
         return (upstream.unsqueeze(1) * slope).to(at[0].dtype), None, None, None, None
+
+
+def given_stats(z: Tensor, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
+    """`(n, m, columns)` of `spec` whole, from logits `(n, c, m)`; differentiable once, in z alone."""
+    return _Given.apply(z, class_weight, label, spec.whole.code)
+
+
+def given_densely(z: Tensor, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
+    """The same by the definition, differentiable in every way, with the logits' copies that this takes."""
+    keep = label >= 0
+    rows = torch.where(keep.unsqueeze(1), z, 0).to(working(z, z)).movedim(1, -1)
+    found = reference.row_stats(rows, label.clamp_min(0), class_weight, want=spec.whole.want)
+    return torch.where(keep.unsqueeze(-1), torch.stack([getattr(found, name) for name in spec.whole.want], -1), 0)
+
+
+class _Given(Function):
+    @staticmethod
+    def forward(z, class_weight, label, spec):  # type: ignore[no-untyped-def]
+        return operators.given_stats(z, class_weight, label, spec)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, spec = inputs
+        ctx.save_for_backward(*tensors, output)
+        ctx.spec = Spec.read(spec)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        z, class_weight, label, found = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            again = given_densely(z, class_weight, label, ctx.spec)
+            return torch.autograd.grad(again, z, upstream, create_graph=True)[0], None, None, None
+        return operators.given_gradient(z, class_weight, label, found, upstream, ctx.spec.code), None, None, None

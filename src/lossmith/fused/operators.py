@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossmith.fused import engine
+from lossmith.fused import engine, given
 from lossmith.fused.engine import Spec
 from lossmith.fused.tiles import Head, working
 
@@ -87,6 +87,45 @@ def _(x, weight, bias, cap, label, upstream, wanted):  # type: ignore[no-untyped
     return x.new_empty(x.shape[0], dtype=dtype), *(
         x.new_empty(like.shape if asked == "y" else 0, dtype=dtype) for like, asked in zip((x, weight, bias), wanted, strict=True)
     )
+
+
+@torch.library.custom_op("lossmith::scaled", mutates_args=())
+def scaled(gradient: Tensor, upstream: Tensor, source: Tensor) -> Tensor:
+    """gradient * upstream in the dtype of the source.
+
+    An operator, so that compiled code keeps the source for its backward pass: a second derivative is then refused, as it is for any
+    compiled code, where a gradient that came from nowhere would be taken for a constant.
+    """
+    return (gradient * upstream).to(source.dtype)
+
+
+@scaled.register_fake
+def _(gradient, upstream, source):  # type: ignore[no-untyped-def]
+    return torch.empty_like(gradient, dtype=source.dtype)
+
+
+@torch.library.custom_op("lossmith::given_stats", mutates_args=())
+def given_stats(z: Tensor, class_weight: Tensor | None, label: Tensor, spec: str) -> Tensor:
+    """`(n, m, columns)` statistics of logits `(n, c, m)` where the label, `(n, m)`, is at least 0."""
+    with _without_autocast(z):
+        return given.stats(z, class_weight, label, Spec.read(spec))
+
+
+@given_stats.register_fake
+def _(z, class_weight, label, spec):  # type: ignore[no-untyped-def]
+    return z.new_empty((*label.shape, Spec.read(spec).columns), dtype=working(z, z))
+
+
+@torch.library.custom_op("lossmith::given_gradient", mutates_args=())
+def given_gradient(z: Tensor, class_weight: Tensor | None, label: Tensor, stats: Tensor, upstream: Tensor, spec: str) -> Tensor:
+    """The gradient of `(stats * upstream).sum()`, in the logits' shape and dtype."""
+    with _without_autocast(z):
+        return given.gradient(z, class_weight, label, stats, upstream, Spec.read(spec))
+
+
+@given_gradient.register_fake
+def _(z, class_weight, label, stats, upstream, spec):  # type: ignore[no-untyped-def]
+    return torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
 ROWWISE = {"x", "label", "stats", "upstream"}
