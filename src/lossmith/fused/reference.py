@@ -84,10 +84,11 @@ def row_stats(
         The statistics asked for, each `(*rows)`.
     """
     found: dict[str, Tensor] = {}
-    lse = torch.where(z.amax(-1).isfinite(), z.logsumexp(-1), torch.nan)
+    sound = z.amax(-1).isfinite()
+    lse = torch.where(sound, z.logsumexp(-1), torch.nan)
     if label is not None:
         chosen = z.gather(-1, label.unsqueeze(-1)).squeeze(-1)
-        found["log_prob"] = -complement(z, label, chosen)
+        found["log_prob"] = torch.where(sound, -complement(z, label, chosen), torch.nan)
         found["target_logit"] = chosen
     log_p = z - lse.unsqueeze(-1)
     present = z > -torch.inf
@@ -102,9 +103,9 @@ def complement(z: Float[Tensor, "*rows c"], label: Integer[Tensor, "*rows"], cho
     """-log p_y = log(1 + sum over the others of exp(z_k - z_y)), without loss of digits at either end."""
     is_label = label.unsqueeze(-1) == torch.arange(z.shape[-1], device=z.device)
     others = torch.where(is_label, -torch.inf, z)
-    alone = (others == -torch.inf).all(-1)  # no other class has any mass: the loss is 0, or NaN if the label has none either
+    alone = (others == -torch.inf).all(-1)  # no other class has any mass
     impossible = chosen == -torch.inf
     lse = torch.where(alone.unsqueeze(-1), 0, others).logsumexp(-1)
     lead = torch.where(alone | impossible, 0, lse - chosen)
     value = torch.where(impossible, lse - chosen, torch.logaddexp(lead, torch.zeros_like(lead)))
-    return torch.where(alone, chosen - chosen, value)
+    return torch.where(alone, 0, value)
