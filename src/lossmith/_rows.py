@@ -121,7 +121,7 @@ def of_log_prob(
     `slope` says that the row function is no more than `slope * log_p`, which spares a source of logits work.
     """
     opt = read(row, options, {**hyper, "label_smoothing": smoothing})
-    batch = frame(opt, input, target)
+    batch = frame(opt, input, target, sources=True)
     smooth = isinstance(smoothing, Tensor) or smoothing != 0
     if not isinstance(input, Tensor):
         return _of_source(batch, row, input, hyper, smoothing if smooth else None, slope)
@@ -266,8 +266,13 @@ def _finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = Fal
     return reduce(value, each, batch.options)
 
 
-def frame(opt: Call, input: Logits | LogitSource, target: Tensor) -> Batch:
-    """Check the arguments against each other, and find the class axis, the mask and the labels."""
+def frame(opt: Call, input: Logits | LogitSource, target: Tensor, *, sources: bool = False) -> Batch:
+    """Check the arguments against each other, and find the class axis, the mask and the labels.
+
+    `sources` says that the objective can do with the target's log-probability, and so takes a source of logits.
+    """
+    if is_source(input) and not sources:
+        raise TypeError(f"{opt.name}: input must be a tensor, for it needs every logit of a row; got a {type(input).__name__}")
     axis, rows, classes = _layout(opt, input)
     if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
         raise TypeError(f"{opt.name}: target must be integer class indices or class probabilities; got {describe(target)}")

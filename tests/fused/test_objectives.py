@@ -170,7 +170,7 @@ def test_what_the_head_cannot_stand_for_is_refused():
     source = LinearLogits(*p.inputs)
     with pytest.raises(TypeError, match="LinearLogits takes class indices"):
         lossmith.cross_entropy(source, dense(p).softmax(-1))
-    with pytest.raises(TypeError, match="brier_loss: input must be a floating-point tensor of logits; got LinearLogits"):
+    with pytest.raises(TypeError, match="brier_loss: input must be a tensor, for it needs every logit of a row; got a LinearLogits"):
         lossmith.brier_loss(source, p.target)
     with pytest.raises(ValueError, match="at least 2 classes; got a LinearLogits of 1"):
         lossmith.cross_entropy(LinearLogits(p.hidden, p.weight[:1]), p.target)
