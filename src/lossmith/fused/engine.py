@@ -24,6 +24,10 @@ SAFE = 1e20
 """S beyond which a row is done again: its reciprocal and products with it are to stay far from the ends of float32."""
 
 
+NOTHING = -1e30
+"""A logit whose exponential is 0, and 0 still when multiplied by it, which with -inf would be NaN."""
+
+
 class Spec(NamedTuple):
     """Which statistics, in the columns they are kept in: those of `WANTED` in its order, then one a further inverse temperature."""
 
@@ -76,43 +80,51 @@ class _Sums(NamedTuple):
 
 
 def block_stats(x: Tensor, head: Head | Given, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
+    """`(rows, columns)` of a block."""
     buffer = x.new_empty(x.shape[0], head.width)
     chosen = head.chosen(x, label) if spec.labelled else None
-    reference = chosen if chosen is not None else _first_tile_maximum(x, head, buffer)
+    reference = chosen if chosen is not None else head.logits(x, 0, head.width, buffer).amax(1)
     sums = _sums(x, head, class_weight, reference, label if chosen is not None else None, spec, buffer)
     found = _assemble(sums, reference, chosen, spec, aside=chosen is not None)
-    lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite())
+    lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite() & sums.moment.isfinite())
     if lost.any():
-        some, at = x[lost], label[lost]
-        reference = _maximum(some, head, buffer[: some.shape[0]])
-        sums = _sums(some, head, class_weight, reference, None, spec, buffer[: some.shape[0]])
+        some, at, buffer = x[lost], label[lost], buffer[: lost.sum()]
+        reference = _maximum(some, head, buffer)
+        sums = _sums(some, head, class_weight, reference, None, spec, buffer, careful=True)
         found[lost] = _assemble(sums, reference, None if chosen is None else head.chosen(some, at), spec, aside=False)
     return found
 
 
 def _sums(
-    x: Tensor, head: Head | Given, class_weight: Tensor | None, reference: Tensor, label: Tensor | None, spec: Spec, buffer: Tensor
+    x: Tensor,
+    head: Head | Given,
+    class_weight: Tensor | None,
+    reference: Tensor,
+    label: Tensor | None,
+    spec: Spec,
+    buffer: Tensor,
+    *,
+    careful: bool = False,
 ) -> _Sums:
-    """Sums relative to the reference; with labels, over the other classes alone."""
-    every = (1.0, *spec.betas)
-    exponentials = x.new_zeros(len(every), x.shape[0])
+    """Sums relative to the reference; with labels, over the other classes alone. `careful` of classes at -inf in the entropy."""
+    exponentials = x.new_zeros(1 + len(spec.betas), x.shape[0])
     moment, mean = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
-    labels = None if label is None else Labels(label, head)
+    labels = None if label is None else Labels(label, head.classes, head.width)
+    beside = torch.empty_like(buffer) if spec.betas or "entropy" in spec.want else buffer
     for start, stop in spans(head.classes, head.width):
-        z = head.logits(x, start, stop, buffer[:, : stop - start])
+        z, e = head.logits(x, start, stop, buffer[:, : stop - start]), beside[:, : stop - start]
         if "mean_logit" in spec.want:
             mean += _weighted(z, class_weight, start, stop, head.classes)
-        z -= reference.unsqueeze(1)
+        z.sub_(reference.unsqueeze(1))
         if labels is not None and (hit := labels.within(start)) is not None:
-            z[hit] = -torch.inf
-        for i, beta in enumerate(every[1:], 1):
-            exponentials[i] += (z * beta).exp_().sum(1)
+            z[hit] = NOTHING
+        for i, beta in enumerate(spec.betas, 1):
+            exponentials[i] += torch.mul(z, beta, out=e).exp_().sum(1)
+        exponentials[0] += torch.exp(z, out=e).sum(1)
         if "entropy" in spec.want:
-            e = z.exp()
-            exponentials[0] += e.sum(1)
-            moment += e.mul_(z.clamp_min_(-1e4)).sum(1)  # below that e is 0 in any dtype, and 0 times -inf would be NaN
-        else:
-            exponentials[0] += z.exp_().sum(1)
+            if careful:
+                z.clamp_min_(NOTHING)
+            moment += e.mul_(z).sum(1)
     return _Sums(exponentials, moment, mean)
 
 
@@ -122,10 +134,6 @@ def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, cla
         return z.sum(1) / classes
     v = class_weight[start:stop].to(z.dtype)
     return torch.where(v == 0, 0, z) @ v
-
-
-def _first_tile_maximum(x: Tensor, head: Head | Given, buffer: Tensor) -> Tensor:
-    return head.logits(x, 0, head.width, buffer).amax(1)
 
 
 def _maximum(x: Tensor, head: Head | Given, buffer: Tensor) -> Tensor:
@@ -198,44 +206,60 @@ class BlockSlope:
         lse = spec.column(stats, "logsumexp")
         assert lse is not None
         self.lse, self.classes = lse, head.classes
-        self.log_prob, self.entropy = given("log_prob"), given("entropy")
-        self.on_p = (given("logsumexp") - self.log_prob).unsqueeze(1)
-        self.h = spec.column(stats, "entropy")
+        on_log_prob, on_lse, on_h = given("log_prob"), given("logsumexp"), given("entropy")
+        h = spec.column(stats, "entropy")
+        on_p = on_lse - on_log_prob if h is None else on_lse - on_log_prob - on_h * h
+        self.on_p, self.on_h = on_p.unsqueeze(1), None if h is None else on_h.unsqueeze(1)
         self.mean = given("mean_logit") if "mean_logit" in spec.want else None
-        self.betas = [
-            (beta, stats[:, len(spec.want) + i], upstream[:, len(spec.want) + i] * beta) for i, beta in enumerate(spec.betas)
-        ]
+        self.further = [
+            (beta, -stats[:, i : i + 1], upstream[:, i : i + 1] * beta) for i, beta in enumerate(spec.betas, len(spec.want))
+        ]  # (inverse temperature, minus its logsumexp, its weight)
         log_p = spec.column(stats, "log_prob")
         self.labels = None
         if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
-            self.labels = Labels(label, head)
+            self.labels = Labels(label, head.classes, head.width)
             p = log_p.exp()
-            self.at_label = self.log_prob * -torch.expm1(log_p) + given("logsumexp") * p + given("target_logit")
-            if self.h is not None:
-                self.at_label = self.at_label - self.entropy * p * (log_p + self.h)
+            self.at_label = on_log_prob * -torch.expm1(log_p) + on_lse * p + given("target_logit")
+            if h is not None:
+                self.at_label = self.at_label - on_h * p * (log_p + h)
 
-    def tile(self, z: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
-        """The slope; z is overwritten where it is no longer needed."""
-        further = [(z * beta).sub_(lse.unsqueeze(1)).exp_().mul_(g.unsqueeze(1)) for beta, lse, g in self.betas]
-        log_p = z.sub_(self.lse.unsqueeze(1))
-        if self.h is None:
-            slope = log_p.exp_().mul_(self.on_p)
+    def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
+        """The slope, in one of the two; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
+        if not self.further:
+            return self._of_p(z, beside, class_weight, start, stop)
+        kept = z.clone()
+        slope = self._of_p(z, beside, class_weight, start, stop)
+        for beta, minus_lse, weight in self.further:
+            e = torch.add(minus_lse, kept, alpha=beta, out=beside).exp_()
+            slope.addcmul_(e, weight.expand_as(e))
+        return slope
+
+    def _of_p(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
+        """The slope at temperature 1, in z."""
+        z.sub_(self.lse.unsqueeze(1))
+        if self.on_h is None:
+            slope = z.exp_().mul_(self.on_p)
         else:
-            factor = self.on_p - self.entropy.unsqueeze(1) * (log_p.clamp_min(-1e4) + self.h.unsqueeze(1))
-            slope = log_p.exp_().mul_(factor)
+            torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
+            slope = z.exp_().mul_(torch.sub(self.on_p, beside, out=beside))
         if self.labels is not None and (hit := self.labels.within(start)) is not None:
             slope[hit] = self.at_label[hit[0]]
-        for term in further:
-            slope += term
         if self.mean is not None:
-            slope += self.mean.unsqueeze(1) * (1 / self.classes if class_weight is None else class_weight[start:stop].to(z.dtype))
+            v = 1 / self.classes if class_weight is None else class_weight[start:stop].to(z.dtype)
+            slope += self.mean.unsqueeze(1) * v
         return slope
+
+    @property
+    def needs_two(self) -> bool:
+        """Whether a second buffer is looked at."""
+        return bool(self.further) or self.on_h is not None
 
 
 def _block_gradients(
     x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients
 ) -> None:
     buffer = x.new_empty(x.shape[0], head.width)
+    beside = torch.empty_like(buffer) if block.needs_two else buffer
     dx = torch.zeros_like(x)
     for start, stop in spans(head.classes, head.width):
         u = head.raw(x, start, stop, buffer[:, : stop - start])
@@ -244,7 +268,7 @@ def _block_gradients(
         t = None if head.cap is None else z / head.cap
         if found.class_weight is not None and block.mean is not None:
             found.class_weight[start:stop] += block.mean @ z
-        slope = block.tile(z, class_weight, start, stop)
+        slope = block.tile(z, beside[:, : stop - start], class_weight, start, stop)
         if t is not None and ratio is not None:
             curb = 1 - t * t
             if found.cap is not None:
@@ -290,13 +314,13 @@ def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tenso
 def _exponentials(x: Tensor, head: Head, label: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """Fill `e` so that the derivative of log p_y by the logits before the softcap is -scale * e; return (log_prob, scale)."""
     chosen = head.chosen(x, label)
-    labels, total = Labels(label, head), torch.zeros_like(chosen)
-    for start, stop in spans(head.classes, head.width):
+    labels, total = Labels(label, head.classes, 2 * CLASSES), torch.zeros_like(chosen)
+    for start, stop in spans(head.classes, 2 * CLASSES):
         z = head.logits(x, start, stop, e[:, start:stop])
         curb = None if head.cap is None else _curb(z, head.cap)
         z -= chosen.unsqueeze(1)
         if (hit := labels.within(start)) is not None:
-            z[hit] = -torch.inf
+            z[hit] = NOTHING
         total += z.exp_().sum(1)
         if curb is not None:
             z *= curb

@@ -37,6 +37,7 @@ def gradient(z: Tensor, class_weight: Tensor | None, label: Tensor, found: Tenso
     by_rows = out.movedim(1, -1)
     for at in _blocks(z, label):
         block = BlockSlope(spec, found[at].to(dtype), upstream[at].to(dtype), label[at], head)
-        some = rows[at]  # a copy: the slope may overwrite it
-        by_rows[at] = block.tile(some.to(dtype), class_weight, 0, head.classes).to(z.dtype)
+        some = rows[at].to(dtype)  # a copy, which the slope may overwrite
+        beside = torch.empty_like(some) if block.needs_two else some
+        by_rows[at] = block.tile(some, beside, class_weight, 0, head.classes).to(z.dtype)
     return out

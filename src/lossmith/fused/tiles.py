@@ -1,8 +1,8 @@
 """The head, a tile at a time: what every loop over rows and classes has in common.
 
-A block is `ROWS` rows, and a tile `CLASSES` classes of a block: 1 MiB in float32, which stays in the second-level cache while it is
-exponentiated and summed. Fewer rows a block would starve the matrix product, which then reads the head from memory more often than it
-computes with it.
+A block is `ROWS` rows, and a tile `CLASSES` classes of a block: half a MiB in float32, which stays in the second-level cache beside
+another of its size while it is exponentiated and summed. Fewer rows a block would starve the matrix product, which then reads the head
+from memory more often than it computes with it.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 ROWS = 256
-CLASSES = 1024
+CLASSES = 512
 
 
 def working(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -92,11 +92,11 @@ def blocks(rows: Tensor, size: int = ROWS) -> tuple[Tensor, ...]:
 class Labels:
     """Which rows of a block have their label in a tile, found by one sort a block."""
 
-    def __init__(self, label: Tensor, head: Head | Given) -> None:
+    def __init__(self, label: Tensor, classes: int, width: int) -> None:
         ordered, self.order = label.sort(stable=True)
-        edges = torch.arange(0, head.classes + head.width, head.width, device=label.device)
+        edges = torch.arange(0, classes + width, width, device=label.device)
         self.bounds = torch.searchsorted(ordered, edges).tolist()
-        self.label, self.width = label, head.width
+        self.label, self.width = label, width
 
     def within(self, start: int) -> tuple[Tensor, Tensor] | None:
         """(rows, columns of the tile that starts there), or None where there is no label."""
