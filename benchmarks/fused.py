@@ -259,7 +259,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         print(json.dumps(peak(arguments.peak_of, p)))
         return
-    print(f"{arguments.rows} rows, {arguments.width} wide, {arguments.classes} classes, {arguments.dtype}; torch {torch.__version__}, 1 thread")
+    print(f"{arguments.rows} rows, {arguments.width} wide, {arguments.classes} classes, {arguments.dtype}; torch {torch.__version__}")
     print(explain(LinearLogits(p.hidden, p.weight)), end="\n\n")
     found, left_out = steps(p)
     half, frozen = (problem(*p.hidden.shape, p.weight.shape[0], dtype, **how) for how in ({"ignored": 0.5}, {"frozen": True}))

@@ -25,7 +25,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossmith._checks import describe, holds
-from lossmith._reduce import Call, check_floating, check_weight, divisor, full_precision, in_dtype, not_ignored, read, reduce, times, working_dtype
+from lossmith._reduce import (
+    Call,
+    check_floating,
+    check_weight,
+    divisor,
+    full_precision,
+    in_dtype,
+    not_ignored,
+    read,
+    reduce,
+    times,
+    working_dtype,
+)
 from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target
 
 
@@ -308,6 +320,7 @@ def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, in
             raise ValueError(f"{opt.name}: input must have at least 2 classes; got a {type(input).__name__} of {input.classes}")
         return len(input.rows), input.rows, input.classes
     check_floating(opt.name, input)
+    assert isinstance(input, Tensor)  # for the type checker: the line above has seen to it
     if input.ndim == 0:
         raise ValueError(f"{opt.name}: input must have shape (c,), (n, c) or (n, c, *d); got {describe(input)}")
     axis = 0 if input.ndim == 1 else 1

@@ -44,7 +44,7 @@ def test_a_confident_row_keeps_its_digits(make, exponent):
     lead = round(-exponent * 2.302585 * 2**16) / 2**16  # exact in float32, so that the logits are
     weight = leaf(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.5]]))
     hidden, bias = leaf(torch.tensor([[lead, 0.0], [-1e4, 0.0]])), leaf(torch.zeros(3))
-    found = lossmith.cross_entropy(make(hidden, weight, bias), torch.tensor([0, 0]), reduction="none", sample_weight=torch.tensor([1.0, 1e-30]))
+    found = lossmith.cross_entropy(make(hidden, weight, bias), torch.tensor([0, 0]), reduction="none")
     mpmath.mp.dps = 60
     loss = mpmath.log(1 + 2 * mpmath.exp(-lead))
     torch.testing.assert_close(found[0].item(), float(loss), rtol=1e-5, atol=0)
@@ -79,7 +79,12 @@ def test_classes_masked_by_a_bias_of_minus_infinity(make, masked):
     p = problem(7, classes=5, ignored=False)
     label = p.target[0].item()
     others = torch.arange(5) != label
-    at = {"another class": torch.arange(5) == (label + 1) % 5, "the label's class": ~others, "every class": others | ~others}.get(masked, others)
+    at = {
+        "another class": torch.arange(5) == (label + 1) % 5,
+        "the label's class": ~others,
+        "every class": others | ~others,
+        "every other class": others,
+    }[masked]
     bias = leaf(torch.where(at, -INF, p.bias))
     z = p.hidden @ p.weight.T + bias
     for reduction in ("none", "sum"):
@@ -124,8 +129,24 @@ def test_statistics_without_a_label_far_out():
     found = linear_stats(p.hidden, p.weight, bias=bias, want=("logsumexp", "entropy"))
     z = p.hidden @ p.weight.T + bias
     assert_close(found.logsumexp, z.logsumexp(-1), 1e-12)
-    assert_close(found.entropy, torch.distributions.Categorical(logits=z).entropy(), 1e-10)
-    assert_close(gradients(found.entropy.sum(), (p.hidden,)), gradients(torch.distributions.Categorical(logits=z).entropy().sum(), (p.hidden,)))
+    entropy = torch.distributions.Categorical(logits=z).entropy()
+    assert_close(found.entropy, entropy, 1e-10)
+    assert_close(gradients(found.entropy.sum(), (p.hidden,)), gradients(entropy.sum(), (p.hidden,)))
+
+
+@pytest.mark.parametrize("target", [None, torch.tensor([0, 1, 2, 0, 1, 2])])
+def test_statistics_where_classes_are_masked(target):
+    """A class at -inf has no part in the entropy, and none in a mean that gives it no weight."""
+    p = problem(6, classes=600, ignored=False)
+    masked = torch.arange(600) >= 400
+    bias = leaf(torch.where(masked, -INF, p.bias))
+    want, v = ("logsumexp", "entropy", "mean_logit"), torch.where(masked, 0.0, 1 / 400).double()
+    found = linear_stats(p.hidden, p.weight, target, bias, want=want, class_weight=v)
+    expected = linear_stats(p.hidden, p.weight[:400], target, p.bias[:400], want=want)
+    for name in want:
+        assert_close(getattr(found, name), getattr(expected, name), 1e-7)  # 1/400 came from float32
+    mine, theirs = (gradients((s.entropy + s.logsumexp).sum(), (p.hidden, p.weight)) for s in (found, expected))
+    assert_close(mine, theirs)
 
 
 def test_objectives_that_grow_exponentially():

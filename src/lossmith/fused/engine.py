@@ -255,9 +255,7 @@ class BlockSlope:
         return bool(self.further) or self.on_h is not None
 
 
-def _block_gradients(
-    x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients
-) -> None:
+def _block_gradients(x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients) -> None:
     buffer = x.new_empty(x.shape[0], head.width)
     beside = torch.empty_like(buffer) if block.needs_two else buffer
     dx = torch.zeros_like(x)

@@ -2,8 +2,8 @@
 
 :func:`stats` is differentiable in every way torch knows. Its two Functions, the statistics and their gradient, exist twice each: with
 `jvp`, for forward mode, and without, because Dynamo refuses a Function that defines one. :func:`weighted_log_prob` and
-:func:`frozen_log_prob` form gradients in the forward pass; they are for plain eager or compiled code alone, and a backward pass that is to be
-differentiated again leaves their stored gradients aside for the gradient of :func:`stats`.
+:func:`frozen_log_prob` form gradients in the forward pass; they are for plain eager or compiled code alone. Where their backward pass
+is to be differentiated again, it leaves the stored gradients aside and takes the gradient of :func:`stats`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from lossmith.fused import operators, reference
 from lossmith.fused.engine import Spec
 from lossmith.fused.second import Arguments, curvature, tangent
 from lossmith.fused.tiles import working
-
 
 REFUSED = (
     "lossmith.fused: torch.compile of torch.func.grad, vjp or jvp leaves out the derivatives of an operator, without a word "
@@ -94,10 +93,10 @@ class _Stats(Function):
         ctx.spec = Spec.read(spec)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
+    def backward(ctx: Any, *upstreams: Tensor) -> Any:
         *at, label, found = ctx.saved_tensors
         needed = ctx.needs_input_grad[:5]
-        return *gradients(Arguments(*at), label, found.detach(), upstream, ctx.spec, needed), None, None
+        return *gradients(Arguments(*at), label, found.detach(), upstreams[0], ctx.spec, needed), None, None
 
 
 class _StatsForward(_Stats):
@@ -168,9 +167,9 @@ def frozen_log_prob(at: Arguments, label: Tensor) -> Tensor:
     return _Frozen.apply(*at[:4], label)[0]
 
 
-def _again(saved: Sequence[Tensor | None], label: Tensor, upstream: Tensor, needed: Sequence[bool]) -> tuple[Arguments, Tensor]:
+def _again(at: Arguments, label: Tensor, upstream: Tensor, needed: Sequence[bool]) -> tuple[Arguments, Tensor]:
     """The gradient by recomputation, differentiable in turn, and the log-probabilities."""
-    at, kept = Arguments(*saved, None), LOG_PROB.whole
+    kept = LOG_PROB.whole
     found = stats(at, label, kept)
     padded = torch.stack([upstream, torch.zeros_like(upstream)], 1)
     return gradients(at, label, found.detach(), padded, kept, (*needed, False, False)), found[:, 0]
@@ -192,8 +191,9 @@ class _WeightedCompiled(Function):
         ctx.save_for_backward(*tensors, log_prob, *found)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
+    def backward(ctx: Any, *upstreams: Tensor) -> Any:
         *at, _, _, log_prob, gx, gw, gb = ctx.saved_tensors
+        upstream = upstreams[0]
         found = [
             operators.scaled(gradient, upstream, source) if needed else None
             for gradient, source, needed in zip((gx, gw, gb), at[:3], ctx.needs_input_grad[:3], strict=True)
@@ -213,12 +213,13 @@ class _Weighted(_WeightedCompiled):
         ctx.ready = found  # no cycle: what is not differentiable has no grad_fn to lead back here
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
+    def backward(ctx: Any, *upstreams: Tensor) -> Any:
         *at, label, weights, log_prob = ctx.saved_tensors
+        upstream = upstreams[0]
         ready, ctx.ready = ctx.ready, None
         needed = ctx.needs_input_grad[:3]
         if ready is None or torch.is_grad_enabled():  # once more, or to be differentiated again
-            again, log_prob = _again(at, label, upstream * weights, needed)
+            again, log_prob = _again(Arguments(*at), label, upstream * weights, needed)
             found: Sequence[Tensor | None] = again[:3]
         else:
             found = [_scaled(g, upstream).to(source.dtype) if n else None for g, source, n in zip(ready, at[:3], needed, strict=True)]
@@ -243,10 +244,11 @@ class _Frozen(Function):
         ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
+    def backward(ctx: Any, *upstreams: Tensor) -> Any:
         *at, label, slope = ctx.saved_tensors
+        upstream = upstreams[0]
         if torch.is_grad_enabled():
-            return _again(at, label, upstream, (True, False, False))[0].x, None, None, None, None
+            return _again(Arguments(*at), label, upstream, (True, False, False))[0].x, None, None, None, None
         return (upstream.unsqueeze(1) * slope).to(at[0].dtype), None, None, None, None
 
 
@@ -275,8 +277,9 @@ class _Given(Function):
         ctx.spec = Spec.read(spec)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
+    def backward(ctx: Any, *upstreams: Tensor) -> Any:
         z, class_weight, label, found = ctx.saved_tensors
+        upstream = upstreams[0]
         if torch.is_grad_enabled():
             again = given_densely(z, class_weight, label, ctx.spec)
             return torch.autograd.grad(again, z, upstream, create_graph=True)[0], None, None, None

@@ -8,7 +8,7 @@ from lossmith._reduce import not_ignored
 from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.engine import Spec
 from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, weighted_log_prob
-from lossmith.fused.plan import SCHEDULES, Plan, Schedule, choose, describe_plan
+from lossmith.fused.plan import SCHEDULES, Plan, Schedule, asks, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats
 from lossmith.fused.second import Arguments
 from lossmith.fused.tiles import working
@@ -73,7 +73,8 @@ class LinearLogits:
         if schedule not in SCHEDULES:
             raise ValueError(f"LinearLogits: schedule must be one of {', '.join(map(repr, SCHEDULES))}; got {schedule!r}")
         self.hidden, self.weight, self.bias = hidden, weight, bias
-        self.temperature, self.softcap, self.schedule, self.memory = temperature, softcap, schedule, memory
+        self.temperature, self.softcap, self.memory = temperature, softcap, memory
+        self.schedule: Schedule = schedule
 
     @property
     def rows(self) -> torch.Size:
@@ -116,7 +117,7 @@ class LinearLogits:
         at, label, weight = self._arguments(), torch.where(keep, target, -1).reshape(-1), weight.reshape(-1)
         path, _ = choose(at, known=True, log_prob_alone=True, schedule=self.schedule, memory=self.memory)
         if path == "forward":
-            wanted = [tensor is not None and tensor.requires_grad for tensor in at[:3]]
+            wanted = [asks(tensor) for tensor in at[:3]]
             return weighted_log_prob(at, label, weight, wanted)
         log_p = frozen_log_prob(at, label) if path == "frozen" else stats(at, label, LOG_PROB)[:, 0]
         return torch.where(weight == 0, 0, weight * torch.where(weight == 0, 0, log_p)).sum()
@@ -272,7 +273,7 @@ def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
         >>> print(explain(LinearLogits(hidden, weight)))
         gradients formed in the forward pass: 3 matrix products of the size of the logits
         because the loss is a sum of log-probabilities with known weights
-        memory: 378 KiB of gradients and 2.079 MiB of buffers; the logits and their gradient would take 3.906 MiB
+        memory: 378 KiB of gradients and 3.055 MiB of buffers; the logits and their gradient would take 3.906 MiB
         tiles of 256 rows x 1000 classes, by chunked torch on the tensors' own device
     """
     if loss not in ("sum", "rows", "stats"):

@@ -54,13 +54,14 @@ def row_stats_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by hidden, weight, bias, cap and class weight, in their dtypes; empty where not wanted."""
     with _without_autocast(x):
-        found = engine.row_stats_gradients(
-            x, Head(weight, bias, cap), class_weight, label, stats, upstream, Spec.read(spec), wanted
-        )
-    return tuple(
-        x.new_empty(0) if gradient is None else gradient.to(like.dtype)
-        for gradient, like in zip(found, (x, weight, bias, cap, class_weight), strict=True)
-    )  # type: ignore[return-value]
+        found = engine.row_stats_gradients(x, Head(weight, bias, cap), class_weight, label, stats, upstream, Spec.read(spec), wanted)
+    gx, gw, gb, gc, gv = (_as(like, gradient, x) for gradient, like in zip(found, (x, weight, bias, cap, class_weight), strict=True))
+    return gx, gw, gb, gc, gv
+
+
+def _as(like: Tensor | None, gradient: Tensor | None, x: Tensor) -> Tensor:
+    """A gradient in the dtype of what it belongs to; the empty tensor in place of none."""
+    return x.new_empty(0) if gradient is None or like is None else gradient.to(like.dtype)
 
 
 @row_stats_gradients.register_fake
@@ -78,7 +79,8 @@ def log_prob_and_gradients(
     """The log-probability, and the gradients of its sum weighted by `upstream` by hidden, weight and bias, in the working dtype."""
     with _without_autocast(x):
         out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap), label, upstream, wanted + "nn")
-    return (out, *(x.new_empty(0) if gradient is None else gradient for gradient in found[:3]))  # type: ignore[return-value]
+    gx, gw, gb = (x.new_empty(0) if gradient is None else gradient for gradient in found[:3])
+    return out, gx, gw, gb
 
 
 @log_prob_and_gradients.register_fake
@@ -132,25 +134,19 @@ ROWWISE = {"x", "label", "stats", "upstream"}
 """Arguments with one entry a row: a batch of them is more rows."""
 
 
-def _batched(operator: Callable[..., Any], names: tuple[str, ...], foldable: Callable[..., bool]) -> Callable[..., Any]:
-    """A vmap rule: a batch of rows under one head is one call with more rows; a batch of heads is a call each."""
+def _batched(operator: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+    """A vmap rule: a batch of rows under one head is one call with more rows; a batch of heads, or of their gradients, is a call each."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         given = dict(zip(names, args, strict=True))
         mapped = {name: dim for name, dim in zip(names, in_dims, strict=True) if isinstance(dim, int)}
-        front = {
-            name: given[name].movedim(mapped[name], 0) if name in mapped else given[name].expand(info.batch_size, *given[name].shape)
-            for name in names
-            if name in mapped or (name in ROWWISE and isinstance(given[name], Tensor))
-        }
-        if set(mapped) <= ROWWISE and foldable(given):
-            out = operator(*({**given, **{name: value.flatten(0, 1) for name, value in front.items()}}.values()))
-            unfold = (info.batch_size, -1) if info.batch_size else (0, front["x"].shape[1])
-            if isinstance(out, Tensor):
-                return out.unflatten(0, unfold), 0
-            empty = tuple(piece.numel() == 0 and piece.ndim == 1 for piece in out)
-            return tuple(p if e else p.unflatten(0, unfold) for p, e in zip(out, empty, strict=True)), tuple(None if e else 0 for e in empty)
-        each = [operator(*({**given, **{name: value[i] for name, value in front.items()}}.values())) for i in range(info.batch_size)]
+        front = {name: given[name].movedim(dim, 0) for name, dim in mapped.items()}
+        if not info.batch_size:
+            return _nothing(operator(**{**given, **{name: value.new_zeros(value.shape[1:]) for name, value in front.items()}}))
+        if set(mapped) <= ROWWISE and "y" not in given.get("wanted", "")[1:]:
+            front |= {name: given[name].expand(info.batch_size, *given[name].shape) for name in ROWWISE & (given.keys() - mapped.keys())}
+            return _unfolded(operator(**{**given, **{name: value.flatten(0, 1) for name, value in front.items()}}), info.batch_size)
+        each = [operator(**{**given, **{name: value[i] for name, value in front.items()}}) for i in range(info.batch_size)]
         if isinstance(each[0], Tensor):
             return torch.stack(each), 0
         return tuple(torch.stack(pieces) for pieces in zip(*each, strict=True)), (0,) * len(each[0])
@@ -158,7 +154,22 @@ def _batched(operator: Callable[..., Any], names: tuple[str, ...], foldable: Cal
     return rule
 
 
+def _unfolded(out: Tensor | tuple[Tensor, ...], batch: int) -> tuple[Any, Any]:
+    """Rows taken apart again; gradients that were not wanted are empty, and belong to no batch."""
+    if isinstance(out, Tensor):
+        return out.unflatten(0, (batch, out.shape[0] // batch)), 0
+    first, *rest = out
+    return (first.unflatten(0, (batch, first.shape[0] // batch)), *rest), (0, *(None for _ in rest))
+
+
+def _nothing(out: Tensor | tuple[Tensor, ...]) -> tuple[Any, Any]:
+    """A batch of nothing, in the shape that one would have."""
+    if isinstance(out, Tensor):
+        return out.new_empty((0, *out.shape)), 0
+    return tuple(piece.new_empty((0, *piece.shape)) for piece in out), (0,) * len(out)
+
+
 _STATS = ("x", "weight", "bias", "cap", "class_weight", "label", "spec")
 _GRADIENTS = ("x", "weight", "bias", "cap", "class_weight", "label", "stats", "upstream", "spec", "wanted")
-row_stats.register_vmap(_batched(row_stats, _STATS, lambda given: True))
-row_stats_gradients.register_vmap(_batched(row_stats_gradients, _GRADIENTS, lambda given: "y" not in given["wanted"][1:]))
+row_stats.register_vmap(_batched(row_stats, _STATS))
+row_stats_gradients.register_vmap(_batched(row_stats_gradients, _GRADIENTS))

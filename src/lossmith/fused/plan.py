@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lossmith.fused.functions import transformed
 from lossmith.fused.second import Arguments
@@ -58,7 +59,7 @@ class Plan:
         )
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.4g} {unit}"
@@ -76,18 +77,17 @@ def choose(at: Arguments, *, known: bool, log_prob_alone: bool, schedule: Schedu
         schedule: as given to `LinearLogits`.
         memory: bytes that a block of rows may keep, or None for the default.
     """
-    asked = Arguments(*(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in at))
     if transformed():
         return _recompute("a transform of torch.func or forward-mode differentiation is at work", schedule)
-    if not any(asked):
+    if not (torch.is_grad_enabled() and any(asks(tensor) for tensor in at)):
         return "value", "neither hidden states nor head ask for a gradient"
     if schedule == "recompute":
         return _recompute("schedule='recompute' asks for it", schedule)
     if not log_prob_alone:
         return _recompute("other statistics than the label's log-probability are asked for", schedule)
-    if asked.cap:
+    if asks(at.cap):
         return _recompute("the softcap (or the temperature beside one) asks for a gradient", schedule)
-    frozen = not (asked.weight or asked.bias)
+    frozen = not (asks(at.weight) or asks(at.bias))
     if not (frozen or known):
         return _recompute("what follows the log-probabilities is not a sum with known weights", schedule)
     buffer, limit = block_bytes(at), budget(at, memory)
@@ -96,6 +96,11 @@ def choose(at: Arguments, *, known: bool, log_prob_alone: bool, schedule: Schedu
     if frozen:
         return "frozen", "the head asks for no gradient"
     return "forward", "the loss is a sum of log-probabilities with known weights"
+
+
+def asks(tensor: Tensor | None) -> bool:
+    """Whether a gradient is wanted."""
+    return tensor is not None and tensor.requires_grad
 
 
 def _recompute(why: str, schedule: Schedule) -> tuple[Path, str]:
@@ -123,13 +128,12 @@ def describe_plan(at: Arguments, path: Path, why: str) -> Plan:
     assert x is not None
     assert weight is not None
     each = working(x, weight).itemsize
-    rows, classes = min(ROWS, x.shape[0]), min(CLASSES, weight.shape[0])
+    at_once = path in ("frozen", "forward")
+    rows, classes = min(ROWS, x.shape[0]), min(CLASSES * (2 if at_once else 1), weight.shape[0])
     wanted = () if path == "value" else [t for t in at if t is not None and t.requires_grad]
-    narrow = weight.dtype.itemsize < each
-    tile = rows * classes * each * (1 if at.cap is None else 3) + (classes * weight.shape[1] * each if narrow else 0)
-    buffers = tile + 2 * rows * weight.shape[1] * each
-    if path in ("frozen", "forward"):
-        buffers += block_bytes(at)
+    tiles = (2 if at.cap is None else 4) * rows * classes
+    widened = classes * weight.shape[1] if weight.dtype.itemsize < each else 0
+    buffers = (block_bytes(at) if at_once else 0) + (tiles + widened + 2 * rows * weight.shape[1]) * each
     return Plan(
         path, why, _PRODUCTS[path], rows, classes,
         gradients=sum(t.numel() for t in wanted) * each, buffers=buffers, dense=2 * x.shape[0] * weight.shape[0] * each,

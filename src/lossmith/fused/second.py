@@ -21,8 +21,7 @@ class Arguments(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     cap: Tensor | None
-    class_weight: Tensor | None
-
+    class_weight: Tensor | None = None
 
     def block(self, start: int) -> "Arguments":
         """The same for the block of rows that begins there."""
@@ -93,7 +92,7 @@ def curvature(at: Arguments, direction: Arguments, upstream: Tensor, label: Tens
         def block(*values: Tensor, here: Arguments = here, along: Arguments = along, rows: Tensor = rows) -> Tensor:
             return _block_tangent(here._replace(**dict(zip(present, values, strict=True))), along, rows, spec)
 
-        t, pull = torch.func.vjp(block, *(getattr(here, name) for name in present))
+        t, pull = torch.func.vjp(block, *(getattr(here, name) for name in present))[:2]
         of_rows, *rest = pull(upstream[start : start + ROWS].to(t.dtype))
         moved.append(t)
         by_rows.append(of_rows)
