@@ -256,3 +256,15 @@ def test_the_operators_are_what_they_say(name):
     torch.library.opcheck(operators.given_stats, (z, None, at, code), test_utils=checks)
     torch.library.opcheck(operators.given_gradient, (z, None, at, found, found, code), test_utils=checks)
     torch.library.opcheck(operators.scaled, (x, stats[0, 0], x.float()), test_utils=checks)
+
+
+def test_second_derivatives_in_temperature_softcap_and_class_weights():
+    h, w, b = DETACHED
+
+    def found(t, cap, v):
+        stats = linear_stats(h, w, P.target, b, want=("log_prob", "mean_logit"), temperature=t, softcap=cap, class_weight=v)
+        return stats.log_prob.sin() + stats.mean_logit**2
+
+    at = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.5, 3.0, [0.0, 1, 2, 0, 1, 0.5, 1])]
+    assert torch.autograd.gradcheck(found, at)
+    assert torch.autograd.gradgradcheck(found, at)

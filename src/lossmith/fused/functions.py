@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lossmith._reduce import times
 from lossmith.fused import operators, reference
 from lossmith.fused.engine import Spec
 from lossmith.fused.second import Arguments, curvature, tangent
@@ -181,7 +182,7 @@ class _WeightedCompiled(Function):
     @staticmethod
     def forward(x, weight, bias, cap, label, weights, wanted):  # type: ignore[no-untyped-def]
         log_prob, *found = operators.log_prob_and_gradients(x, weight, bias, cap, label, weights, wanted)
-        return torch.where(weights == 0, 0, weights * log_prob).sum(), log_prob, *found
+        return times(weights, log_prob).sum(), log_prob, *found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

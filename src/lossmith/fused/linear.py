@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lossmith._checks import describe, holds, nearest
-from lossmith._reduce import not_ignored
+from lossmith._reduce import not_ignored, times
 from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.engine import Spec
 from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, weighted_log_prob
@@ -120,7 +120,7 @@ class LinearLogits:
             wanted = [asks(tensor) for tensor in at[:3]]
             return weighted_log_prob(at, label, weight, wanted)
         log_p = frozen_log_prob(at, label) if path == "frozen" else stats(at, label, LOG_PROB)[:, 0]
-        return torch.where(weight == 0, 0, weight * torch.where(weight == 0, 0, log_p)).sum()
+        return times(weight, log_p).sum()
 
     def total_log_prob(
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None

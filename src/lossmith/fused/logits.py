@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lossmith._checks import describe
+from lossmith._reduce import times
 from lossmith._typing import Bool, Float, Integer
 from lossmith._typing import Logits as LogitTensor
 from lossmith.fused.engine import Spec
@@ -74,8 +75,7 @@ class Logits:
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
     ) -> Float[Tensor, ""]:
         """The sum over the kept rows of weight_i log p_i."""
-        log_p = self.target_log_prob(target, keep)
-        return torch.where(weight == 0, 0, weight * torch.where(weight == 0, 0, log_p)).sum()
+        return times(weight, self.target_log_prob(target, keep)).sum()
 
     def total_log_prob(
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None

@@ -25,29 +25,27 @@ _WORDS: dict[Path, str] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How a call is computed.
-
-    Attributes:
-        path: "value" (no gradient is asked for), "frozen" (of the hidden states alone), "forward" (gradients in the forward pass) or
-            "recompute" (logits computed again in the backward pass).
-        why: the reason, in words.
-        products: how many matrix products of the size of the logits forward and backward take together.
-        rows, classes: the size of a tile of logits.
-        gradients: bytes of the gradients, accumulated in float32 at least.
-        buffers: bytes of everything else that is held at once.
-        dense: bytes the logits and their gradient would need in float32, for comparison.
-        backend: what computes it.
-    """
+    """How a call is computed; prints as a few lines of words."""
 
     path: Path
+    """"value" (no gradient is asked for), "frozen" (of the hidden states alone), "forward" (gradients in the forward pass) or "recompute"
+    (logits computed again in the backward pass)."""
     why: str
+    """The reason, in words."""
     products: int
+    """How many matrix products of the size of the logits forward and backward take together."""
     rows: int
+    """The rows of a tile of logits."""
     classes: int
+    """The classes of a tile of logits."""
     gradients: int
+    """Bytes of the gradients, accumulated in float32 at least."""
     buffers: int
+    """Bytes of everything else that is held at once."""
     dense: int
+    """Bytes the logits and their gradient would need in float32, for comparison."""
     backend: str = "chunked torch"
+    """What computes it."""
 
     def __str__(self) -> str:
         return (

@@ -94,9 +94,14 @@ def row_stats(
     present = z > -torch.inf
     found["logsumexp"] = lse
     found["entropy"] = -(log_p.exp() * torch.where(present, log_p, 0)).sum(-1)
-    found["mean_logit"] = z.mean(-1) if class_weight is None else torch.where(class_weight == 0, 0, z * class_weight).sum(-1)
+    found["mean_logit"] = z.mean(-1) if class_weight is None else (counted(z, class_weight) * class_weight).sum(-1)
     at = torch.stack([(z / t).logsumexp(-1) + 0 * lse.detach() for t in temperatures], -1) if temperatures else None
     return RowStats(**{name: found[name] for name in want}, logsumexp_at=at)
+
+
+def counted(z: Float[Tensor, "*rows c"], weight: Float[Tensor, " c"]) -> Float[Tensor, "*rows c"]:
+    """The logits, but 0 for a class at -inf of weight 0, which counts for nothing."""
+    return torch.where((weight == 0) & (z == -torch.inf), 0, z)
 
 
 def complement(z: Float[Tensor, "*rows c"], label: Integer[Tensor, "*rows"], chosen: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:

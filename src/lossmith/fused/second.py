@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lossmith.fused.engine import Spec
+from lossmith.fused.reference import counted
 from lossmith.fused.tiles import ROWS, working
 
 
@@ -76,8 +77,8 @@ def _moved(z: Tensor, dz: Tensor, label: Tensor, v: Tensor | None, dv: Tensor | 
         h = -(p * log_p).sum(1, keepdim=True)
         columns["entropy"] = -(p * (log_p + h) * dz).sum(1)
     if "mean_logit" in spec.want:
-        moved = dz.mean(1) if v is None else torch.where(v == 0, 0, dz * v).sum(1)
-        columns["mean_logit"] = moved if dv is None else moved + (z * dv).sum(1)
+        moved = dz.mean(1) if v is None else (dz * v).sum(1)
+        columns["mean_logit"] = moved if dv is None else moved + (counted(z, dv) * dv).sum(1)
     further = [beta * ((z * beta).softmax(1) * dz).sum(1) for beta in spec.betas]
     return torch.stack([*(columns[name] for name in spec.want), *further], 1)
 
