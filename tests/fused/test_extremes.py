@@ -149,6 +149,16 @@ def test_statistics_where_classes_are_masked(target):
     assert_close(mine, theirs)
 
 
+def test_a_label_that_is_masked_has_no_part_in_the_entropy():
+    p = problem(6, classes=5, ignored=False)
+    bias, target = leaf(torch.where(torch.arange(5) == 2, -INF, p.bias)), torch.full((6,), 2)
+    found = linear_stats(p.hidden, p.weight, target, bias, want=("log_prob", "entropy"))
+    assert (found.log_prob == -INF).all()
+    entropy = torch.distributions.Categorical(logits=p.hidden @ p.weight[[0, 1, 3, 4]].T + p.bias[[0, 1, 3, 4]]).entropy()
+    assert_close(found.entropy, entropy, 1e-12)
+    assert_close(gradients(found.entropy.sum(), (p.hidden, p.weight)), gradients(entropy.sum(), (p.hidden, p.weight)))
+
+
 def test_objectives_that_grow_exponentially():
     p = problem(30, classes=8, scale=2.0)
     z = p.hidden @ p.weight.T + p.bias

@@ -20,6 +20,8 @@ from torch import Tensor
 from lossmith.fused.reference import WANTED
 from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, spans, working
 
+FEW = 16
+"""Rows that are done again at once where a block's exponentials are kept: they are copied."""
 SAFE = 1e20
 """S beyond which a row is done again: its reciprocal and products with it are to stay far from the ends of float32."""
 
@@ -221,7 +223,7 @@ class BlockSlope:
             p = log_p.exp()
             self.at_label = on_log_prob * -torch.expm1(log_p) + on_lse * p + given("target_logit")
             if h is not None:
-                self.at_label = self.at_label - on_h * p * (log_p + h)
+                self.at_label = self.at_label - on_h * p * (log_p.clamp_min(NOTHING) + h)
 
     def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
         """The slope, in one of the two; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
@@ -326,10 +328,9 @@ def _exponentials(x: Tensor, head: Head, label: Tensor, e: Tensor) -> tuple[Tens
     e[each, label] = -total if head.cap is None else -total * _curb(chosen, head.cap)
     log_prob, scale = -torch.log1p(total), 1 / (1 + total)
     lost = ~((total < SAFE) & chosen.isfinite())
-    if lost.any():
-        e[lost], log_prob[lost] = _softmax_again(x[lost], head, label[lost])
-        scale = torch.where(lost, 1, scale)
-    return log_prob, scale
+    for some in blocks(lost.nonzero().squeeze(1), FEW):
+        e[some], log_prob[some] = _softmax_again(x[some], head, label[some])
+    return log_prob, torch.where(lost, 1, scale)
 
 
 def _curb(z: Tensor, cap: Tensor) -> Tensor:
