@@ -189,6 +189,7 @@ class _WeightedCompiled(Function):
         *tensors, _ = inputs
         _, log_prob, *found = output
         ctx.mark_non_differentiable(log_prob, *found)
+        ctx.set_materialize_grads(False)  # zeros of the head's size, for outputs that have no gradient
         ctx.save_for_backward(*tensors, log_prob, *found)
 
     @staticmethod
@@ -210,6 +211,7 @@ class _Weighted(_WeightedCompiled):
         *tensors, _ = inputs
         _, log_prob, *found = output
         ctx.mark_non_differentiable(log_prob, *found)
+        ctx.set_materialize_grads(False)  # zeros of the head's size, for outputs that have no gradient
         ctx.save_for_backward(*tensors, log_prob)
         ctx.ready = found  # no cycle: what is not differentiable has no grad_fn to lead back here
 
@@ -242,6 +244,7 @@ class _Frozen(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
