@@ -94,7 +94,7 @@ class _Stats(Function):
         ctx.spec = Spec.read(spec)
 
     @staticmethod
-    def backward(ctx: Any, *upstreams: Tensor) -> Any:
+    def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, found = ctx.saved_tensors
         needed = ctx.needs_input_grad[:5]
         return *gradients(Arguments(*at), label, found.detach(), upstreams[0], ctx.spec, needed), None, None
@@ -193,7 +193,7 @@ class _WeightedCompiled(Function):
         ctx.save_for_backward(*tensors, log_prob, *found)
 
     @staticmethod
-    def backward(ctx: Any, *upstreams: Tensor) -> Any:
+    def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, _, _, log_prob, gx, gw, gb = ctx.saved_tensors
         upstream = upstreams[0]
         found = [
@@ -216,7 +216,7 @@ class _Weighted(_WeightedCompiled):
         ctx.ready = found  # no cycle: what is not differentiable has no grad_fn to lead back here
 
     @staticmethod
-    def backward(ctx: Any, *upstreams: Tensor) -> Any:
+    def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, weights, log_prob = ctx.saved_tensors
         upstream = upstreams[0]
         ready, ctx.ready = ctx.ready, None
@@ -248,7 +248,7 @@ class _Frozen(Function):
         ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, *upstreams: Tensor) -> Any:
+    def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, slope = ctx.saved_tensors
         upstream = upstreams[0]
         if torch.is_grad_enabled():
@@ -281,7 +281,7 @@ class _Given(Function):
         ctx.spec = Spec.read(spec)
 
     @staticmethod
-    def backward(ctx: Any, *upstreams: Tensor) -> Any:
+    def backward(ctx: Any, *upstreams: Any) -> Any:
         z, class_weight, label, found = ctx.saved_tensors
         upstream = upstreams[0]
         if torch.is_grad_enabled():
