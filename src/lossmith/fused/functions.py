@@ -195,7 +195,8 @@ class _WeightedCompiled(Function):
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, _, _, log_prob, gx, gw, gb = ctx.saved_tensors
-        upstream = upstreams[0]
+        if (upstream := upstreams[0]) is None:
+            return (None,) * 7
         found = [
             operators.scaled(gradient, upstream, source) if needed else None
             for gradient, source, needed in zip((gx, gw, gb), at[:3], ctx.needs_input_grad[:3], strict=True)
@@ -218,7 +219,8 @@ class _Weighted(_WeightedCompiled):
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, weights, log_prob = ctx.saved_tensors
-        upstream = upstreams[0]
+        if (upstream := upstreams[0]) is None:
+            return (None,) * 7
         ready, ctx.ready = ctx.ready, None
         needed = ctx.needs_input_grad[:3]
         if ready is None or torch.is_grad_enabled():  # once more, or to be differentiated again
@@ -250,7 +252,8 @@ class _Frozen(Function):
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, slope = ctx.saved_tensors
-        upstream = upstreams[0]
+        if (upstream := upstreams[0]) is None:
+            return (None,) * 5
         if torch.is_grad_enabled():
             return _again(Arguments(*at), label, upstream, (True, False, False))[0].x, None, None, None, None
         return (upstream.unsqueeze(1) * slope).to(at[0].dtype), None, None, None, None
