@@ -20,7 +20,18 @@ if TYPE_CHECKING:  # the stars, so that type checkers know every name that __get
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (*card.ROOMS, "calibration", "conformance", "diagnostics", "divergences", "estimate", "generators", "robust", "study")
+_SUBPACKAGES = (
+    *card.ROOMS,
+    "calibration",
+    "conformance",
+    "diagnostics",
+    "divergences",
+    "estimate",
+    "fused",
+    "generators",
+    "robust",
+    "study",
+)
 
 
 def __getattr__(name: str) -> Any:

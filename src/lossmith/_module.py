@@ -34,8 +34,11 @@ class Objective(nn.Module):
         """The hyper-parameters and options that are set."""
         return {**self._plain, **{name: getattr(self, f"fixed_{name}") for name in self._tensors}}
 
-    def forward(self, input: Tensor, target: Tensor, **options: Any) -> Tensor:
-        """The objective; `options` given here (a batch's `sample_weight`, say) win over the fixed ones."""
+    def forward(self, input: Any, target: Tensor, **options: Any) -> Tensor:
+        """The objective of a tensor, or of a source of logits where it takes one.
+
+        `options` given here (a batch's `sample_weight`, say) win over the fixed ones.
+        """
         return self.function(input, target, **{**self.fixed, **options})
 
     def extra_repr(self) -> str:

@@ -147,11 +147,16 @@ def reduce(value: Tensor, each: Tensor, opt: Call) -> Tensor:
         return value
     if opt.reduction == "sum":
         return value.sum()
+    return value.sum() / divisor(each, opt)
+
+
+def divisor(each: Tensor, opt: Call) -> Tensor | float:
+    """What a mean divides by: the total weight of what is kept, or the denominator given; never 0."""
     if opt.denominator is None:
-        return value.sum() / nonzero(each.sum())
+        return nonzero(each.sum())
     if isinstance(opt.denominator, Tensor):
-        return value.sum() / nonzero(opt.denominator.to(value.dtype))
-    return value.sum() / (opt.denominator or 1.0)
+        return nonzero(opt.denominator.to(each.dtype))
+    return opt.denominator or 1.0
 
 
 def nonzero(total: Float[Tensor, ""]) -> Float[Tensor, ""]:

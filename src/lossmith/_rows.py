@@ -18,14 +18,26 @@ gradient.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lossmith._checks import describe, holds
-from lossmith._reduce import Call, check_floating, check_weight, full_precision, in_dtype, not_ignored, read, reduce, times, working_dtype
+from lossmith._reduce import (
+    Call,
+    check_floating,
+    check_weight,
+    divisor,
+    full_precision,
+    in_dtype,
+    not_ignored,
+    read,
+    reduce,
+    times,
+    working_dtype,
+)
 from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target
 
 
@@ -46,6 +58,40 @@ class LogitSource(Protocol):
         ...
 
 
+@runtime_checkable
+class SummingSource(LogitSource, Protocol):
+    """A source that can also sum: over the classes, which label smoothing asks for, and over the rows.
+
+    Told the weights of the rows' sum in advance, it may form gradients while the logits are at hand.
+    """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its log-probabilities."""
+        ...
+
+    def total_log_prob(
+        self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None
+    ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
+        """log p_y, and the sum over the classes of w_k log p_k (w = 1 where none is given)."""
+        ...
+
+    def weighted_log_prob(
+        self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
+    ) -> Float[Tensor, ""]:
+        """The sum over the kept rows of weight_i log p_i."""
+        ...
+
+
+def is_source(x: object) -> TypeGuard[LogitSource]:
+    """What ``isinstance(x, LogitSource)`` says, which Dynamo answers wrongly."""
+    return not isinstance(x, Tensor) and hasattr(x, "target_log_prob")
+
+
+def can_sum(x: LogitSource) -> TypeGuard[SummingSource]:
+    return hasattr(x, "weighted_log_prob")
+
+
 class Batch(NamedTuple):
     """A call's rows, checked and masked."""
 
@@ -62,6 +108,11 @@ class Batch(NamedTuple):
         """The input with every masked row replaced by zeros, so that what it held reaches neither value nor gradient."""
         return torch.where(self.keep.unsqueeze(self.axis), input, 0)
 
+    def like(self, x: Tensor) -> "Batch":
+        """The same with its weights in the dtype of x."""
+        weights = {name: getattr(self, name) for name in ("class_weight", "sample_weight")}
+        return self._replace(**{name: weight.to(x.dtype) for name, weight in weights.items() if weight is not None})
+
     def per_class(self, weight: Tensor) -> Tensor:
         """A vector over the classes, shaped to broadcast along the class axis where it is."""
         return weight.reshape(-1, *[1] * (self.keep.ndim - self.axis))
@@ -74,23 +125,49 @@ def of_log_prob(
     options: Mapping[str, Any],
     *,
     smoothing: Hyper = 0.0,
+    slope: float | None = None,
     **hyper: Any,
 ) -> Tensor:
-    """An objective of the target's log-probability alone; `smoothing` mixes the target with the uniform distribution."""
+    """An objective of the target's log-probability alone; `smoothing` mixes the target with the uniform distribution.
+
+    `slope` says that the row function is no more than `slope * log_p`, which spares a source of logits work.
+    """
     opt = read(row, options, {**hyper, "label_smoothing": smoothing})
-    batch = frame(opt, input, target)
+    batch = frame(opt, input, target, sources=True)
     smooth = isinstance(smoothing, Tensor) or smoothing != 0
     if not isinstance(input, Tensor):
-        if smooth:
-            raise TypeError(f"{opt.name}: a {type(input).__name__} takes no label smoothing; got {smoothing}")
-        assert batch.label is not None  # a source of logits takes class indices only
-        return _finish(batch, row(input.target_log_prob(batch.label, batch.keep), **hyper))
+        return _of_source(batch, row, input, hyper, smoothing if smooth else None, slope)
     with full_precision(input):
         log_p = log_probabilities(batch, input)
         hyper, smoothing = in_dtype(hyper, log_p), in_dtype({"by": smoothing}, log_p)["by"]
         if smooth:
             return _finish(batch, _smoothed(batch, row, log_p, smoothing, hyper), weighted=True)
         return _finish(batch, expected(batch, log_p, lambda lp: row(lp, **hyper)))
+
+
+def _of_source(
+    batch: Batch, row: Callable[..., Tensor], source: LogitSource, hyper: Mapping[str, Any], smoothing: Hyper | None, slope: float | None
+) -> Tensor:
+    """The same from a source of logits: by its log-probabilities, or by its own sums where the row function is linear in them."""
+    label, opt = batch.label, batch.options
+    assert label is not None  # a source of logits takes class indices only
+    if slope is None or not can_sum(source):
+        if smoothing is not None:
+            raise TypeError(f"{opt.name}: a {type(source).__name__} takes no label smoothing; got {smoothing}")
+        log_p = source.target_log_prob(label, batch.keep)
+        with full_precision(log_p):
+            return _finish(batch.like(log_p), row(log_p, **in_dtype(hyper, log_p)))
+    batch = batch.like(torch.empty(0, dtype=source.dtype, device=label.device))
+    if smoothing is not None:
+        log_p, total = source.total_log_prob(label, batch.keep, batch.class_weight)
+        share = in_dtype({"of": smoothing}, log_p)["of"]
+        hard = log_p if batch.class_weight is None else times(batch.class_weight[label], log_p)
+        value = times(1 - share, hard) + times(share / batch.classes, total)
+        return _finish(batch, slope * value, weighted=True)
+    if opt.reduction == "none":
+        return _finish(batch, slope * source.target_log_prob(label, batch.keep))
+    _, each = weigh(batch, torch.ones(batch.keep.shape, dtype=source.dtype, device=label.device))
+    return source.weighted_log_prob(label, batch.keep, slope * each / (divisor(each, opt) if opt.reduction == "mean" else 1.0))
 
 
 def log_probabilities(batch: Batch, input: Logits) -> Logits:
@@ -201,8 +278,13 @@ def _finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = Fal
     return reduce(value, each, batch.options)
 
 
-def frame(opt: Call, input: Logits | LogitSource, target: Tensor) -> Batch:
-    """Check the arguments against each other, and find the class axis, the mask and the labels."""
+def frame(opt: Call, input: Logits | LogitSource, target: Tensor, *, sources: bool = False) -> Batch:
+    """Check the arguments against each other, and find the class axis, the mask and the labels.
+
+    `sources` says that the objective can do with the target's log-probability, and so takes a source of logits.
+    """
+    if is_source(input) and not sources:
+        raise TypeError(f"{opt.name}: input must be a tensor, for it needs every logit of a row; got a {type(input).__name__}")
     axis, rows, classes = _layout(opt, input)
     if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
         raise TypeError(f"{opt.name}: target must be integer class indices or class probabilities; got {describe(target)}")
@@ -233,9 +315,12 @@ def frame(opt: Call, input: Logits | LogitSource, target: Tensor) -> Batch:
 
 def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, int]:
     """The class axis, the shape of the rows and the number of classes."""
-    if not isinstance(input, Tensor) and isinstance(input, LogitSource):
+    if is_source(input):
+        if input.classes < 2:
+            raise ValueError(f"{opt.name}: input must have at least 2 classes; got a {type(input).__name__} of {input.classes}")
         return len(input.rows), input.rows, input.classes
     check_floating(opt.name, input)
+    assert isinstance(input, Tensor)  # for the type checker: the line above has seen to it
     if input.ndim == 0:
         raise ValueError(f"{opt.name}: input must have shape (c,), (n, c) or (n, c, *d); got {describe(input)}")
     axis = 0 if input.ndim == 1 else 1

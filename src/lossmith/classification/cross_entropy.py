@@ -83,4 +83,4 @@ def cross_entropy(
         >>> lossmith.cross_entropy(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0]))
         tensor(0.2395)
     """
-    return of_log_prob(_log_loss, input, target, options, smoothing=label_smoothing)
+    return of_log_prob(_log_loss, input, target, options, smoothing=label_smoothing, slope=-1.0)

@@ -1,0 +1,282 @@
+"""Time and memory of the fused linear head, as ratios: to its floor and to what else PyTorch offers.
+
+    python benchmarks/fused.py --rows 2048 --width 512 --classes 32768
+    python benchmarks/fused.py --rows 512 --width 512 --classes 131072 --rounds 15 --memory
+
+**Time** is CPU time of this process (`time.process_time`, one thread), forward and backward. All variants are interleaved in one process,
+one call each a round, in an order that changes from round to round, so that a busy machine is busy for all of them; a ratio is the median
+over the rounds of the ratio to the floor in the same round, with a 95 % interval of that median from its order statistics. The floor
+is the three matrix products alone, on 256 rows at a time into buffers that exist: no exponential, no sum.
+
+**Memory** (`--memory`) is the most that was resident beyond the inputs, gradients included, of one call in a fresh process: the
+high-water mark that the kernel keeps (VmHWM), set back just before the call. Pages are counted when they are touched; blocks of more
+than 1 MiB go back to the system when they are freed (MALLOC_MMAP_THRESHOLD_). A small call first loads the libraries. Linux only.
+
+Variants that cannot be run (a PyTorch without `F.linear_cross_entropy`, no compiler) are left out, and said so.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import lossmith
+from lossmith.fused import LinearLogits, Logits, explain, linear_stats
+
+MIB = 2**20
+
+
+class Problem(NamedTuple):
+    hidden: Tensor
+    weight: Tensor
+    target: Tensor
+
+
+Step = Callable[[Problem], None]
+
+
+def problem(rows: int, width: int, classes: int, dtype: torch.dtype, *, ignored: float = 0.0, frozen: bool = False) -> Problem:
+    """Hidden states and a head that give logits of standard deviation 2, and labels."""
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, width).to(dtype).requires_grad_()
+    weight = (torch.randn(classes, width).mul_(2 / math.sqrt(width))).to(dtype).requires_grad_(not frozen)
+    target = torch.randint(classes, (rows,))
+    target[torch.rand(rows) < ignored] = -100
+    return Problem(hidden, weight, target)
+
+
+def backward(loss: Callable[[Problem], Tensor]) -> Step:
+    """Forward and backward; the gradients are dropped, as an optimizer's zero_grad would."""
+
+    def step(p: Problem) -> None:
+        p.hidden.grad = p.weight.grad = None
+        loss(p).backward()
+
+    return step
+
+
+def floor(p: Problem, rows: int = 256) -> Step:
+    """The three products: logits, gradient of the hidden states, gradient of the head."""
+    x, w = p.hidden.detach().float(), p.weight.detach().float()
+    z, dx, dw = torch.empty(rows, w.shape[0]), torch.empty_like(x), torch.zeros_like(w)
+
+    def step(_: Problem) -> None:
+        for start in range(0, x.shape[0], rows):
+            some = x[start : start + rows]
+            out = z[: some.shape[0]]
+            torch.mm(some, w.T, out=out)
+            torch.mm(out, w, out=dx[start : start + rows])
+            dw.addmm_(out.T, some, beta=0)
+
+    return step
+
+
+def eager(p: Problem) -> Tensor:
+    return F.cross_entropy(F.linear(p.hidden, p.weight), p.target)
+
+
+def of_torch(**options: object) -> Callable[[Problem], Tensor]:
+    """PyTorch's own chunked head."""
+    from torch.nn.modules.linear_cross_entropy_options import LinearCrossEntropyOptions
+
+    chosen = LinearCrossEntropyOptions(**options)
+    return lambda p: F.linear_cross_entropy(p.hidden, p.weight, p.target, options=chosen)
+
+
+def smoothed(p: Problem) -> Tensor:
+    return lossmith.cross_entropy(LinearLogits(p.hidden, p.weight), p.target, label_smoothing=0.1)
+
+
+def with_z_loss_and_entropy(p: Problem) -> Tensor:
+    found = linear_stats(p.hidden, p.weight, p.target, want=("log_prob", "logsumexp", "entropy"))
+    return (-found.log_prob + 1e-4 * found.logsumexp**2 - 0.01 * found.entropy).mean()
+
+
+def three_temperatures(p: Problem) -> Tensor:
+    found = linear_stats(p.hidden, p.weight, p.target, want=("target_logit", "logsumexp"), temperatures=(2.0, 4.0))
+    return (found.logsumexp + found.logsumexp_at.sum(-1) - 1.75 * found.target_logit).mean()
+
+
+OURS: dict[str, Callable[[Problem], Tensor]] = {
+    "cross_entropy": lambda p: lossmith.cross_entropy(LinearLogits(p.hidden, p.weight), p.target),
+    "cross_entropy, recompute": lambda p: lossmith.cross_entropy(LinearLogits(p.hidden, p.weight, schedule="recompute"), p.target),
+    "focal_loss": lambda p: lossmith.focal_loss(LinearLogits(p.hidden, p.weight), p.target),
+    "smoothing": smoothed,
+    "z-loss and entropy": with_z_loss_and_entropy,
+    "three temperatures": three_temperatures,
+}
+
+
+def steps(p: Problem, *, compiled: bool = True) -> tuple[dict[str, Step], list[str]]:
+    """Everything to be timed on a problem, and what had to be left out."""
+    found: dict[str, Step] = {"floor": floor(p), **{f"lossmith {name}": backward(loss) for name, loss in OURS.items()}}
+    left_out = []
+    found["eager"] = backward(eager)
+    if compiled:
+        found["torch.compile"] = backward(torch.compile(eager))
+    if hasattr(F, "linear_cross_entropy"):
+        found["F.linear_cross_entropy auto"] = backward(of_torch())
+        for rows in (256, 512, 1024):
+            if rows < 2 * p.hidden.shape[0]:
+                found[f"F.linear_cross_entropy {rows} rows"] = backward(of_torch(batch_chunk_size=rows))
+    else:
+        left_out.append("F.linear_cross_entropy: this PyTorch has none")
+    return found, left_out
+
+
+def seconds(step: Step, p: Problem) -> float:
+    start = time.process_time()
+    step(p)
+    return time.process_time() - start
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """A 95 % interval of the median, from order statistics: the ranks within 1.96 standard deviations of a fair coin's heads."""
+    ordered, n = sorted(values), len(values)
+    reach = 1.96 * math.sqrt(n) / 2
+    return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach) - 1)]
+
+
+def timed(found: dict[str, Step], problems: dict[str, Problem], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every step in every round; each runs once before, unmeasured. What fails to run is dropped."""
+    ready = {}
+    for name, step in found.items():
+        try:
+            step(problems[name])
+            ready[name] = step
+        except Exception as error:
+            print(f"left out: {name}: {str(error).splitlines()[0]}")
+    spent: dict[str, list[float]] = {name: [] for name in ready}
+    order, shuffle = list(ready), random.Random(0)
+    for done in range(rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            spent[name].append(seconds(ready[name], problems[name]))
+        print(f"\rround {done + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return spent
+
+
+def table(spent: dict[str, list[float]]) -> None:
+    base = spent["floor"]
+    print(f"{'':38}{'x floor':>8}  {'95 % of the median':>20}{'ms':>10}")
+    for name, values in spent.items():
+        ratios = [value / least for value, least in zip(values, base, strict=True)]
+        low, high = interval(ratios)
+        print(f"{name:38}{statistics.median(ratios):8.2f}  {f'[{low:.2f}, {high:.2f}]':>20}{1000 * statistics.median(values):10.0f}")
+
+
+def status(field: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def peak(name: str, p: Problem) -> int:
+    """The most resident memory beyond what there was before the call."""
+    small = problem(300, p.hidden.shape[1], 512, p.hidden.dtype)
+    made, _ = steps(small, compiled=name == "torch.compile")
+    made[name](small)
+    step = steps(p, compiled=False)[0].get(name) or made[name]
+    if name == "torch.compile":
+        step(p)  # compiled again for these shapes
+        p.hidden.grad = p.weight.grad = None
+    before = status("VmRSS")
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")
+    step(p)
+    return status("VmHWM") - before
+
+
+def peaks(names: list[str], arguments: argparse.Namespace) -> None:
+    """Every variant's peak, in a process of its own."""
+    size = arguments.classes * arguments.width + arguments.rows * arguments.width
+    item = torch.finfo(getattr(torch, arguments.dtype)).bits // 8
+    print(f"\n{'peak memory, MiB':38}{'in all':>10}{'beyond the gradients':>24}    (gradients: {size * item / MIB:.0f})")
+    for name in names:
+        command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB)})
+        if done.returncode:
+            print(f"{name:38}{'failed: ' + done.stderr.strip().splitlines()[-1]}")
+            continue
+        most = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name:38}{most / MIB:10.0f}{(most - size * item) / MIB:24.0f}")
+
+
+def given_logits(rows: int, classes: int, rounds: int) -> None:
+    """`fused.Logits` against torch on logits that exist: time, and peak memory as a multiple of the logits."""
+    torch.manual_seed(0)
+    z, y = torch.randn(rows, classes).mul_(2).requires_grad_(), torch.randint(classes, (rows,))
+
+    def step(loss: Callable[[], Tensor]) -> tuple[float, float]:
+        z.grad = None
+        before = status("VmRSS")
+        with open("/proc/self/clear_refs", "w") as reset:
+            reset.write("5")
+        start = time.process_time()
+        loss().backward()
+        return time.process_time() - start, (status("VmHWM") - before) / (z.numel() * z.itemsize)
+
+    ways = {"F.cross_entropy": lambda: F.cross_entropy(z, y), "lossmith.fused.Logits": lambda: lossmith.cross_entropy(Logits(z), y)}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, loss in ways.items():
+            found[name].append(step(loss))
+    print(f"\ngiven logits, {rows} x {classes}: peak as a multiple of the logits, time as a ratio to torch")
+    for name, values in found.items():
+        ratios = [mine[0] / theirs[0] for mine, theirs in zip(values[1:], found["F.cross_entropy"][1:], strict=True)]
+        print(f"{name:38}{statistics.median(v[1] for v in values[1:]):8.2f} x{statistics.median(ratios):10.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=32768)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--given", action="store_true", help="fused.Logits too")
+    parser.add_argument("--only", nargs="*", default=[], help="variants whose name contains one of these, and the floor")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    dtype = getattr(torch, arguments.dtype)
+    p = problem(arguments.rows, arguments.width, arguments.classes, dtype)
+    if arguments.peak_of:
+        warnings.simplefilter("ignore")
+        print(json.dumps(peak(arguments.peak_of, p)))
+        return
+    print(f"{arguments.rows} rows, {arguments.width} wide, {arguments.classes} classes, {arguments.dtype}; torch {torch.__version__}")
+    print(explain(LinearLogits(p.hidden, p.weight)), end="\n\n")
+    found, left_out = steps(p)
+    half, frozen = (problem(*p.hidden.shape, p.weight.shape[0], dtype, **how) for how in ({"ignored": 0.5}, {"frozen": True}))
+    found["lossmith, half the rows ignored"] = backward(OURS["cross_entropy"])
+    found["lossmith focal_loss, frozen head"] = backward(OURS["focal_loss"])
+    problems = {name: half if "ignored" in name else frozen if "frozen" in name else p for name in found}
+    if arguments.only:
+        found = {name: step for name, step in found.items() if name == "floor" or any(part in name for part in arguments.only)}
+    if arguments.rounds:
+        table(timed(found, problems, arguments.rounds))
+    for line in left_out:
+        print(f"left out: {line}")
+    if arguments.memory:
+        peaks([name for name in found if problems[name] is p and name != "floor"], arguments)
+    if arguments.given:
+        given_logits(arguments.rows, arguments.classes, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Objectives at a large vocabulary: the linear head and the objective together, without the logits.
+
+:class:`LinearLogits` takes the place of logits in every objective of the form ``log_prob``:
+``lossmith.focal_loss(LinearLogits(hidden, weight), target)``. Beneath it are row statistics (:func:`linear_stats`,
+:func:`linear_log_prob`), differentiable in every way torch knows; :func:`explain` says which way a call takes and what memory it needs.
+:class:`Logits` is for logits that exist already.
+"""
+
+from lossmith.fused.linear import LinearLogits, explain, linear_log_prob, linear_stats
+from lossmith.fused.logits import Logits
+from lossmith.fused.plan import Plan
+from lossmith.fused.reference import RowStats
+
+__all__ = ["LinearLogits", "Logits", "Plan", "RowStats", "explain", "linear_log_prob", "linear_stats"]

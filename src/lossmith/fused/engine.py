@@ -1,0 +1,371 @@
+"""The chunked engine: row statistics and their gradients from hidden states and a head, in plain torch operations.
+
+Forward, a block of rows goes over the classes a tile at a time and keeps sums alone. The exponentials are taken relative to the label's
+logit,
+
+.. math:: S = \\sum_{k \\ne y} e^{z_k - z_y}, \\qquad -\\log p_y = \\log(1 + S), \\qquad p_k = \\frac{e^{z_k - z_y}}{1 + S},
+
+so that no maximum is searched for, no tile is normalised, and a confident row keeps all its digits. A row whose S leaves the safe range is
+done again relative to its largest logit.
+
+Everything here is called from behind an opaque operator (:mod:`lossmith.fused.operators`): it may look at values, and works in place.
+A row with a negative label takes no part: it is not computed, and its statistics and gradients are zero.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossmith.fused.reference import WANTED
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, spans, working
+
+FEW = 16
+"""Rows that are done again at once where a block's exponentials are kept: they are copied."""
+SAFE = 1e20
+"""S beyond which a row is done again: its reciprocal and products with it are to stay far from the ends of float32."""
+
+
+NOTHING = -1e30
+"""A logit whose exponential is 0, and 0 still when multiplied by it, which with -inf would be NaN."""
+
+
+class Spec(NamedTuple):
+    """Which statistics, in the columns they are kept in: those of `WANTED` in its order, then one a further inverse temperature."""
+
+    want: tuple[str, ...]
+    betas: tuple[float, ...]
+
+    @property
+    def code(self) -> str:
+        """The same as a word: operators and transforms take no tuples that are not of tensors."""
+        return " ".join([*self.want, *(f"@{beta!r}" for beta in self.betas)])
+
+    @classmethod
+    def read(cls, code: str) -> "Spec":
+        words = code.split()
+        return cls(tuple(w for w in words if w[0] != "@"), tuple(float(w[1:]) for w in words if w[0] == "@"))
+
+    @property
+    def columns(self) -> int:
+        return len(self.want) + len(self.betas)
+
+    @property
+    def whole(self) -> "Spec":
+        """With what a backward pass has to know: the logsumexp always, the log-probability wherever there is a label."""
+        extra = {"logsumexp", "log_prob"} if self.labelled else {"logsumexp"}
+        return Spec(tuple(name for name in WANTED if name in self.want or name in extra), self.betas)
+
+    @property
+    def labelled(self) -> bool:
+        return "log_prob" in self.want or "target_logit" in self.want
+
+    def column(self, of: Tensor, name: str) -> Tensor | None:
+        return of[:, self.want.index(name)] if name in self.want else None
+
+
+def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
+    """`(n, columns)`: the statistics of every row with a label of at least 0, zeros elsewhere."""
+    dtype = working(x, head.weight)
+    out = torch.zeros(x.shape[0], spec.columns, dtype=dtype, device=x.device)
+    for rows in blocks((label >= 0).nonzero().squeeze(1)):
+        out[rows] = block_stats(x[rows].to(dtype), head, class_weight, label[rows], spec)
+    return out
+
+
+class _Sums(NamedTuple):
+    """Sums over the classes relative to a row's reference: exponentials (one row a temperature), entropy's moment, weighted logits."""
+
+    exponentials: Tensor
+    moment: Tensor
+    mean: Tensor
+
+
+def block_stats(x: Tensor, head: Head | Given, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
+    """`(rows, columns)` of a block."""
+    buffer = x.new_empty(x.shape[0], head.width)
+    chosen = head.chosen(x, label) if spec.labelled else None
+    reference = chosen if chosen is not None else head.logits(x, 0, head.width, buffer).amax(1)
+    sums = _sums(x, head, class_weight, reference, label if chosen is not None else None, spec, buffer)
+    found = _assemble(sums, reference, chosen, spec, aside=chosen is not None)
+    lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite() & sums.moment.isfinite())
+    if lost.any():
+        some, at, buffer = x[lost], label[lost], buffer[: lost.sum()]
+        reference = _maximum(some, head, buffer)
+        sums = _sums(some, head, class_weight, reference, None, spec, buffer, careful=True)
+        found[lost] = _assemble(sums, reference, None if chosen is None else head.chosen(some, at), spec, aside=False)
+    return found
+
+
+def _sums(
+    x: Tensor,
+    head: Head | Given,
+    class_weight: Tensor | None,
+    reference: Tensor,
+    label: Tensor | None,
+    spec: Spec,
+    buffer: Tensor,
+    *,
+    careful: bool = False,
+) -> _Sums:
+    """Sums relative to the reference; with labels, over the other classes alone. `careful` of classes at -inf in the entropy."""
+    exponentials = x.new_zeros(1 + len(spec.betas), x.shape[0])
+    moment, mean = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
+    labels = None if label is None else Labels(label, head.classes, head.width)
+    beside = torch.empty_like(buffer) if spec.betas or "entropy" in spec.want else buffer
+    for start, stop in spans(head.classes, head.width):
+        z, e = head.logits(x, start, stop, buffer[:, : stop - start]), beside[:, : stop - start]
+        if "mean_logit" in spec.want:
+            mean += _weighted(z, class_weight, start, stop, head.classes)
+        z.sub_(reference.unsqueeze(1))
+        if labels is not None and (hit := labels.within(start)) is not None:
+            z[hit] = NOTHING
+        for i, beta in enumerate(spec.betas, 1):
+            exponentials[i] += torch.mul(z, beta, out=e).exp_().sum(1)
+        exponentials[0] += torch.exp(z, out=e).sum(1)
+        if "entropy" in spec.want:
+            if careful:
+                z.clamp_min_(NOTHING)
+            moment += e.mul_(z).sum(1)
+    return _Sums(exponentials, moment, mean)
+
+
+def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, classes: int) -> Tensor:
+    """This tile's part of the mean logit; a class of weight 0 is left out, whatever its logit."""
+    if class_weight is None:
+        return z.sum(1) / classes
+    v = class_weight[start:stop].to(z.dtype)
+    return torch.where(v == 0, 0, z) @ v
+
+
+def _maximum(x: Tensor, head: Head | Given, buffer: Tensor) -> Tensor:
+    """Every row's largest logit."""
+    best = x.new_full((x.shape[0],), -torch.inf)
+    for start, stop in spans(head.classes, head.width):
+        best = torch.maximum(best, head.logits(x, start, stop, buffer[:, : stop - start]).amax(1))
+    return best
+
+
+def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec, *, aside: bool) -> Tensor:
+    """Columns of statistics from sums; `aside`: the label's own exponential, which is 1, is not among them."""
+    betas = torch.tensor((1.0, *spec.betas), dtype=reference.dtype, device=reference.device).unsqueeze(1)
+    logs = torch.log1p(sums.exponentials) if aside else sums.exponentials.log()
+    lse = betas * reference + logs
+    columns = {"logsumexp": lse[0], "mean_logit": sums.mean}
+    columns["entropy"] = logs[0] - sums.moment / (sums.exponentials[0] + float(aside))
+    if chosen is not None:
+        columns["target_logit"] = chosen
+        columns["log_prob"] = -logs[0] if aside else (chosen - reference) - logs[0]
+    return torch.stack([*(columns[name] for name in spec.want), *lse[1:]], 1)
+
+
+class Gradients(NamedTuple):
+    """Gradients, in the working dtype; None where not wanted. `wanted` has a letter each, "y" or "n"."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    cap: Tensor | None
+    class_weight: Tensor | None
+
+    @classmethod
+    def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: str) -> "Gradients":
+        dtype = working(x, head.weight)
+        sources = (x, head.weight, head.bias, head.cap, class_weight)
+        return cls(
+            *(
+                torch.zeros(source.shape, dtype=dtype, device=x.device) if source is not None and want == "y" else None
+                for source, want in zip(sources, wanted, strict=True)
+            )
+        )
+
+
+def row_stats_gradients(
+    x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, stats: Tensor, upstream: Tensor, spec: Spec, wanted: str
+) -> Gradients:
+    """Gradients of `(stats * upstream).sum()`, every tile of logits computed again: 1 + 2 matrix products.
+
+    `stats` and `upstream` have the columns of a `spec` that is whole.
+    """
+    found = Gradients.zeros(x, head, class_weight, wanted)
+    dtype = working(x, head.weight)
+    for rows in blocks((label >= 0).nonzero().squeeze(1)):
+        block = BlockSlope(spec, stats[rows].to(dtype), upstream[rows].to(dtype), label[rows], head)
+        _block_gradients(x[rows].to(dtype), rows, head, class_weight, block, found)
+    return found
+
+
+class BlockSlope:
+    """The derivative of a block's weighted statistics by its logits, a tile at a time."""
+
+    def __init__(self, spec: Spec, stats: Tensor, upstream: Tensor, label: Tensor, head: Head | Given) -> None:
+        zero = upstream.new_zeros(upstream.shape[0])
+
+        def given(name: str) -> Tensor:
+            column = spec.column(upstream, name)
+            return zero if column is None else column
+
+        lse = spec.column(stats, "logsumexp")
+        assert lse is not None
+        self.lse, self.classes = lse, head.classes
+        on_log_prob, on_lse, on_h = given("log_prob"), given("logsumexp"), given("entropy")
+        h = spec.column(stats, "entropy")
+        on_p = on_lse - on_log_prob if h is None else on_lse - on_log_prob - on_h * h
+        self.on_p, self.on_h = on_p.unsqueeze(1), None if h is None else on_h.unsqueeze(1)
+        self.mean = given("mean_logit") if "mean_logit" in spec.want else None
+        self.further = [
+            (beta, -stats[:, i : i + 1], upstream[:, i : i + 1] * beta) for i, beta in enumerate(spec.betas, len(spec.want))
+        ]  # (inverse temperature, minus its logsumexp, its weight)
+        log_p = spec.column(stats, "log_prob")
+        self.labels = None
+        if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
+            self.labels = Labels(label, head.classes, head.width)
+            p = log_p.exp()
+            self.at_label = on_log_prob * -torch.expm1(log_p) + on_lse * p + given("target_logit")
+            if h is not None:
+                self.at_label = self.at_label - on_h * p * (log_p.clamp_min(NOTHING) + h)
+
+    def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
+        """The slope, in one of the two; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
+        if not self.further:
+            return self._of_p(z, beside, class_weight, start, stop)
+        kept = z.clone()
+        slope = self._of_p(z, beside, class_weight, start, stop)
+        for beta, minus_lse, weight in self.further:
+            e = torch.add(minus_lse, kept, alpha=beta, out=beside).exp_()
+            slope.addcmul_(e, weight.expand_as(e))
+        return slope
+
+    def _of_p(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
+        """The slope at temperature 1, in z."""
+        z.sub_(self.lse.unsqueeze(1))
+        if self.on_h is None:
+            slope = z.exp_().mul_(self.on_p)
+        else:
+            torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
+            slope = z.exp_().mul_(torch.sub(self.on_p, beside, out=beside))
+        if self.labels is not None and (hit := self.labels.within(start)) is not None:
+            slope[hit] = self.at_label[hit[0]]
+        if self.mean is not None:
+            v = 1 / self.classes if class_weight is None else class_weight[start:stop].to(z.dtype)
+            slope += self.mean.unsqueeze(1) * v
+        return slope
+
+    @property
+    def needs_two(self) -> bool:
+        """Whether a second buffer is looked at."""
+        return bool(self.further) or self.on_h is not None
+
+
+def _block_gradients(x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients) -> None:
+    buffer = x.new_empty(x.shape[0], head.width)
+    beside = torch.empty_like(buffer) if block.needs_two else buffer
+    dx = torch.zeros_like(x)
+    for start, stop in spans(head.classes, head.width):
+        u = head.raw(x, start, stop, buffer[:, : stop - start])
+        ratio = None if head.cap is None else u / head.cap
+        z = capped(u, head.cap)
+        t = None if head.cap is None else z / head.cap
+        if found.class_weight is not None and block.mean is not None:
+            found.class_weight[start:stop] += block.mean @ z
+        slope = block.tile(z, beside[:, : stop - start], class_weight, start, stop)
+        if t is not None and ratio is not None:
+            curb = 1 - t * t
+            if found.cap is not None:
+                found.cap.add_((slope * (t - _product(ratio, curb))).sum())
+            slope *= curb
+        _accumulate(slope, x, dx, head, start, stop, found)
+    if found.x is not None:
+        found.x[rows] = dx
+
+
+def _product(ratio: Tensor, curb: Tensor) -> Tensor:
+    """ratio * curb, 0 where the cap is saturated altogether and the ratio may be infinite."""
+    return torch.where(curb == 0, 0, ratio) * curb
+
+
+def _accumulate(slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients) -> None:
+    if found.x is not None:
+        dx.addmm_(slope, head.columns(start, stop, x.dtype))
+    if found.weight is not None:
+        found.weight[start:stop].addmm_(slope.mT, x)
+    if found.bias is not None:
+        found.bias[start:stop] += slope.sum(0)
+
+
+def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tensor, wanted: str) -> tuple[Tensor, Gradients]:
+    """The label's log-probability, and the gradients of `(log_prob * upstream).sum()` from the logits at hand: 3 products, not 4.
+
+    A block of rows keeps its exponentials, `ROWS` times the classes; the division by 1 + S is left to the narrow operands of the two
+    products that follow.
+    """
+    dtype = working(x, head.weight)
+    out = torch.zeros(x.shape[0], dtype=dtype, device=x.device)
+    found = Gradients.zeros(x, head, None, wanted)
+    kept = (label >= 0).nonzero().squeeze(1)
+    buffer = torch.empty(min(ROWS, kept.numel()), head.classes, dtype=dtype, device=x.device)
+    for rows in blocks(kept):
+        some, e = x[rows].to(dtype), buffer[: rows.numel()]
+        out[rows], scale = _exponentials(some, head, label[rows], e)
+        _from_exponentials(e, scale * -upstream[rows].to(dtype), some, rows, head, found)
+    return out, found
+
+
+def _exponentials(x: Tensor, head: Head, label: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill `e` so that the derivative of log p_y by the logits before the softcap is -scale * e; return (log_prob, scale)."""
+    chosen = head.chosen(x, label)
+    labels, total = Labels(label, head.classes, 2 * CLASSES), torch.zeros_like(chosen)
+    for start, stop in spans(head.classes, 2 * CLASSES):
+        z = head.logits(x, start, stop, e[:, start:stop])
+        curb = None if head.cap is None else _curb(z, head.cap)
+        z -= chosen.unsqueeze(1)
+        if (hit := labels.within(start)) is not None:
+            z[hit] = NOTHING
+        total += z.exp_().sum(1)
+        if curb is not None:
+            z *= curb
+    each = torch.arange(x.shape[0], device=x.device)
+    e[each, label] = -total if head.cap is None else -total * _curb(chosen, head.cap)
+    log_prob, scale = -torch.log1p(total), 1 / (1 + total)
+    lost = ~((total < SAFE) & chosen.isfinite())
+    for some in blocks(lost.nonzero().squeeze(1), FEW):
+        e[some], log_prob[some] = _softmax_again(x[some], head, label[some])
+    return log_prob, torch.where(lost, 1, scale)
+
+
+def _curb(z: Tensor, cap: Tensor) -> Tensor:
+    """The slope of the softcap at the capped logit: 1 - (z / cap)^2."""
+    ratio = z / cap
+    return 1 - ratio * ratio
+
+
+def _softmax_again(x: Tensor, head: Head, label: Tensor) -> tuple[Tensor, Tensor]:
+    """(p - the label's indicator) times the softcap's slope, and log p_y, of rows far from their label: relative to the largest logit."""
+    z = head.logits(x, 0, head.classes, x.new_empty(x.shape[0], head.classes))
+    curb = None if head.cap is None else _curb(z, head.cap)
+    each = torch.arange(x.shape[0], device=x.device)
+    log_p = z.log_softmax(1)
+    log_prob = log_p[each, label]
+    p = log_p.exp_()
+    p[each, label] -= 1
+    return p if curb is None else p * curb, log_prob
+
+
+def _from_exponentials(e: Tensor, scale: Tensor, x: Tensor, rows: Tensor, head: Head, found: Gradients) -> None:
+    """Two whole products from a block's exponentials; `scale` is what each row of them is to be multiplied by."""
+    if found.x is not None:
+        found.x[rows] = _times_head(e, head).mul_(scale.unsqueeze(1))
+    if found.weight is not None:
+        found.weight.addmm_(e.mT, x * scale.unsqueeze(1))
+    if found.bias is not None:
+        found.bias.addmv_(e.mT, scale)
+
+
+def _times_head(e: Tensor, head: Head) -> Tensor:
+    """e @ weight; a head in half precision is widened a part at a time."""
+    if head.weight.dtype == e.dtype:
+        return e @ head.weight
+    out = e.new_zeros(e.shape[0], head.weight.shape[1])
+    for start, stop in spans(head.classes, 8 * CLASSES):
+        out.addmm_(e[:, start:stop], head.columns(start, stop, e.dtype))
+    return out

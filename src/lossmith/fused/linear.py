@@ -1,0 +1,329 @@
+"""The linear head in place of its logits: a source of logits for every objective, and the row statistics beneath it."""
+
+import torch
+from torch import Tensor
+
+from lossmith._checks import describe, holds, nearest
+from lossmith._reduce import not_ignored, times
+from lossmith._typing import Bool, Float, Hyper, Integer
+from lossmith.fused.engine import Spec
+from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, weighted_log_prob
+from lossmith.fused.plan import SCHEDULES, Plan, Schedule, asks, choose, describe_plan
+from lossmith.fused.reference import WANTED, RowStats
+from lossmith.fused.second import Arguments
+from lossmith.fused.tiles import working
+
+
+class LinearLogits:
+    r"""Logits that a linear head would give, without the logits: takes their place in any objective of the form ``log_prob``.
+
+    .. math:: z = \frac{s}{T} \tanh\!\Bigl(\frac{h W^\top + b}{s}\Bigr), \qquad z = \frac{h W^\top + b}{T} \text{ without a softcap}
+
+    ``lossmith.cross_entropy(LinearLogits(hidden, weight), target)`` equals
+    ``lossmith.cross_entropy(hidden @ weight.T, target)`` and its gradients, in the memory of the gradients and a tile of logits. It is
+    computed in float32 at least whatever the dtypes, autocast or not, and gradients come back in the dtypes of what they belong to.
+    Rows that are ignored, or have a sample weight of 0, cost nothing and may hold anything.
+
+    A sum or mean of cross-entropies forms its gradients in the forward pass, in three matrix products; where more is made of the
+    log-probabilities the logits are computed again in the backward pass, a fourth; under a head without gradients two are enough.
+    :func:`explain` says which it is. Everything is differentiable twice, forwards, and under ``torch.func``; then the logits of
+    a block of rows exist at a time.
+
+    Args:
+        hidden: hidden states `(*rows, d)`; a target has the shape of the rows.
+        weight: the head `(c, d)`, one row a class, as in `torch.nn.Linear`.
+        bias: `(c,)`; -inf masks a class.
+        temperature: the T of the formula, above 0; a number or a 0-d tensor, which may be learnt.
+        softcap: the s of the formula, above 0, or None; a number or a 0-d tensor, which may be learnt.
+        schedule: "auto"; "forward", an error where gradients cannot be formed in the forward pass; or "recompute".
+        memory: bytes that the logits of a block of rows may take; where they would take more, they are computed again instead. By
+            default half of the head's own size in float32, or 32 MiB.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong dtype, shape or range.
+
+    Source: the tiled logsumexp is that of Wijmans et al. 2024, 'Cut Your Losses in Large-Vocabulary Language Models', arXiv:2411.09009;
+    the exponentials relative to the label, and gradients without a filter, are ours.
+
+    Example:
+        >>> import torch, lossmith
+        >>> from lossmith.fused import LinearLogits
+        >>> hidden, weight = torch.randn(6, 8), torch.randn(50, 8)
+        >>> target = torch.randint(50, (6,))
+        >>> fused = lossmith.generalized_cross_entropy(LinearLogits(hidden, weight), target, q=0.7)
+        >>> torch.allclose(fused, lossmith.generalized_cross_entropy(hidden @ weight.T, target, q=0.7), rtol=1e-4)
+        True
+    """
+
+    def __init__(
+        self,
+        hidden: Float[Tensor, "*rows d"],
+        weight: Float[Tensor, "c d"],
+        bias: Float[Tensor, " c"] | None = None,
+        *,
+        temperature: Hyper = 1.0,
+        softcap: Hyper | None = None,
+        schedule: Schedule = "auto",
+        memory: int | None = None,
+    ) -> None:
+        _check_head(hidden, weight, bias)
+        _check_positive("temperature", temperature)
+        if softcap is not None:
+            _check_positive("softcap", softcap)
+        if schedule not in SCHEDULES:
+            raise ValueError(f"LinearLogits: schedule must be one of {', '.join(map(repr, SCHEDULES))}; got {schedule!r}")
+        self.hidden, self.weight, self.bias = hidden, weight, bias
+        self.temperature, self.softcap, self.memory = temperature, softcap, memory
+        self.schedule: Schedule = schedule
+
+    @property
+    def rows(self) -> torch.Size:
+        """The shape of a target."""
+        return self.hidden.shape[:-1]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the head has."""
+        return self.weight.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its statistics: float32 at least."""
+        return working(self.hidden, self.weight)
+
+    def _arguments(self, class_weight: Tensor | None = None) -> Arguments:
+        """Hidden states as rows of a matrix, and the temperature in them: z = (s/T) tanh((h/T W' + b/T) / (s/T))."""
+        hidden, bias, cap = self.hidden.flatten(0, -2) if self.hidden.ndim > 1 else self.hidden.unsqueeze(0), self.bias, self.softcap
+        if cap is not None:
+            cap = cap.to(self.dtype) if isinstance(cap, Tensor) else hidden.new_full((), cap, dtype=self.dtype)
+        if isinstance(self.temperature, Tensor) or self.temperature != 1:
+            t = self.temperature.to(self.dtype) if isinstance(self.temperature, Tensor) else self.temperature
+            hidden = hidden.to(self.dtype) / t
+            bias = None if bias is None else bias.to(self.dtype) / t
+            cap = None if cap is None else cap / t
+        return Arguments(hidden, self.weight, bias, cap, class_weight)
+
+    def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """log p_y of every kept row, 0 elsewhere."""
+        at, label = self._arguments(), torch.where(keep, target, -1).reshape(-1)
+        path, _ = choose(at, known=False, log_prob_alone=True, schedule=self.schedule, memory=self.memory)
+        found = frozen_log_prob(at, label) if path == "frozen" else stats(at, label, LOG_PROB)[:, 0]
+        return found.reshape(self.rows)
+
+    def weighted_log_prob(
+        self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
+    ) -> Float[Tensor, ""]:
+        """The sum over the kept rows of weight_i log p_i."""
+        at, label, weight = self._arguments(), torch.where(keep, target, -1).reshape(-1), weight.reshape(-1)
+        path, _ = choose(at, known=True, log_prob_alone=True, schedule=self.schedule, memory=self.memory)
+        if path == "forward":
+            wanted = [asks(tensor) for tensor in at[:3]]
+            return weighted_log_prob(at, label, weight, wanted)
+        log_p = frozen_log_prob(at, label) if path == "frozen" else stats(at, label, LOG_PROB)[:, 0]
+        return times(weight, log_p).sum()
+
+    def total_log_prob(
+        self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None
+    ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
+        """log p_y, and the sum over the classes of w_k log p_k (w = 1 where none is given); 0 in rows that are not kept."""
+        found = self._stats(("log_prob", "logsumexp", "mean_logit"), torch.where(keep, target, -1), class_weight)
+        log_p, lse, mean = found.log_prob, found.logsumexp, found.mean_logit
+        assert log_p is not None
+        assert lse is not None
+        assert mean is not None
+        if class_weight is None:
+            return log_p, self.classes * (mean - lse)
+        return log_p, mean - class_weight.sum() * lse
+
+    def _stats(
+        self, want: tuple[str, ...], label: Tensor, class_weight: Tensor | None = None, temperatures: tuple[float, ...] = ()
+    ) -> RowStats:
+        spec = Spec(tuple(name for name in WANTED if name in want), tuple(1 / t for t in temperatures))
+        at = self._arguments(class_weight)
+        choose(at, known=False, log_prob_alone=False, schedule=self.schedule, memory=self.memory)
+        out = stats(at, label.reshape(-1), spec)
+        found = {name: out[:, i].reshape(self.rows) for i, name in enumerate(spec.want)}
+        further = out[:, len(spec.want) :].reshape(*self.rows, len(temperatures)) if temperatures else None
+        return RowStats(**found, logsumexp_at=further)
+
+    def __repr__(self) -> str:
+        return f"LinearLogits({describe(self.hidden)}, {describe(self.weight)})"
+
+
+def linear_stats(
+    hidden: Float[Tensor, "*rows d"],
+    weight: Float[Tensor, "c d"],
+    target: Integer[Tensor, "*rows"] | None = None,
+    bias: Float[Tensor, " c"] | None = None,
+    *,
+    want: tuple[str, ...] = ("log_prob",),
+    temperatures: tuple[float, ...] = (),
+    class_weight: Float[Tensor, " c"] | None = None,
+    temperature: Hyper = 1.0,
+    softcap: Hyper | None = None,
+    ignore_index: int = -100,
+) -> RowStats:
+    r"""Statistics of the rows of logits of a linear head, differentiable, without the logits.
+
+    .. math::
+        \log p_y, \quad z_y, \quad \log\textstyle\sum_k e^{z_k}, \quad H = -\sum_k p_k \log p_k, \quad \bar z = \sum_k v_k z_k
+
+    of the logits of :class:`LinearLogits`. What is made of them afterwards is ordinary torch, and the logits are computed again
+    once in the backward pass, however many statistics there are.
+
+    Args:
+        hidden, weight, bias, temperature, softcap: as for :class:`LinearLogits`.
+        target: class indices `(*rows)`; needed by "log_prob" and "target_logit".
+        want: which of "log_prob", "target_logit", "logsumexp", "entropy" and "mean_logit".
+        temperatures: further temperatures t, numbers, to take log sum exp(z/t) at, beside `temperature`.
+        class_weight: the v of the mean logit `(c,)`; 1/c by default.
+        ignore_index: rows with this target are not computed; their statistics are 0.
+
+    Returns:
+        `RowStats`: each statistic asked for `(*rows)`, in nats, float32 at least; None for the others. `logsumexp_at` is
+        `(*rows, m)` for m further temperatures.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong dtype, shape or range, or a statistic needs a target.
+
+    Example:
+        >>> import torch
+        >>> from lossmith.fused import linear_stats
+        >>> found = linear_stats(torch.zeros(2, 4), torch.randn(8, 4), torch.tensor([3, -100]), want=("log_prob", "entropy"))
+        >>> found.log_prob, found.entropy
+        (tensor([-2.0794,  0.0000]), tensor([2.0794, 0.0000]))
+    """
+    for name in want:
+        if name not in WANTED:
+            raise ValueError(f"linear_stats: want must name statistics of {', '.join(WANTED)}; got {name!r}{nearest(name, WANTED)}")
+    if not want and not temperatures:
+        raise ValueError("linear_stats: want must name at least one statistic; got ()")
+    for t in temperatures:
+        if isinstance(t, Tensor) or not 0 < t < float("inf"):
+            raise ValueError(f"linear_stats: temperatures must be numbers above 0; got {describe(t)}")
+    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap)
+    if class_weight is not None:
+        if "mean_logit" not in want:
+            raise ValueError(f"linear_stats: class_weight goes with 'mean_logit'; got want={want!r}")
+        if class_weight.shape != (source.classes,):
+            raise ValueError(f"linear_stats: class_weight must have shape ({source.classes},); got {describe(class_weight)}")
+    if target is None:
+        if "log_prob" in want or "target_logit" in want:
+            raise ValueError("linear_stats: target must be given for 'log_prob' and 'target_logit'; got None")
+        label = torch.zeros(source.rows, dtype=torch.long, device=hidden.device)
+    else:
+        label = _label("linear_stats", target, source, ignore_index)
+    return source._stats(want, label, class_weight, temperatures)
+
+
+def linear_log_prob(
+    hidden: Float[Tensor, "*rows d"],
+    weight: Float[Tensor, "c d"],
+    target: Integer[Tensor, "*rows"],
+    bias: Float[Tensor, " c"] | None = None,
+    *,
+    temperature: Hyper = 1.0,
+    softcap: Hyper | None = None,
+    ignore_index: int = -100,
+) -> Float[Tensor, "*rows"]:
+    r"""The target's log-probability under a linear head, a number a row, without the logits.
+
+    .. math:: \log p_y = -\log\Bigl(1 + \sum_{k \ne y} e^{z_k - z_y}\Bigr)
+
+    Args:
+        hidden, weight, bias, temperature, softcap: as for :class:`LinearLogits`.
+        target: class indices `(*rows)`.
+        ignore_index: rows with this target are not computed, and are 0.
+
+    Returns:
+        Log-probabilities `(*rows)` in nats, float32 at least, differentiable in everything but the target.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong dtype, shape or range.
+
+    Example:
+        >>> import torch
+        >>> from lossmith.fused import linear_log_prob
+        >>> linear_log_prob(torch.zeros(2, 4), torch.randn(8, 4), torch.tensor([3, -100]))
+        tensor([-2.0794,  0.0000])
+    """
+    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap)
+    label = _label("linear_log_prob", target, source, ignore_index)
+    return source.target_log_prob(label, label >= 0)
+
+
+def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
+    """Which way a call with these logits takes, why, and what memory it needs.
+
+    Args:
+        source: the logits as they would be given to an objective.
+        loss: what is made of them: "sum" for cross-entropy's mean or sum; "rows" where log-probabilities are used one by one, as any
+            other objective does; "stats" for other row statistics, label smoothing included.
+
+    Returns:
+        A `Plan`, which prints as a few lines of words.
+
+    Raises:
+        ValueError: `loss` is none of these, or the source's schedule cannot be followed.
+
+    Example:
+        >>> import torch
+        >>> from lossmith.fused import LinearLogits, explain
+        >>> hidden, weight = torch.zeros(512, 64, requires_grad=True), torch.zeros(1000, 64, requires_grad=True)
+        >>> print(explain(LinearLogits(hidden, weight)))
+        gradients formed in the forward pass: 3 matrix products of the size of the logits
+        because the loss is a sum of log-probabilities with known weights
+        memory: 378 KiB of gradients and 3.055 MiB of buffers; the logits and their gradient would take 3.906 MiB
+        tiles of 256 rows x 1000 classes, by chunked torch on the tensors' own device
+    """
+    if loss not in ("sum", "rows", "stats"):
+        raise ValueError(f"explain: loss must be 'sum', 'rows' or 'stats'; got {loss!r}")
+    at = source._arguments()
+    path, why = choose(at, known=loss == "sum", log_prob_alone=loss != "stats", schedule=source.schedule, memory=source.memory)
+    return describe_plan(at, path, why)
+
+
+def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if tensor is None and name == "bias":
+            continue
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise TypeError(f"LinearLogits: {name} must be a floating-point tensor; got {describe(tensor)}")
+        if tensor.device != hidden.device:
+            raise ValueError(f"LinearLogits: {name} must be on the hidden states' device {hidden.device}; it is on {tensor.device}")
+    if hidden.ndim == 0 or hidden.shape[-1] == 0:
+        raise ValueError(f"LinearLogits: hidden must have shape (*rows, d); got {describe(hidden)}")
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
+        raise ValueError(f"LinearLogits: weight must have shape (c, {hidden.shape[-1]}); got {describe(weight)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"LinearLogits: bias must have shape ({weight.shape[0]},); got {describe(bias)}")
+
+
+def _check_positive(name: str, value: Hyper) -> None:
+    if isinstance(value, Tensor):
+        if value.ndim or not value.is_floating_point():
+            raise ValueError(f"LinearLogits: {name} must be a number or a 0-d tensor above 0; got {describe(value)}")
+        if not holds(lambda: value > 0, value):
+            raise ValueError(f"LinearLogits: {name} must be above 0; got {value.item():g}")
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"LinearLogits: {name} must be a number or a 0-d tensor above 0; got {describe(value)}")
+    elif not 0 < value < float("inf"):
+        raise ValueError(f"LinearLogits: {name} must be above 0 and finite; got {value!r}")
+
+
+def _label(name: str, target: Tensor, source: LinearLogits, ignore_index: int) -> Tensor:
+    """Class indices, -1 where the row is ignored."""
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"{name}: target must be integer class indices; got {describe(target)}")
+    if target.shape != source.rows:
+        raise ValueError(f"{name}: target must have shape {tuple(source.rows)}, that of the rows; got {describe(target)}")
+    if target.device != source.hidden.device:
+        raise ValueError(f"{name}: target must be on the hidden states' device {source.hidden.device}; it is on {target.device}")
+    label = torch.where(not_ignored(target, ignore_index), target.long(), -1)
+    outside = not_ignored(target, ignore_index) & ((label < 0) | (label >= source.classes))
+    if not holds(lambda: ~outside.any(), target, always_on_cpu=True):
+        raise ValueError(
+            f"{name}: target must hold class indices in 0..{source.classes - 1} or ignore_index={ignore_index}; "
+            f"got {label[outside][0].item()}"
+        )
+    return label

@@ -1,0 +1,138 @@
+"""Which way a call takes, why, and what memory it needs: decided in one place, and said in words by :func:`explain`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lossmith.fused.functions import transformed
+from lossmith.fused.second import Arguments
+from lossmith.fused.tiles import CLASSES, ROWS, working
+
+Schedule = Literal["auto", "forward", "recompute"]
+SCHEDULES = ("auto", "forward", "recompute")
+Path = Literal["value", "frozen", "forward", "recompute"]
+
+_PRODUCTS: dict[Path, int] = {"value": 1, "frozen": 2, "forward": 3, "recompute": 4}
+_WORDS: dict[Path, str] = {
+    "value": "the value alone",
+    "frozen": "log-probabilities and the gradient of the hidden states in one pass, under a head without gradients",
+    "forward": "gradients formed in the forward pass",
+    "recompute": "logits computed again in the backward pass",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call is computed; prints as a few lines of words."""
+
+    path: Path
+    """"value" (no gradient is asked for), "frozen" (of the hidden states alone), "forward" (gradients in the forward pass) or "recompute"
+    (logits computed again in the backward pass)."""
+    why: str
+    """The reason, in words."""
+    products: int
+    """How many matrix products of the size of the logits forward and backward take together."""
+    rows: int
+    """The rows of a tile of logits."""
+    classes: int
+    """The classes of a tile of logits."""
+    gradients: int
+    """Bytes of the gradients, accumulated in float32 at least."""
+    buffers: int
+    """Bytes of everything else that is held at once."""
+    dense: int
+    """Bytes the logits and their gradient would need in float32, for comparison."""
+    backend: str = "chunked torch"
+    """What computes it."""
+
+    def __str__(self) -> str:
+        return (
+            f"{_WORDS[self.path]}: {self.products} matrix product{'s' if self.products > 1 else ''} of the size of the logits\n"
+            f"because {self.why}\n"
+            f"memory: {_size(self.gradients)} of gradients and {_size(self.buffers)} of buffers; "
+            f"the logits and their gradient would take {_size(self.dense)}\n"
+            f"tiles of {self.rows} rows x {self.classes} classes, by {self.backend} on the tensors' own device"
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"
+
+
+def choose(at: Arguments, *, known: bool, log_prob_alone: bool, schedule: Schedule, memory: int | None) -> tuple[Path, str]:
+    """The path and the reason.
+
+    Args:
+        at: hidden states `(n, d)`, head and softcap.
+        known: whether the loss is a weighted sum of log-probabilities, so that the upstream gradient is known in the forward pass.
+        log_prob_alone: whether no other statistic is asked for.
+        schedule: as given to `LinearLogits`.
+        memory: bytes that a block of rows may keep, or None for the default.
+    """
+    if transformed():
+        return _recompute("a transform of torch.func or forward-mode differentiation is at work", schedule)
+    if not (torch.is_grad_enabled() and any(asks(tensor) for tensor in at)):
+        return "value", "neither hidden states nor head ask for a gradient"
+    if schedule == "recompute":
+        return _recompute("schedule='recompute' asks for it", schedule)
+    if not log_prob_alone:
+        return _recompute("other statistics than the label's log-probability are asked for", schedule)
+    if asks(at.cap):
+        return _recompute("the softcap (or the temperature beside one) asks for a gradient", schedule)
+    frozen = not (asks(at.weight) or asks(at.bias))
+    if not (frozen or known):
+        return _recompute("what follows the log-probabilities is not a sum with known weights", schedule)
+    buffer, limit = block_bytes(at), budget(at, memory)
+    if buffer > limit:
+        return _recompute(f"a block of logits takes {_size(buffer)}, and {_size(limit)} are allowed", schedule)
+    if frozen:
+        return "frozen", "the head asks for no gradient"
+    return "forward", "the loss is a sum of log-probabilities with known weights"
+
+
+def asks(tensor: Tensor | None) -> bool:
+    """Whether a gradient is wanted."""
+    return tensor is not None and tensor.requires_grad
+
+
+def _recompute(why: str, schedule: Schedule) -> tuple[Path, str]:
+    if schedule == "forward":
+        raise ValueError(f"LinearLogits: schedule='forward' cannot be followed: {why}")
+    return "recompute", why
+
+
+def block_bytes(at: Arguments) -> int:
+    """The bytes of a block's logits."""
+    assert at.x is not None
+    assert at.weight is not None
+    return min(ROWS, at.x.shape[0]) * at.weight.shape[0] * working(at.x, at.weight).itemsize
+
+
+def budget(at: Arguments, memory: int | None) -> int:
+    """The bytes that a block's logits may take: half the head, or 32 MiB, unless said otherwise."""
+    assert at.weight is not None
+    return memory if memory is not None else max(2**25, at.weight.numel() * working(at.weight, at.weight).itemsize // 2)
+
+
+def describe_plan(at: Arguments, path: Path, why: str) -> Plan:
+    """The plan in full, memory counted."""
+    x, weight = at.x, at.weight
+    assert x is not None
+    assert weight is not None
+    each = working(x, weight).itemsize
+    at_once = path in ("frozen", "forward")
+    rows, classes = min(ROWS, x.shape[0]), min(CLASSES * (2 if at_once else 1), weight.shape[0])
+    wanted = () if path == "value" else [t for t in at if t is not None and t.requires_grad]
+    tiles = (2 if at.cap is None else 4) * rows * classes
+    widened = classes * weight.shape[1] if weight.dtype.itemsize < each else 0
+    buffers = (block_bytes(at) if at_once else 0) + (tiles + widened + 2 * rows * weight.shape[1]) * each
+    return Plan(
+        path, why, _PRODUCTS[path], rows, classes,
+        gradients=sum(t.numel() for t in wanted) * each, buffers=buffers, dense=2 * x.shape[0] * weight.shape[0] * each,
+    )  # fmt: skip
