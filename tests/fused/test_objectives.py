@@ -29,9 +29,9 @@ def settings(card):
     """Every setting of the card, and the hyper-parameters of the first as tensors that ask for a gradient."""
     yield from card.examples()
     learnt = {
-        name: leaf(torch.tensor(float(default), dtype=torch.float64))
-        for name, default in card.hyper.items()
-        if isinstance(card.ranges.get(name), Range) and isinstance(default, (int, float)) and not card.ranges[name].whole
+        name: leaf(torch.tensor(float(card.hyper[name]), dtype=torch.float64))
+        for name, allowed in card.ranges.items()
+        if isinstance(allowed, Range) and isinstance(card.hyper[name], (int, float)) and not (allowed.whole or allowed.plain)
     }
     if learnt:
         yield learnt

@@ -159,7 +159,7 @@ def _highest(label_weight: float) -> float:
     "Kullback-Leibler divergences from the mixture, for one view and for three",
 )
 def generalized_jensen_shannon(
-    input: Logits | Sequence[Logits],
+    input: Logits | LogitSource | list[Logits] | tuple[Logits, ...],
     target: Target,
     *,
     label_weight: float = 0.5,
@@ -184,7 +184,7 @@ def generalized_jensen_shannon(
     and the prediction.
 
     Args:
-        input: logits `(c,)`, `(n, c)` or `(n, c, *d)`; or a sequence of them, one tensor a view of the same rows.
+        input: logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a source of them; or a sequence of logits, one tensor a view of the same rows.
         target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels.
         label_weight: the weight :math:`\pi_1` of the label in the mixture; a plain number.
 
@@ -200,7 +200,7 @@ def generalized_jensen_shannon(
         >>> lossmith.generalized_jensen_shannon([weakly, strongly], y)
         tensor(0.5827)
     """
-    if isinstance(input, Tensor):
+    if not isinstance(input, (list, tuple)):
         return of_log_prob(_scaled_jensen_shannon, input, target, options, label_weight=label_weight)
     opt = read(_scaled_jensen_shannon, options, {"label_weight": label_weight})
     first = _same_rows(opt.name, input)
@@ -223,7 +223,7 @@ def generalized_jensen_shannon(
 
 def _same_rows(name: str, views: Sequence[Logits]) -> Logits:
     """The first of several views, after a check that the others are of the same rows."""
-    if not isinstance(views, (list, tuple)) or not views or not all(isinstance(view, Tensor) for view in views):
+    if not views or not all(isinstance(view, Tensor) for view in views):
         raise TypeError(f"{name}: input must be a floating-point tensor of logits, or a sequence of them; got {describe(views)}")
     for view in views[1:]:
         if view.shape != views[0].shape or view.dtype != views[0].dtype or view.device != views[0].device:
