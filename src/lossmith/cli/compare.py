@@ -43,6 +43,7 @@ def compare(
     learning_rates: str = RATES,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    duplicates: str = "together",
     test: str = "corrected_t",
     jobs: int | None = None,
     store: Path | None = None,
@@ -68,6 +69,8 @@ def compare(
         learning_rates: tried for every objective inside each seed, and chosen on validation.
         validation_fraction: of the rows.
         test_fraction: of the rows.
+        duplicates: rows of a table that repeat another in every feature: together keeps copies on one side of every split, so that no test
+            row was trained on; apart splits them like others, for tables whose rows coincide because their columns take few values.
         test: corrected_t (for new splits of rows like these), or signed_rank (exact, for splits of these very rows).
         jobs: worker processes; one a processor when left out.
         store: where trials are kept; OUT/trials.sqlite when left out.
@@ -96,14 +99,15 @@ def compare(
         learning_rates=_numbers("--learning-rates", learning_rates),
         validation=validation_fraction,
         test=test_fraction,
+        duplicates=duplicates,
     )
-    dataset = study.load_data(data, target)
+    dataset = spec.load()
     study.check(spec, dataset)
     described = dataset.describe()
     rows = sizes(spec, described["class_counts"])
     talk = console(stderr=as_json)
     said = plan(spec, described, rows, tested, prospect(spec, rows, tested))
-    talk.print(fields([said[0], *(("", note) for note in described["notes"]), *said[1:]]))
+    talk.print(fields([said[0], *(("", note) for note in (*described["notes"], *described["warnings"])), *said[1:]]))
     if dry_run:
         talk.print("dry run: nothing was computed")
         return 0

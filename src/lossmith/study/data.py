@@ -4,20 +4,21 @@ import os
 from pathlib import Path
 
 from lossmith._checks import nearest
-from lossmith.study.dataset import Dataset
+from lossmith.study.dataset import Dataset, Roles
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.references import is_reference, load_reference
 
 BUNDLED = ("digits", "wine", "breast_cancer")
 
 
-def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None) -> Dataset:
+def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None, roles: Roles = Roles()) -> Dataset:
     """The data of a study.
 
     Args:
         data: ``digits``, ``wine``, ``breast_cancer``; a CSV or Parquet file; ``module:function`` returning (features, labels) or a
             `Dataset`; or a `Dataset`.
         target: the column to predict; for files, and needed there.
+        roles: what other columns are for; for files.
     """
     if isinstance(data, Dataset):
         return data
@@ -32,7 +33,7 @@ def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None)
     if path.exists():
         from lossmith.study.tables import load_table  # pandas takes half a second, and only files need it
 
-        return load_table(path, target)
+        return load_table(path, target, roles)
     raise StudyError(f"data {data!r} is no bundled set ({', '.join(BUNDLED)}), no file, and no module:function{nearest(data, BUNDLED)}")
 
 

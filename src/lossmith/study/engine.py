@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from lossmith.study.data import load_data
 from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
@@ -54,7 +53,7 @@ def run(
         (2, 2)
     """
     jobs = _checked_jobs(jobs)
-    dataset = load_data(spec.data, spec.target)
+    dataset = spec.load()
     check(spec, dataset)
     trials = spec.trials(dataset.fingerprint)
     asked = StoredStudy(spec, dataset.describe(), tuple(trial.key for trial in trials))
@@ -98,7 +97,7 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
 
     total = done + len(pending)
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    shipped = replace(dataset, notes=())
+    shipped = replace(dataset, notes=(), warnings=())
     home = (os.getpid(), tuple(sys.path))
     answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in enumerate(pending))
     try:

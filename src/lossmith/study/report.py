@@ -81,6 +81,7 @@ def command(spec: StudySpec) -> str | None:
         ("--learning-rates", ",".join(f"{rate:g}" for rate in spec.learning_rates), ",".join(f"{rate:g}" for rate in LEARNING_RATES)),
         ("--validation-fraction", spec.validation, StudySpec.validation),
         ("--test-fraction", spec.test, StudySpec.test),
+        ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:
         if value is not None and value != default:

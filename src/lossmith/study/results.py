@@ -148,9 +148,9 @@ class StudyResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know before believing the numbers: no tuning, divergence, learning rates at the edge, mixed versions."""
+        """What a reader must know before believing the numbers: the data, no tuning, divergence, rates at the edge, mixed versions."""
         rates, seeds = self.spec.learning_rates, len(self.spec.seeds)
-        notes = []
+        notes = list(self.data.get("warnings", ()))
         if len(rates) == 1 and len(self.objectives) > 1:
             notes.append(
                 f"One learning rate, {rates[0]:g}, for every objective: each has a best rate of its own, so what is compared is objectives "

@@ -12,7 +12,8 @@ from typing import Any
 
 from lossmith._checks import nearest
 from lossmith.study.corruption import Noise
-from lossmith.study.dataset import Dataset
+from lossmith.study.data import load_data
+from lossmith.study.dataset import Dataset, Roles
 from lossmith.study.errors import StudyError
 from lossmith.study.metrics import METRICS
 from lossmith.study.models import check_model
@@ -91,6 +92,7 @@ class StudySpec:
         epochs, batch_size: of every trial.
         learning_rates: the tuning budget, the same for every objective, spent anew inside each seed.
         validation, test: fractions of the rows of each class.
+        duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
     """
 
     data: str | Dataset
@@ -107,11 +109,21 @@ class StudySpec:
     learning_rates: tuple[float, ...] = LEARNING_RATES
     validation: float = 0.1
     test: float = 0.1
+    duplicates: str = "together"
 
     def __post_init__(self) -> None:
         for name, value in _read(self).items():
             object.__setattr__(self, name, value)
         _check(self)
+
+    @property
+    def roles(self) -> Roles:
+        """What columns of a table are for, besides features and target."""
+        return Roles(duplicates=self.duplicates)
+
+    def load(self) -> Dataset:
+        """The data of the study."""
+        return load_data(self.data, self.target, self.roles)
 
     def trials(self, fingerprint: str) -> list[TrialSpec]:
         """Every trial of the study, seed by seed, on the data with this fingerprint."""
@@ -134,6 +146,7 @@ class StudySpec:
         plain["data"] = self.data if isinstance(self.data, str) else self.data.name
         plain["objectives"] = [{"name": objective.name, "hyper": dict(objective.hyper)} for objective in self.objectives]
         plain["noise"] = None if self.noise is None else str(self.noise)
+        plain = {name: value for name, value in plain.items() if name not in _LATER or value != _LATER[name]}
         return plain | {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
 
     @classmethod
@@ -161,6 +174,10 @@ class StudySpec:
         )
 
 
+_LATER = {field.name: field.default for field in fields(StudySpec) if field.name in ("duplicates",)}
+"""Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
+
+
 def _read(spec: StudySpec) -> dict[str, Any]:
     """The fields as the objects they stand for."""
     data: Any = spec.data
@@ -169,7 +186,7 @@ def _read(spec: StudySpec) -> dict[str, Any]:
     elif hasattr(data, "columns") and not isinstance(data, Dataset):
         from lossmith.study.tables import encode_table
 
-        data = encode_table(data, spec.target, "table")
+        data = encode_table(data, spec.target, "table", spec.roles)
     given: Any = spec.objectives
     objectives = ObjectiveSpec.parse_list(given) if isinstance(given, str) else tuple(given)
     noise: Any = spec.noise

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossmith.study.corruption import Noise, add_noise, long_tail
 from lossmith.study.dataset import Dataset
-from lossmith.study.errors import StudyError
+from lossmith.study.partition import three_parts
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
@@ -59,7 +59,7 @@ def make_split(
         imbalance: of the training rows, see `long_tail`; applied by true label, before the noise.
         validation, test: fractions of the rows of each class (one row at least in each part).
     """
-    train, held_out, tested = _rows(dataset, seed, validation, test)
+    train, held_out, tested = three_parts(dataset, validation, test, stream(seed, "rows"))
     tail = long_tail(dataset.labels[train], dataset.n_classes, imbalance, stream(seed, "imbalance"))
     train = train[tail]
     noisy = add_noise(dataset.labels, dataset.n_classes, noise, stream(seed, "noise"))
@@ -69,23 +69,6 @@ def make_split(
         x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy(noisy[held_out]), x_test,
         torch.from_numpy(dataset.labels[tested]), train, held_out, tested, torch.from_numpy(counts),
     )  # fmt: skip
-
-
-def _rows(dataset: Dataset, seed: int, validation: float, test: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Training, validation and test rows, the same fractions of every class and one row of each class at least in each part."""
-    generator = stream(seed, "rows")
-    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
-    for k, name in enumerate(dataset.class_names):
-        rows = generator.permutation(np.flatnonzero(dataset.labels == k))
-        n_test, n_validation = max(1, round(test * len(rows))), max(1, round(validation * len(rows)))
-        if len(rows) - n_test - n_validation < 1:
-            raise StudyError(
-                f"class {name!r} has {len(rows)} rows, too few for a training row beside validation={validation} and test={test}"
-            )
-        for part, chosen in zip(parts, np.split(rows, [len(rows) - n_test - n_validation, len(rows) - n_test]), strict=True):
-            part.append(chosen)
-    train, held_out, tested = (np.sort(np.concatenate(part)) for part in parts)
-    return train, held_out, tested
 
 
 def _prepare(dataset: Dataset, train: NDArray[np.int64], *others: NDArray[np.int64]) -> list[Tensor]:
