@@ -43,6 +43,7 @@ def compare(
     learning_rates: str = RATES,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    folds: int | None = None,
     duplicates: str = "together",
     test: str = "corrected_t",
     jobs: int | None = None,
@@ -69,6 +70,8 @@ def compare(
         learning_rates: tried for every objective inside each seed, and chosen on validation.
         validation_fraction: of the rows.
         test_fraction: of the rows.
+        folds: K-fold cross-validation in place of random splits: each seed deals the rows into K folds, and each fold is the test set once,
+            so that every row is tested once a seed. --folds 5 --seeds 2 makes 10 paired differences.
         duplicates: rows of a table that repeat another in every feature: together keeps copies on one side of every split, so that no test
             row was trained on; apart splits them like others, for tables whose rows coincide because their columns take few values.
         test: corrected_t (for new splits of rows like these), or signed_rank (exact, for splits of these very rows).
@@ -80,10 +83,11 @@ def compare(
     """
     need("compare", "lossmith compare")
     from lossmith import study
+    from lossmith.study.protocol import fitting_test
     from lossmith.study.summary import prospect, sizes
     from lossmith.study.words import plan
 
-    tested = known_test(test)
+    wanted = known_test(test)
     spec = study.StudySpec(
         data=data,
         target=target,
@@ -99,12 +103,14 @@ def compare(
         learning_rates=_numbers("--learning-rates", learning_rates),
         validation=validation_fraction,
         test=test_fraction,
+        folds=folds,
         duplicates=duplicates,
     )
+    tested = fitting_test(spec, wanted)
     dataset = spec.load()
     study.check(spec, dataset)
     described = dataset.describe()
-    rows = sizes(spec, described["class_counts"])
+    rows = sizes(spec, dataset)
     talk = console(stderr=as_json)
     said = plan(spec, described, rows, tested, prospect(spec, rows, tested))
     talk.print(fields([said[0], *(("", note) for note in (*described["notes"], *described["warnings"])), *said[1:]]))
@@ -198,7 +204,7 @@ def _print(summary: "Summary", page: Path) -> None:
     out, spec = console(), summary.spec
     unit = ", %" if words.percent(summary.metric) else ""
     where = words.setting(spec, summary.result.data["name"])
-    name = f"{where}: {summary.metric.title}{unit}, mean over {len(spec.seeds)} seeds [95 % interval]"
+    name = f"{where}: {summary.metric.title}{unit}, mean over {len(spec.draws)} {spec.unit}s [95 % interval]"
     declared, other = _declared_columns(summary), _other_columns(summary)
     out.print()
     if out.width >= WIDE:

@@ -41,6 +41,27 @@ def three_parts(dataset: Dataset, validation: float, test: float, generator: np.
     return train, held_out, tested
 
 
+def fold_parts(
+    dataset: Dataset, validation: float, folds: int, fold: int, dealer: np.random.Generator, generator: np.random.Generator
+) -> tuple[Rows, Rows, Rows]:
+    """Training, validation and test rows of one fold of a cross-validation: the fold tests, the rest trains and validates.
+
+    Args:
+        dataset: whose labels and groups count.
+        validation: fraction of the rows of each class, of all folds together.
+        folds: how many parts of equal size the rows are dealt into.
+        fold: which of them tests.
+        dealer: deals the folds, in the same way for every fold of a seed.
+        generator: draws the validation rows of this fold.
+    """
+    everything = np.arange(len(dataset.labels))
+    tested = _deal(dataset, everything, (1 / folds,) * folds, dealer, f"--folds {folds}")[fold]
+    rest = np.setdiff1d(everything, tested)
+    share = validation * folds / (folds - 1)
+    train, held_out = _deal(dataset, rest, (1 - share, share), generator, f"--folds {folds} with validation={validation}")
+    return train, held_out, tested
+
+
 def _cut_classes(dataset: Dataset, validation: float, test: float, generator: np.random.Generator) -> list[Rows]:
     parts: tuple[list[Rows], ...] = ([], [], [])
     for k, name in enumerate(dataset.class_names):
@@ -113,6 +134,9 @@ def _fill(placed: NDArray[np.float64], wanted: NDArray[np.float64], n: int, gene
 
 def _too_few(dataset: Dataset, labels: Rows, groups: Rows, n_parts: int, asked: str) -> str:
     """Why no deal gave every part a row of every class."""
+    if dataset.groups is None:
+        k = int(np.argmin(np.bincount(labels, minlength=dataset.n_classes)))
+        return f"class {dataset.class_names[k]!r} has {int((labels == k).sum())} rows here, too few for {n_parts} parts ({asked})"
     in_groups = [len(np.unique(groups[labels == k])) for k in range(dataset.n_classes)]
     rarest = int(np.argmin(in_groups))
     return (

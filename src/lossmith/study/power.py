@@ -43,6 +43,7 @@ class Prospect:
         smallest_effect: the smallest standardised difference found with that power; inf where there is none.
         effect: the standardised difference that ``recommended_seeds`` is for.
         recommended_seeds: the fewest seeds that find it with that power; None where no number of seeds does.
+        unit: what a paired difference comes from, a "seed" or a "fold", for the sentence.
     """
 
     n_seeds: int
@@ -54,11 +55,12 @@ class Prospect:
     smallest_effect: float
     effect: float
     recommended_seeds: int | None
+    unit: str = "seed"
 
     @property
     def sentence(self) -> str:
         """The same in words, for the terminal and the report."""
-        planned = f"{_count(self.n_seeds, 'seed')} and {_count(self.n_comparisons, 'comparison')}"
+        planned = f"{_count(self.n_seeds, self.unit)} and {_count(self.n_comparisons, 'comparison')}"
         if not self.can_reach_alpha:
             said = f"With {planned} no adjusted p-value can fall to {self.alpha:g}, whatever the outcome."
         elif math.isinf(self.smallest_effect):
@@ -69,8 +71,8 @@ class Prospect:
                 f" difference would be found with probability {self.power:g}."
             )
         if self.recommended_seeds is None:
-            return f"{said} No number of seeds finds one of {self.effect:g} on splits like these; a smaller test share would help."
-        return f"{said} For one of {self.effect:g} it takes {_count(self.recommended_seeds, 'seed')}."
+            return f"{said} No number of {self.unit}s finds one of {self.effect:g} on splits like these; a smaller test share would help."
+        return f"{said} For one of {self.effect:g} it takes {_count(self.recommended_seeds, self.unit)}."
 
 
 def what_can_be_shown(

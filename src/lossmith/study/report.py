@@ -81,6 +81,7 @@ def command(spec: StudySpec) -> str | None:
         ("--learning-rates", ",".join(f"{rate:g}" for rate in spec.learning_rates), ",".join(f"{rate:g}" for rate in LEARNING_RATES)),
         ("--validation-fraction", spec.validation, StudySpec.validation),
         ("--test-fraction", spec.test, StudySpec.test),
+        ("--folds", spec.folds, None),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:
@@ -121,6 +122,7 @@ def _context(summary: Summary) -> dict[str, Any]:
             {"stop": stop, "when": words.EPOCHS[stop], "declared": stop == spec.stop, "rows": _table(summary, stop)} for stop in stops
         ],
         "metrics": list(METRICS.values()),
+        "units": f"{spec.unit}s",
         "tuning": [{"stop": stop, "when": words.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
         "rates": [f"{rate:g}" for rate in spec.learning_rates],
         "protocol": words.protocol(summary),
@@ -135,7 +137,7 @@ def _context(summary: Summary) -> dict[str, Any]:
 
 
 def _differences(line: Line, baseline: Line) -> tuple[float, ...]:
-    """The paired differences, seed by seed."""
+    """The paired differences, split by split."""
     return tuple(ours - theirs for ours, theirs in zip(line.estimate.values, baseline.estimate.values, strict=True))
 
 
@@ -208,7 +210,7 @@ def _curves(summary: Summary) -> list[dict[str, Any]]:
     scale = plots.curve_scale(every.values(), metric)
     found = []
     for label, curves in every.items():
-        best = [result.outcome(label, seed, "best").epoch for seed in summary.spec.seeds]
+        best = [outcome.epoch for outcome in result.over(label, "best")]
         baseline = None if label == summary.baseline else every[summary.baseline]
         found.append({"label": label, "plot": plots.learning_curves(label, curves, baseline, best, metric, scale)})
     return found
@@ -253,7 +255,7 @@ def _table(summary: Summary, stop: str) -> list[dict[str, Any]]:
 def _tuning(summary: Summary, stop: str) -> list[dict[str, Any]]:
     rows = []
     for label in summary.result.objectives:
-        outcomes = [summary.result.outcome(label, seed, stop) for seed in summary.spec.seeds]
+        outcomes = summary.result.over(label, stop)
         chosen = sorted(outcome.epoch for outcome in outcomes)
         counts = summary.rates(label, stop)
         edge = summary.at_edge(label, stop)
@@ -262,7 +264,7 @@ def _tuning(summary: Summary, stop: str) -> list[dict[str, Any]]:
                 "label": label,
                 "counts": list(counts.values()),
                 "epochs": f"{chosen[0]} to {chosen[-1]}" if chosen[0] != chosen[-1] else str(chosen[0]),
-                "edge": f"{edge} of {len(outcomes)} seeds at the edge" if edge else "",
+                "edge": f"{edge} of {len(outcomes)} {summary.spec.unit}s at the edge" if edge else "",
                 "warn": 2 * edge > len(outcomes),
             }
         )

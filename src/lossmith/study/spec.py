@@ -41,6 +41,7 @@ class TrialSpec:
         model: name of the model, or ``module:function``; `model_source` is the hash of that function's file.
         objective: what is minimised; `objective_source` is the hash of the file that defines it.
         seed: draws the split, the corruption, the initial weights and the batches; nothing else does.
+        folds, fold: of a cross-validation, how many and which one tests; None where every seed draws one test set.
         metric: the primary metric, which is followed over the epochs and chooses the best one.
     """
 
@@ -58,10 +59,18 @@ class TrialSpec:
     metric: str
     seed: int
     learning_rate: float
+    folds: int | None = None
+    fold: int | None = None
+
+    @property
+    def draw(self) -> int:
+        """The number of the split, which also draws the initial weights and the batches: a fold has its own."""
+        return self.seed if self.folds is None or self.fold is None else self.seed * self.folds + self.fold
 
     def as_dict(self) -> dict[str, Any]:
-        """A JSON-able form, the one that is hashed."""
+        """A JSON-able form, the one that is hashed; what a trial does not use is left out, so that keys outlive new options."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: value for name, value in plain.items() if name not in ("folds", "fold") or value is not None}
         plain["objective"] = self.objective.label
         plain["noise"] = None if self.noise is None else str(self.noise)
         return {"protocol": PROTOCOL, "optimizer": OPTIMIZER, **plain}
@@ -92,6 +101,7 @@ class StudySpec:
         epochs, batch_size: of every trial.
         learning_rates: the tuning budget, the same for every objective, spent anew inside each seed.
         validation, test: fractions of the rows of each class.
+        folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
         duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
     """
 
@@ -109,6 +119,7 @@ class StudySpec:
     learning_rates: tuple[float, ...] = LEARNING_RATES
     validation: float = 0.1
     test: float = 0.1
+    folds: int | None = None
     duplicates: str = "together"
 
     def __post_init__(self) -> None:
@@ -125,17 +136,29 @@ class StudySpec:
         """The data of the study."""
         return load_data(self.data, self.target, self.roles)
 
+    @property
+    def draws(self) -> dict[int, tuple[int, int | None]]:
+        """The splits by number, each with its seed and its fold: the seeds as they are, or ``seed * folds + fold``."""
+        if self.folds is None:
+            return {seed: (seed, None) for seed in self.seeds}
+        return {seed * self.folds + fold: (seed, fold) for seed in self.seeds for fold in range(self.folds)}
+
+    @property
+    def unit(self) -> str:
+        """What one paired difference comes from: a "seed", or a "fold"."""
+        return "seed" if self.folds is None else "fold"
+
     def trials(self, fingerprint: str) -> list[TrialSpec]:
-        """Every trial of the study, seed by seed, on the data with this fingerprint."""
+        """Every trial of the study, seed by seed and fold by fold, on the data with this fingerprint."""
         model_source = check_model(self.model)
         sources = {objective: source(objective.name) for objective in self.objectives}
         return [
             TrialSpec(
                 data=fingerprint, model=self.model, model_source=model_source, objective=objective, objective_source=sources[objective],
                 noise=self.noise, imbalance=self.imbalance, validation=self.validation, test=self.test, epochs=self.epochs,
-                batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate,
+                batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate, folds=self.folds, fold=fold,
             )
-            for seed in self.seeds
+            for seed, fold in self.draws.values()
             for objective in self.objectives
             for learning_rate in self.learning_rates
         ]  # fmt: skip
@@ -164,17 +187,17 @@ class StudySpec:
         if len(self.learning_rates) == 1:
             return (
                 f"The learning rate is {self.learning_rates[0]:g} throughout; the best epoch is the earliest with the {better} "
-                f"{self.metric} on the seed's validation rows{noisy}. Test rows choose nothing."
+                f"{self.metric} on the {self.unit}'s validation rows{noisy}. Test rows choose nothing."
             )
         return (
-            f"For every objective and inside every seed, the learning rate is the one of {len(self.learning_rates)} "
-            f"({', '.join(f'{rate:g}' for rate in self.learning_rates)}) with the {better} {self.metric} on that seed's validation "
+            f"For every objective and inside every {self.unit}, the learning rate is the one of {len(self.learning_rates)} "
+            f"({', '.join(f'{rate:g}' for rate in self.learning_rates)}) with the {better} {self.metric} on that {self.unit}'s validation "
             f"rows{noisy}, at the last epoch for stop=last and at the best epoch for stop=best; ties go to the smaller learning rate and "
             "the earlier epoch, and a run that diverged is chosen only if all did. Test rows choose nothing."
         )
 
 
-_LATER = {field.name: field.default for field in fields(StudySpec) if field.name in ("duplicates",)}
+_LATER = {field.name: field.default for field in fields(StudySpec) if field.name in ("folds", "duplicates")}
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
 
 
@@ -230,6 +253,11 @@ def _check(spec: StudySpec) -> None:
         wanted(0 < getattr(spec, name) < 1, name, "a fraction in (0, 1)")
     if spec.validation + spec.test >= 1:
         raise StudyError(f"validation and test leave nothing to train on: {spec.validation} + {spec.test} must be < 1")
+    wanted(spec.folds is None or (whole(spec.folds) and spec.folds >= 2), "folds", "a whole number >= 2")
+    if spec.folds is not None and spec.test != StudySpec.test:
+        raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
+    if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
+        raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
     if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
         raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
 

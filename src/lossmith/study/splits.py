@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossmith.study.corruption import Noise, add_noise, long_tail
 from lossmith.study.dataset import Dataset
-from lossmith.study.partition import three_parts
+from lossmith.study.partition import fold_parts, three_parts
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
@@ -48,7 +48,15 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
 
 
 def make_split(
-    dataset: Dataset, seed: int, *, noise: Noise | None = None, imbalance: float | None = None, validation: float = 0.2, test: float = 0.2
+    dataset: Dataset,
+    seed: int,
+    *,
+    noise: Noise | None = None,
+    imbalance: float | None = None,
+    validation: float = 0.2,
+    test: float = 0.2,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Split:
     """Draw a seed's rows, corrupt their labels, and prepare the features.
 
@@ -58,10 +66,9 @@ def make_split(
         noise: of the training and validation labels.
         imbalance: of the training rows, see `long_tail`; applied by true label, before the noise.
         validation, test: fractions of the rows of each class (one row at least in each part).
+        folds, fold: of a cross-validation, how many and which one tests; `test` then counts for nothing.
     """
-    train, held_out, tested = three_parts(dataset, validation, test, stream(seed, "rows"))
-    tail = long_tail(dataset.labels[train], dataset.n_classes, imbalance, stream(seed, "imbalance"))
-    train = train[tail]
+    train, held_out, tested = draw_rows(dataset, seed, imbalance=imbalance, validation=validation, test=test, folds=folds, fold=fold)
     noisy = add_noise(dataset.labels, dataset.n_classes, noise, stream(seed, "noise"))
     x_train, x_validation, x_test = _prepare(dataset, train, held_out, tested)
     counts = np.maximum(1, np.bincount(noisy[train], minlength=dataset.n_classes))
@@ -69,6 +76,18 @@ def make_split(
         x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy(noisy[held_out]), x_test,
         torch.from_numpy(dataset.labels[tested]), train, held_out, tested, torch.from_numpy(counts),
     )  # fmt: skip
+
+
+def draw_rows(
+    dataset: Dataset, seed: int, *, imbalance: float | None, validation: float, test: float, folds: int | None, fold: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The training (thinned), validation and test rows of a seed, as `make_split` takes them, without preparing anything."""
+    if folds is not None and fold is not None:
+        dealer, generator = stream(seed, "folds"), stream(seed, f"validation of fold {fold}")
+        train, held_out, tested = fold_parts(dataset, validation, folds, fold, dealer, generator)
+    else:
+        train, held_out, tested = three_parts(dataset, validation, test, stream(seed, "rows"))
+    return train[long_tail(dataset.labels[train], dataset.n_classes, imbalance, stream(seed, "imbalance"))], held_out, tested
 
 
 def _prepare(dataset: Dataset, train: NDArray[np.int64], *others: NDArray[np.int64]) -> list[Tensor]:

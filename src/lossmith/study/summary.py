@@ -5,17 +5,18 @@ verdict. Words are put to all this in :mod:`lossmith.study.words`.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from lossmith.study.corruption import long_tail
+from lossmith.study.dataset import Dataset
 from lossmith.study.metrics import METRICS, Metric
 from lossmith.study.power import Prospect, what_can_be_shown
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.spec import StudySpec
+from lossmith.study.splits import draw_rows
 from lossmith.study.statistics import Comparison, Test, compare, corrected_t
 
 ALPHA = 0.05
@@ -24,26 +25,31 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows that train, validate and test, for each seed."""
+    """Rows that train, validate and test, for each split; where groups make them differ, their means over the splits."""
 
     train: int
     validation: int
     test: int
 
+    @classmethod
+    def mean(cls, counts: Iterable[tuple[int, int, int]]) -> "Sizes":
+        """Of the counts (training, validation, test) of several splits."""
+        return cls(*(max(1, round(sum(column) / len(column))) for column in zip(*counts, strict=True)))
 
-def sizes(spec: StudySpec, class_counts: Sequence[int]) -> Sizes:
-    """The sizes of a seed's split: the same for every seed, since every class gives the same share each time."""
-    parts = [(max(1, round(spec.test * n)), max(1, round(spec.validation * n)), n) for n in class_counts]
-    labels = np.repeat(np.arange(len(parts)), [n - tested - held_out for tested, held_out, n in parts])
-    train = long_tail(labels, len(parts), spec.imbalance, np.random.default_rng(0))
-    return Sizes(len(train), sum(held_out for _, held_out, _ in parts), sum(tested for tested, _, _ in parts))
+
+def sizes(spec: StudySpec, dataset: Dataset) -> Sizes:
+    """The sizes of the splits that a study will make."""
+    options = {name: getattr(spec, name) for name in ("imbalance", "validation", "test", "folds")}
+    drawn = (draw_rows(dataset, seed, fold=fold, **options) for seed, fold in spec.draws.values())
+    return Sizes.mean((len(train), len(held_out), len(tested)) for train, held_out, tested in drawn)
 
 
 def prospect(spec: StudySpec, rows: Sizes, test: Test = "corrected_t") -> Prospect | None:
     """What the study can show; None when there is nothing to compare."""
     if len(spec.objectives) < 2:
         return None
-    return what_can_be_shown(len(spec.seeds), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test)
+    shown = what_can_be_shown(len(spec.draws), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test)
+    return replace(shown, unit=spec.unit)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ class Summary:
 
     @cached_property
     def sizes(self) -> Sizes:
-        return sizes(self.spec, self.result.data["class_counts"])
+        rows = (record["rows"] for record in self.result.trials.values())
+        return Sizes.mean((row["train"], row["validation"], row["test"]) for row in rows)
 
     @cached_property
     def prospect(self) -> Prospect | None:
@@ -131,11 +138,11 @@ class Summary:
         return [Line(label, self._estimate(label, name, where, row), compared.get(label)) for label, row in values.items()]
 
     def _values(self, label: str, metric: str, stop: str) -> list[float]:
-        return [_value(self.result.outcome(label, seed, stop), metric) for seed in self.spec.seeds]
+        return [_value(outcome, metric) for outcome in self.result.over(label, stop)]
 
     def _estimate(self, label: str, metric: str, stop: str, values: tuple[float, ...]) -> Estimate:
         finite = np.array([value for value in values if math.isfinite(value)])
-        scaled = METRICS[metric].needs == "probabilities" and self.result.outcome(label, self.spec.seeds[0], stop).calibration != "raw"
+        scaled = METRICS[metric].needs == "probabilities" and self.result.over(label, stop)[0].calibration != "raw"
         mean = float(finite.mean()) if len(finite) else math.nan
         low, high = -math.inf, math.inf
         if len(finite) > 1:
@@ -153,11 +160,11 @@ class Summary:
 
     def at_edge(self, label: str, stop: str | None = None) -> int:
         """Seeds on which the chosen learning rate is the smallest or largest tried."""
-        return sum(self.result.outcome(label, seed, stop).at_edge for seed in self.spec.seeds)
+        return sum(outcome.at_edge for outcome in self.result.over(label, stop))
 
     def rates(self, label: str, stop: str | None = None) -> dict[float, int]:
         """How many seeds chose each learning rate."""
-        chosen = [self.result.outcome(label, seed, stop).learning_rate for seed in self.spec.seeds]
+        chosen = [outcome.learning_rate for outcome in self.result.over(label, stop)]
         return {rate: chosen.count(rate) for rate in self.spec.learning_rates}
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from lossmith.study.metrics import METRICS, SCALED, Metric
 from lossmith.study.power import Prospect
+from lossmith.study.protocol import counted, splitting, what_p_means
 from lossmith.study.spec import OPTIMIZER, StudySpec
-from lossmith.study.statistics import Comparison, Test, what_p_means
+from lossmith.study.statistics import Comparison, Test
 from lossmith.study.summary import ALPHA, Line, Sizes, Summary
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
@@ -103,7 +104,7 @@ def _finding(summary: Summary, line: Line) -> str:
     assert found is not None
     where, name, base = EPOCHS[summary.spec.stop], line.objective, summary.baseline
     if found.verdict == "identical":
-        return f"{name} is identical to {base} on every seed."
+        return f"{name} is identical to {base} on every {summary.spec.unit}."
     if found.verdict == "failed":
         return f"{name} could not be compared with {base}: {found.note}."
     bounds = f"95 % interval {_ends(metric, found)}" if math.isfinite(found.low) else "no interval"
@@ -156,14 +157,12 @@ def _count(count: int, of: int | str) -> str:
 
 def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None) -> list[tuple[str, str]]:
     """What is about to be run and what it could show, said before it starts, as names and values."""
-    trials = len(spec.objectives) * len(spec.seeds) * len(spec.learning_rates)
-    counts = " x ".join(
-        (_plural(len(spec.objectives), "objective"), _plural(len(spec.seeds), "seed"), _plural(len(spec.learning_rates), "learning rate"))
-    )
+    trials = len(spec.objectives) * len(spec.draws) * len(spec.learning_rates)
+    counts = " x ".join((_plural(len(spec.objectives), "objective"), counted(spec), _plural(len(spec.learning_rates), "learning rate")))
     better = "higher" if METRICS[spec.metric].higher_is_better else "lower"
     said = [
         ("data", f"{setting(spec, data['name'])}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
-        ("split", f"each seed {rows.train} training, {rows.validation} validation, {rows.test} test rows, redrawn"),
+        ("split", splitting(spec, rows)),
         ("trials", f"{trials} = {counts}, {spec.epochs} epochs each, model {spec.model}"),
         (
             "declared",
@@ -176,7 +175,7 @@ def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, pros
         return [*said, ("power", "one objective: there is nothing to compare")]
     reach = "can" if prospect.can_reach_alpha else "cannot"
     said.append(("power", f"An adjusted p-value {reach} fall below {ALPHA:g}. {prospect.sentence}"))
-    said.append(("p-values", what_p_means(test)))
+    said.append(("p-values", what_p_means(spec, test)))
     return said
 
 
@@ -188,15 +187,15 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
     target = f", target {spec.target}" if spec.target else ""
     found = [
         ("data", f"{data['name']}{target}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
-        ("split", f"redrawn by every seed, class by class: {rows.train} training, {rows.validation} validation, {rows.test} test rows"),
+        ("split", splitting(spec, rows)),
         ("label noise", spec.noise.describe() if spec.noise else "none added"),
         (
             "imbalance",
             f"training classes thinned, the smallest to {spec.imbalance:g} of the largest" if spec.imbalance else "as in the data",
         ),
-        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a seed"),
+        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
         ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
-        ("budget", f"{_plural(len(spec.learning_rates), 'learning rate')} for every objective and seed: {_rates(spec)}"),
+        ("budget", f"{_plural(len(spec.learning_rates), 'learning rate')} for every objective and {spec.unit}: {_rates(spec)}"),
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
         ("test", TESTS[summary.test]),
@@ -233,7 +232,7 @@ def limits(summary: Summary) -> list[str]:
     """What the study does not show."""
     spec = summary.spec
     said = [
-        what_p_means(summary.test),
+        what_p_means(spec, summary.test),
         f"One data set, one model ({spec.model}), {spec.epochs} epochs: another of any of these may order the objectives otherwise.",
         f"{'Only the learning rate' if len(spec.learning_rates) > 1 else 'Nothing'} was tuned. "
         "Hyper-parameters of the objectives were taken as given, and a better value may exist for any.",

@@ -1,0 +1,50 @@
+"""What the way of splitting changes, in words: what is redrawn, what a p-value then speaks of, and which tests fit."""
+
+from typing import TYPE_CHECKING
+
+from lossmith.study import statistics
+from lossmith.study.errors import StudyError
+from lossmith.study.spec import StudySpec
+from lossmith.study.statistics import Test
+
+if TYPE_CHECKING:
+    from lossmith.study.summary import Sizes
+
+
+def fitting_test(spec: StudySpec, test: Test) -> Test:
+    """The test as asked for, if it fits the way of splitting; a StudyError if not."""
+    if spec.folds is not None and test == "signed_rank":
+        raise StudyError(
+            "--test signed_rank takes the differences for independent, and the folds of one seed are not (each trains on the others' test "
+            "rows): use corrected_t with --folds"
+        )
+    return test
+
+
+def splitting(spec: StudySpec, rows: "Sizes") -> str:
+    """How the rows are split, in a sentence."""
+    each = f"{rows.train} training, {rows.validation} validation, {rows.test} test rows"
+    if spec.folds is not None:
+        return (
+            f"{spec.folds}-fold cross-validation, dealt anew by every seed; each fold {each}: every row is tested once a seed, and the "
+            "initial weights and batches are each fold's own"
+        )
+    return f"each seed {each}, redrawn class by class"
+
+
+def counted(spec: StudySpec) -> str:
+    """The splits of a study: ``10 seeds``, ``2 seeds x 5 folds``."""
+    seeds = f"{len(spec.seeds)} seed" + ("s" if len(spec.seeds) != 1 else "")
+    return seeds if spec.folds is None else f"{seeds} x {spec.folds} folds"
+
+
+def what_p_means(spec: StudySpec, test: Test) -> str:
+    """What a p-value of this study generalises over."""
+    said = statistics.what_p_means(test)
+    if spec.folds is not None:
+        said += (
+            " Folds in place of random splits: within a seed no two test sets share a row and every row is tested once; training sets "
+            "still overlap, and the correction, s²(1/n + n_test/n_train), is that of repeated cross-validation (Bouckaert & Frank 2004). "
+            "More seeds average out the luck of the deal, not that of the rows."
+        )
+    return said
