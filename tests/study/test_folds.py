@@ -51,7 +51,7 @@ def test_every_row_is_tested_once_a_seed_and_never_trained_on_beside(data: str, 
             tested.append(split.rows_test)
             if chosen.groups is not None:
                 sides = [set(chosen.groups[rows].tolist()) for rows in parts]
-                assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+                assert sum(map(len, sides)) == len(set.union(*sides))
         assert np.sort(np.concatenate(tested)).tolist() == list(range(len(chosen.labels)))
 
 

@@ -44,6 +44,8 @@ def compare(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
     folds: int | None = None,
+    group: str | None = None,
+    split_column: str | None = None,
     duplicates: str = "together",
     test: str = "corrected_t",
     jobs: int | None = None,
@@ -72,6 +74,11 @@ def compare(
         test_fraction: of the rows.
         folds: K-fold cross-validation in place of random splits: each seed deals the rows into K folds, and each fold is the test set once,
             so that every row is tested once a seed. --folds 5 --seeds 2 makes 10 paired differences.
+        group: a column of a table, such as a patient or a customer: all rows with the same value go to training, to validation, or to test,
+            so that the study speaks of new patients and not of new rows of known ones. It is not learnt from.
+        split_column: a column of a table with your own split, its values train, validation (or val) and test; without validation rows,
+            --validation-fraction of the training rows are held out. The test rows are then always the same: seeds vary the initial weights
+            and the batches alone, and no claim is made about other test rows.
         duplicates: rows of a table that repeat another in every feature: together keeps copies on one side of every split, so that no test
             row was trained on; apart splits them like others, for tables whose rows coincide because their columns take few values.
         test: corrected_t (for new splits of rows like these), or signed_rank (exact, for splits of these very rows).
@@ -104,6 +111,8 @@ def compare(
         validation=validation_fraction,
         test=test_fraction,
         folds=folds,
+        group=group,
+        split_column=split_column,
         duplicates=duplicates,
     )
     tested = fitting_test(spec, wanted)

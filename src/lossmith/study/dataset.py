@@ -53,6 +53,10 @@ class Roles:
             raise StudyError(f"--duplicates must be together or apart; got {self.duplicates!r}")
 
 
+FEATURES_ONLY = Roles()
+"""Every column besides the target is a feature."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Rows with one label each.

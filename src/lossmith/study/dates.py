@@ -39,8 +39,8 @@ def date_parts(series: pd.Series) -> list[Part]:
     stamps = _stamps(series)
     if stamps is None:
         return []
-    days = ((stamps - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
-    parts = [Part("days since 1970-01-01", days)]
+    days = (stamps - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    parts = [Part("days since 1970-01-01", np.asarray(days, dtype=np.float64))]
     for what, values in (
         ("month", stamps.dt.month),
         ("day of the week", stamps.dt.day_of_week),

@@ -62,6 +62,21 @@ def fold_parts(
     return train, held_out, tested
 
 
+def own_parts(dataset: Dataset, validation: float, generator: np.random.Generator) -> tuple[Rows, Rows, Rows]:
+    """The data's own training, validation and test rows; without validation rows, a fraction of the training rows becomes them.
+
+    Args:
+        dataset: with `parts`.
+        validation: fraction of the training rows of each class; counts only where the data have no validation rows.
+        generator: draws those.
+    """
+    train, held_out, tested = (np.flatnonzero(dataset.parts == p) for p in range(3))
+    if len(held_out) == 0:
+        asked = f"--validation-fraction {validation} of the training rows of --split-column"
+        train, held_out = _deal(dataset, train, (1 - validation, validation), generator, asked)
+    return train, held_out, tested
+
+
 def _cut_classes(dataset: Dataset, validation: float, test: float, generator: np.random.Generator) -> list[Rows]:
     parts: tuple[list[Rows], ...] = ([], [], [])
     for k, name in enumerate(dataset.class_names):
@@ -80,7 +95,7 @@ def _deal(dataset: Dataset, rows: Rows, shares: Sequence[float], generator: np.r
     """Some rows dealt into parts of these shares, groups whole; `asked` names what asked for the parts, for the message."""
     labels = dataset.labels[rows]
     groups = np.arange(len(rows)) if dataset.groups is None else np.unique(dataset.groups[rows], return_inverse=True)[1]
-    wanted = np.asarray(shares)[:, None] * np.bincount(labels, minlength=dataset.n_classes)
+    wanted = np.asarray(shares)[:, None] * np.bincount(labels, minlength=dataset.n_classes).astype(np.float64)
     tries = max(1, min(TRIES, GROUPS_PLACED // (1 + int((np.bincount(groups) > 1).sum()))))
     best, least = None, np.inf
     for _ in range(tries):
@@ -101,7 +116,7 @@ def _deal(dataset: Dataset, rows: Rows, shares: Sequence[float], generator: np.r
 
 def _deal_once(labels: Rows, groups: Rows, wanted: NDArray[np.float64], generator: np.random.Generator) -> Rows:
     """The part of every row: groups of several rows in random order, each to where its classes are scarcest; then single rows."""
-    n_parts, n_classes = wanted.shape
+    n_classes = wanted.shape[1]
     sizes = np.bincount(groups)
     part = np.full(len(labels), -1, dtype=np.int64)
     placed = np.zeros_like(wanted)

@@ -38,7 +38,7 @@ class Prospect:
         n_comparisons: the comparisons with the baseline.
         alpha: the share of runs in which a false winner is acceptable.
         power: the probability with which a real difference should be found.
-        test: ``corrected_t`` or ``signed_rank``.
+        test: ``corrected_t``, ``signed_rank`` or ``paired_t``.
         can_reach_alpha: whether any adjusted p-value can fall to alpha or below, whatever the outcome.
         smallest_effect: the smallest standardised difference found with that power; inf where there is none.
         effect: the standardised difference that ``recommended_seeds`` is for.
@@ -97,7 +97,7 @@ def what_can_be_shown(
         power: the probability with which a real difference should be found.
         effect: the standardised difference to recommend seeds for.
         test: the test that will be used. Its power is exact for ``corrected_t`` in the model that the correction
-            assumes, and simulated for ``signed_rank``, to within a seed.
+            assumes and for ``paired_t``, and simulated for ``signed_rank``, to within a seed.
 
     Example:
         >>> from lossmith.study.power import what_can_be_shown
@@ -111,8 +111,8 @@ def what_can_be_shown(
     check_sizes(train_size, test_size, alpha, test)
     if n_seeds < 1:
         raise ValueError(f"n_seeds: {n_seeds}; wanted 1 or more")
-    level, ratio = alpha / n_comparisons, test_size / train_size
-    reachable = n_seeds >= (2 if test == "corrected_t" else fewest_pairs(n_comparisons, alpha))
+    level, ratio = alpha / n_comparisons, _overlap(train_size, test_size, test)
+    reachable = n_seeds >= (2 if test != "signed_rank" else fewest_pairs(n_comparisons, alpha))
     return Prospect(
         n_seeds=n_seeds,
         n_comparisons=n_comparisons,
@@ -147,8 +147,8 @@ def recommended_seeds(
     """
     _check_plan(n_comparisons, power, effect)
     check_sizes(train_size, test_size, alpha, test)
-    level, ratio = alpha / n_comparisons, test_size / train_size
-    most = _MOST_SEEDS if test == "corrected_t" else 200
+    level, ratio = alpha / n_comparisons, _overlap(train_size, test_size, test)
+    most = _MOST_SEEDS if test != "signed_rank" else 200
     if _power(effect, most, level, ratio, test) < power:
         return None
     low, high = 1, most
@@ -159,6 +159,11 @@ def recommended_seeds(
         else:
             low = middle
     return high
+
+
+def _overlap(train_size: int, test_size: int, test: Test) -> float:
+    """What overlapping splits add to the variance of a mean, as a share of that of one difference."""
+    return 0.0 if test == "paired_t" else test_size / train_size
 
 
 def _power(effect: float, n: int, level: float, ratio: float, test: Test) -> float:

@@ -18,6 +18,10 @@ def fitting_test(spec: StudySpec, test: Test) -> Test:
             "--test signed_rank takes the differences for independent, and the folds of one seed are not (each trains on the others' test "
             "rows): use corrected_t with --folds"
         )
+    if spec.split_column is not None:
+        return "paired_t" if test == "corrected_t" else test
+    if test == "paired_t":
+        raise StudyError("--test paired_t is for one split of your own (--split-column); redrawn splits overlap: use corrected_t")
     return test
 
 
@@ -29,6 +33,10 @@ def splitting(spec: StudySpec, rows: "Sizes") -> str:
             f"{spec.folds}-fold cross-validation, dealt anew by every seed; each fold {each}: every row is tested once a seed, and the "
             "initial weights and batches are each fold's own"
         )
+    if spec.split_column is not None:
+        return f"your own, column {spec.split_column}: {each}, tested on the same for every seed"
+    if spec.group is not None:
+        return f"each seed about {each}, redrawn; all rows with the same {spec.group} on one side"
     return f"each seed {each}, redrawn class by class"
 
 
@@ -36,6 +44,13 @@ def counted(spec: StudySpec) -> str:
     """The splits of a study: ``10 seeds``, ``2 seeds x 5 folds``."""
     seeds = f"{len(spec.seeds)} seed" + ("s" if len(spec.seeds) != 1 else "")
     return seeds if spec.folds is None else f"{seeds} x {spec.folds} folds"
+
+
+def scope(spec: StudySpec) -> str:
+    """What narrows the claim of a whole study, as the end of its first sentence; mostly nothing."""
+    if spec.split_column is None:
+        return ""
+    return " This speaks of one test set, your own: the seeds vary the initial weights and the batches, never the test rows."
 
 
 def what_p_means(spec: StudySpec, test: Test) -> str:

@@ -82,6 +82,8 @@ def command(spec: StudySpec) -> str | None:
         ("--validation-fraction", spec.validation, StudySpec.validation),
         ("--test-fraction", spec.test, StudySpec.test),
         ("--folds", spec.folds, None),
+        ("--group", spec.group, None),
+        ("--split-column", spec.split_column, None),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:

@@ -102,6 +102,8 @@ class StudySpec:
         learning_rates: the tuning budget, the same for every objective, spent anew inside each seed.
         validation, test: fractions of the rows of each class.
         folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
+        group: column of a table; rows with the same value stay on one side of every split.
+        split_column: column of a table with the user's own split: train, validation (or val), test.
         duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
     """
 
@@ -120,6 +122,8 @@ class StudySpec:
     validation: float = 0.1
     test: float = 0.1
     folds: int | None = None
+    group: str | None = None
+    split_column: str | None = None
     duplicates: str = "together"
 
     def __post_init__(self) -> None:
@@ -130,11 +134,16 @@ class StudySpec:
     @property
     def roles(self) -> Roles:
         """What columns of a table are for, besides features and target."""
-        return Roles(duplicates=self.duplicates)
+        return Roles(group=self.group, split=self.split_column, duplicates=self.duplicates)
 
     def load(self) -> Dataset:
         """The data of the study."""
-        return load_data(self.data, self.target, self.roles)
+        dataset = load_data(self.data, self.target, self.roles)
+        if dataset.parts is not None and self.split_column is None:
+            raise StudyError(f"data {dataset.name} bring their own split: say so with --split-column parts")
+        if dataset.parts is not None and (dataset.parts == 1).any() and self.validation != StudySpec.validation:
+            raise StudyError(f"--split-column {self.split_column} says which rows validate: leave out --validation-fraction")
+        return dataset
 
     @property
     def draws(self) -> dict[int, tuple[int, int | None]]:
@@ -197,7 +206,7 @@ class StudySpec:
         )
 
 
-_LATER = {field.name: field.default for field in fields(StudySpec) if field.name in ("folds", "duplicates")}
+_LATER = {field.name: field.default for field in fields(StudySpec) if field.name in ("folds", "group", "split_column", "duplicates")}
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
 
 
@@ -258,6 +267,10 @@ def _check(spec: StudySpec) -> None:
         raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
     if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
         raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
+    if spec.split_column is not None:
+        for name, value, default in (("--folds", spec.folds, None), ("--test-fraction", spec.test, StudySpec.test)):
+            if value != default:
+                raise StudyError(f"--split-column {spec.split_column} says which rows are tested: leave out {name}")
     if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
         raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossmith.study.corruption import Noise, add_noise, long_tail
 from lossmith.study.dataset import Dataset
-from lossmith.study.partition import fold_parts, three_parts
+from lossmith.study.partition import fold_parts, own_parts, three_parts
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
@@ -82,7 +82,9 @@ def draw_rows(
     dataset: Dataset, seed: int, *, imbalance: float | None, validation: float, test: float, folds: int | None, fold: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The training (thinned), validation and test rows of a seed, as `make_split` takes them, without preparing anything."""
-    if folds is not None and fold is not None:
+    if dataset.parts is not None:
+        train, held_out, tested = own_parts(dataset, validation, stream(seed, "validation"))
+    elif folds is not None and fold is not None:
         dealer, generator = stream(seed, "folds"), stream(seed, f"validation of fold {fold}")
         train, held_out, tested = fold_parts(dataset, validation, folds, fold, dealer, generator)
     else:

@@ -18,7 +18,8 @@ Three things make such comparisons go wrong, and each has its remedy here.
 
 The exact signed-rank test is the second choice. It knows nothing of overlap: given the data set, splits are
 independent draws, and it asks the narrower question whether the difference is centred on zero over splits of *this*
-data set. :func:`what_p_means` has the sentence that belongs to each.
+data set. Where all seeds share one split, nothing overlaps: ``paired_t`` is the plain paired t-test, over initial
+weights and batches alone. :func:`what_p_means` has the sentence that belongs to each.
 
 The interval of a comparison is at level 1 - alpha and belongs to the unadjusted p-value: it leaves out 0 exactly when
 p is below alpha. The verdict goes by the adjusted p-value, so that "no difference shown" beside an interval that just
@@ -36,7 +37,7 @@ from scipy import stats
 from lossmith.study.metrics import METRICS
 from lossmith.study.signed_rank import signed_rank
 
-Test = Literal["corrected_t", "signed_rank"]
+Test = Literal["corrected_t", "signed_rank", "paired_t"]
 Verdict = Literal["better", "worse", "no difference shown", "identical", "failed", "not tested"]
 
 # One number a row of differences: an array, or a scalar when there was one row only.
@@ -54,7 +55,7 @@ class Comparison:
         objective: the label of the objective.
         baseline: the label of the baseline.
         metric: the name of the metric.
-        test: ``corrected_t`` or ``signed_rank``.
+        test: ``corrected_t``, ``signed_rank`` or ``paired_t``.
         n: the seeds on which both finished.
         failed: the seeds on which the objective failed.
         baseline_failed: the seeds on which the baseline failed.
@@ -111,7 +112,8 @@ def compare(
         train_size: rows trained on, per seed. Rows used for validation count for neither size.
         test_size: rows tested on, per seed.
         alpha: the share of runs in which a false winner among all the comparisons is acceptable.
-        test: ``corrected_t``, or ``signed_rank`` for the narrower question of the module's description.
+        test: ``corrected_t``, or ``signed_rank`` for the narrower question of the module's description, or ``paired_t`` where all
+            seeds share one split.
         primary: whether this is the metric that was declared before the run. If not, there are intervals only.
         higher_is_better: the direction, when the metric is not one of ``METRICS``.
 
@@ -151,7 +153,7 @@ def compare(
 
 
 def corrected_t(
-    differences: np.ndarray, *, train_size: int, test_size: int, alpha: float = 0.05
+    differences: np.ndarray, *, train_size: int, test_size: int, alpha: float = 0.05, overlap: bool = True
 ) -> tuple[_Numbers, _Numbers, _Numbers, _Numbers]:
     """The corrected resampled t-test of paired differences, along the last axis.
 
@@ -163,6 +165,7 @@ def corrected_t(
         train_size: rows trained on, per seed.
         test_size: rows tested on, per seed.
         alpha: the level of the interval.
+        overlap: whether the seeds redraw the split; if not, the variance of the mean is s²/n.
 
     Returns:
         The mean difference, the interval's lower and upper end, and the two-sided p-value, each of shape ``(...)``.
@@ -172,7 +175,7 @@ def corrected_t(
     spread = differences.std(-1, ddof=1)
     constant = np.ptp(differences, axis=-1) == 0
     spread = np.where(constant, np.where(mean == 0, 0.0, 1 / (math.sqrt(12) * test_size)), spread)
-    error = spread * math.sqrt(1 / n + test_size / train_size)
+    error = spread * math.sqrt(1 / n + (test_size / train_size if overlap else 0.0))
     t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
     reach = stats.t.isf(alpha / 2, n - 1) * error
     return mean, mean - reach, mean + reach, 2 * stats.t.sf(np.abs(t), n - 1)
@@ -206,6 +209,11 @@ def what_p_means(test: Test = "corrected_t") -> str:
             "The p-values speak of new random splits and new initial weights on this very data set: they say neither"
             " how the objectives would compare on newly collected rows nor on other data sets."
         )
+    if test == "paired_t":
+        return (
+            "The p-values speak of new initial weights and batches on this one split: the test rows are always the same,"
+            " and what their choice adds to a difference is in no interval here."
+        )
     return (
         "The p-values speak of new random splits and new initial weights on rows like these, at this size (the"
         " correction for overlapping splits is approximate): they say nothing about other data sets, other sizes or"
@@ -228,7 +236,7 @@ class _Rule:
             ranked = signed_rank(differences, alpha=self.alpha)
             return ranked.low, ranked.high, ranked.p
         sizes = {"train_size": self.train_size, "test_size": self.test_size}
-        _, low, high, p = corrected_t(differences, alpha=self.alpha, **sizes)
+        _, low, high, p = corrected_t(differences, alpha=self.alpha, overlap=self.test == "corrected_t", **sizes)
         return float(low), float(high), float(p)
 
 
@@ -249,7 +257,7 @@ def _unadjusted(label: str, baseline: str, metric: str, ours: np.ndarray, theirs
         note = "one seed: nothing can be said about chance"
     else:
         low, high, p = rule.apply(differences)
-        if rule.test == "corrected_t" and np.ptp(differences) == 0:
+        if rule.test != "signed_rank" and np.ptp(differences) == 0:
             note = "the same difference on every seed: its spread was taken to be the rounding error of one test row"
     return Comparison(
         objective=label,

@@ -14,6 +14,7 @@ import numpy as np
 from lossmith.study.dataset import Dataset
 from lossmith.study.metrics import METRICS, Metric
 from lossmith.study.power import Prospect, what_can_be_shown
+from lossmith.study.protocol import fitting_test
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.spec import StudySpec
 from lossmith.study.splits import draw_rows
@@ -90,11 +91,14 @@ class Summary:
 
     Attributes:
         result: the study.
-        test: how differences are tested.
+        test: how differences are tested; ``paired_t`` takes the place of ``corrected_t`` where all seeds share one split.
     """
 
     result: StudyResult
     test: Test = "corrected_t"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test", fitting_test(self.result.spec, self.test))
 
     @property
     def spec(self) -> StudySpec:
@@ -149,7 +153,9 @@ class Summary:
             if np.ptp(finite) == 0:
                 low = high = mean  # the same on every seed: the rounding error of one row is for differences
             else:
-                _, lower, upper, _ = corrected_t(finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA)
+                _, lower, upper, _ = corrected_t(
+                    finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA, overlap=self.test != "paired_t"
+                )
                 low, high = _within(self._range(metric), float(lower), float(upper))
         return Estimate(values, mean, low, high, scaled)
 

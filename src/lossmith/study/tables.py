@@ -6,7 +6,6 @@ its training rows.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from lossmith._checks import nearest
 from lossmith.study.copies import find_copies
-from lossmith.study.dataset import ROWS_PER_CLASS, Column, Dataset, Roles
+from lossmith.study.dataset import FEATURES_ONLY, ROWS_PER_CLASS, Column, Dataset, Roles
 from lossmith.study.dates import ambiguous, date_parts
 from lossmith.study.errors import StudyError, one_line
+from lossmith.study.roles import crossing, read_roles, together
 
 CSV = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
@@ -26,12 +26,12 @@ MANY = 20
 them never repeated, are names and not categories."""
 
 
-def load_table(path: Path, target: str | None, roles: Roles = Roles()) -> Dataset:
+def load_table(path: Path, target: str | None, roles: Roles = FEATURES_ONLY) -> Dataset:
     """Read a file and take one column as the target."""
     return encode_table(_read(path), target, path.name, roles)
 
 
-def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Roles = Roles()) -> Dataset:
+def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Roles = FEATURES_ONLY) -> Dataset:
     """A data frame as numbers, with notes; `file` is what messages call it."""
     frame = _checked(frame, file)
     if target is None:
@@ -49,7 +49,9 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     kept: list[Column] = []
     values: list[NDArray[np.float64]] = []
     warnings: list[str] = []
-    for name in frame.columns.drop(target):
+    own = read_roles(frame, target, roles, file)
+    notes.extend(own.notes)
+    for name in frame.columns.drop([target, *own.columns]):
         columns, said = _encode_column(str(name), frame[name], file)
         notes.extend(said)
         for column, encoded in columns:
@@ -57,8 +59,8 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
             values.append(encoded)
         if columns and _identifies(frame[name]):
             warnings.append(
-                f"{name} has a different whole number in every row. If it identifies the rows, remove it from the file: a model that learns "
-                "it by heart looks better in training than it is."
+                f"{name} has a different whole number in every row. If it identifies the rows, remove it from the file: what is learnt "
+                "from it says nothing about new rows."
             )
     if not kept:
         raise StudyError(f"{file}: no column besides {target!r} is left to learn from ({'; '.join(notes) or 'there is none'})")
@@ -67,8 +69,10 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     copies = find_copies(features, labels)
     notes.extend(copies.notes(roles.duplicates))
     warnings.extend(copies.warnings(roles.duplicates))
-    groups = copies.numbers if copies.repeated and roles.duplicates == "together" else None
-    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups)
+    groups, joined = together(own, copies if roles.duplicates == "together" else None)
+    notes.extend(joined)
+    warnings.extend(crossing(own, copies))
+    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts)
 
 
 def _read(path: Path) -> pd.DataFrame:

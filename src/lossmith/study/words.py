@@ -6,7 +6,7 @@ from typing import Any
 
 from lossmith.study.metrics import METRICS, SCALED, Metric
 from lossmith.study.power import Prospect
-from lossmith.study.protocol import counted, splitting, what_p_means
+from lossmith.study.protocol import counted, scope, splitting, what_p_means
 from lossmith.study.spec import OPTIMIZER, StudySpec
 from lossmith.study.statistics import Comparison, Test
 from lossmith.study.summary import ALPHA, Line, Sizes, Summary
@@ -77,7 +77,8 @@ def headline(summary: Summary) -> str:
     verdicts = list(compared.values())
     if not verdicts:
         line = summary.lines()[0]
-        return f"{where}, {line.objective} reaches {number(summary.metric, line.estimate.mean)} {summary.metric.title}."
+        reached = number(summary.metric, line.estimate.mean)
+        return f"{where}, {line.objective} reaches {reached} {summary.metric.title}.{scope(summary.spec)}"
     of = len(verdicts) if len(verdicts) > 1 else next(iter(compared))
     said = []
     for verdict in ORDER:
@@ -85,7 +86,7 @@ def headline(summary: Summary) -> str:
             who = _count(count, of)
             told = {"no difference shown": f"for {who} no difference is shown", "failed": f"{who} could not be compared"}
             said.append(told.get(verdict, f"{who} {'is' if count == 1 else 'are'} {verdict}"))
-    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}."
+    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}.{scope(summary.spec)}"
 
 
 def findings(summary: Summary) -> list[tuple[str, str, str]]:
@@ -210,6 +211,7 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
 
 TESTS = {
     "corrected_t": "paired t-test corrected for overlapping training sets (Nadeau & Bengio 2003), Holm over all comparisons, two-sided",
+    "paired_t": "paired t-test over seeds that share one split, Holm over all comparisons, two-sided",
     "signed_rank": "exact signed-rank test over seeds, Holm over all comparisons, two-sided",
 }
 
