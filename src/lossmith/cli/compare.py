@@ -46,6 +46,7 @@ def compare(
     folds: int | None = None,
     group: str | None = None,
     split_column: str | None = None,
+    time: str | None = None,
     duplicates: str = "together",
     test: str = "corrected_t",
     jobs: int | None = None,
@@ -79,6 +80,8 @@ def compare(
         split_column: a column of a table with your own split, its values train, validation (or val) and test; without validation rows,
             --validation-fraction of the training rows are held out. The test rows are then always the same: seeds vary the initial weights
             and the batches alone, and no claim is made about other test rows.
+        time: how long the study may take, such as 90m, 1.5h or 1h30m. Seeds are finished one after the other, each for all objectives; when
+            the time is over, the whole seeds are reported, with the difference that so many can show. The same command goes on from there.
         duplicates: rows of a table that repeat another in every feature: together keeps copies on one side of every split, so that no test
             row was trained on; apart splits them like others, for tables whose rows coincide because their columns take few values.
         test: corrected_t (for new splits of rows like these), or signed_rank (exact, for splits of these very rows).
@@ -113,6 +116,7 @@ def compare(
         folds=folds,
         group=group,
         split_column=split_column,
+        time=None if time is None else study.parse_time(time),
         duplicates=duplicates,
     )
     tested = fitting_test(spec, wanted)
@@ -222,7 +226,7 @@ def _print(summary: "Summary", page: Path) -> None:
         out.print(_table(summary, name, declared))
         out.print(_table(summary, "not declared, and so not tested", other))
     out.print(Text(words.headline(summary), style="bold"))
-    for warning in summary.result.notes:
+    for warning in summary.notes:
         out.print(Text(f"warning: {warning}", style="yellow"))
     out.print(f"report: {page}")
 
@@ -309,7 +313,7 @@ def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
         "declared": {"metric": summary.spec.metric, "stop": summary.spec.stop, "baseline": summary.baseline, "test": summary.test},
         "headline": words.headline(summary),
         "findings": [{"objective": label, "verdict": verdict, "text": text} for label, verdict, text in words.findings(summary)],
-        "warnings": summary.result.notes,
+        "warnings": summary.notes,
         "results": tables,
         "report": str(page),
     }

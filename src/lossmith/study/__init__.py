@@ -1,5 +1,6 @@
 """Compare objectives honestly: the same data, model, seeds and tuning budget for each."""
 
+from lossmith.study.budget import parse_time
 from lossmith.study.corruption import Noise
 from lossmith.study.data import load_data
 from lossmith.study.dataset import Dataset
@@ -25,6 +26,7 @@ __all__ = [
     "check",
     "load",
     "load_data",
+    "parse_time",
     "run",
     "run_trial",
 ]

@@ -14,8 +14,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
+from lossmith.study.budget import Budget, time_text
 from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
@@ -33,6 +35,9 @@ def run(
     spec: StudySpec, store_path: str | os.PathLike[str] | None = None, *, jobs: int | None = None, on_progress: OnProgress | None = None
 ) -> StudyResult:
     """Run a study, or what is left of it, and return what it found.
+
+    With a time budget (`StudySpec.time`) the seeds are finished one after the other, each for all objectives, and the result is that of
+    the whole seeds done in time; the same call goes on from there.
 
     Trials already in the store are not computed again, whichever study put them there. Interrupted (Ctrl-C, a kill, a power cut), the
     same call goes on where it stopped and ends with the same numbers.
@@ -65,8 +70,30 @@ def run(
         if on_progress is not None:
             on_progress(done, len(trials), None)
         if pending:
-            _compute(pending, dataset, store, min(jobs, len(pending)), done, on_progress)
+            _compute(pending, dataset, store, min(jobs, len(pending)), done, on_progress, Budget(spec.time))
+        if spec.time is not None:
+            asked = _finished(asked, trials, store)
         return load_result(asked, store)
+
+
+def _finished(asked: StoredStudy, trials: list[TrialSpec], store: Store) -> StoredStudy:
+    """The part of a study whose seeds are whole, remembered as a study of its own when that is not all of it."""
+    known = store.known(asked.keys)
+    missing = {trial.seed for trial in trials if trial.key not in known}
+    if not missing:
+        return asked
+    spec = asked.spec
+    whole = tuple(seed for seed in spec.seeds if seed not in missing)
+    if not whole:
+        kept = "were done" if store.path is None else f"are kept in {store.name}, and the same command goes on from there"
+        raise StudyError(
+            f"--time {time_text(spec.time or 0)} was over before one seed was done for all objectives: "
+            f"{len(known)} of {len(trials)} trials {kept}"
+        )
+    keys = tuple(trial.key for trial in trials if trial.seed not in missing)
+    part = StoredStudy(replace(spec, seeds=whole, planned_seeds=spec.seeds), asked.data, keys)
+    store.put_study(part)
+    return part
 
 
 def check(spec: StudySpec, dataset: Dataset) -> None:
@@ -91,15 +118,18 @@ def _checked_jobs(jobs: int | None) -> int:
     return jobs
 
 
-def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None) -> None:
-    """Run the trials and store each result as it arrives."""
+def _compute(
+    pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None, budget: Budget
+) -> None:
+    """Run the trials, as many as the time allows, in their order, and store each result as it arrives."""
     from joblib import Parallel, delayed
 
     total = done + len(pending)
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs if budget.limited else 2 * jobs)
     shipped = replace(dataset, notes=(), warnings=())
     home = (os.getpid(), tuple(sys.path))
-    answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in enumerate(pending))
+    started = takewhile(lambda _: budget.allows(), enumerate(pending))
+    answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in started)
     try:
         for i, result, failure in answers:
             if failure is not None:
@@ -108,6 +138,7 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
                 error.add_note(failure[1])
                 raise error
             store.put(pending[i], result)
+            budget.took(result["seconds"])
             done += 1
             if on_progress is not None:
                 on_progress(done, total, result)

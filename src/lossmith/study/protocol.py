@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING
 
 from lossmith.study import statistics
+from lossmith.study.budget import time_text
 from lossmith.study.errors import StudyError
 from lossmith.study.spec import StudySpec
 from lossmith.study.statistics import Test
 
 if TYPE_CHECKING:
+    from lossmith.study.power import Prospect
     from lossmith.study.summary import Sizes
 
 
@@ -48,9 +50,22 @@ def counted(spec: StudySpec) -> str:
 
 def scope(spec: StudySpec) -> str:
     """What narrows the claim of a whole study, as the end of its first sentence; mostly nothing."""
+    said = "" if spec.planned_seeds is None else f" Time was over after {len(spec.seeds)} of {len(spec.planned_seeds)} seeds."
     if spec.split_column is None:
-        return ""
-    return " This speaks of one test set, your own: the seeds vary the initial weights and the batches, never the test rows."
+        return said
+    return f"{said} This speaks of one test set, your own: the seeds vary the initial weights and the batches, never the test rows."
+
+
+def time_note(spec: StudySpec, prospect: "Prospect | None") -> list[str]:
+    """What a study that its time cut short can claim."""
+    if spec.planned_seeds is None or spec.time is None:
+        return []
+    can = "" if prospect is None else f" {prospect.sentence}"
+    return [
+        f"The time of {time_text(spec.time)} was over after {len(spec.seeds)} of {len(spec.planned_seeds)} seeds, and only whole seeds are "
+        f"reported.{can} The same command goes on from there; decide on the number of seeds beforehand, for to go on until the result "
+        "pleases finds winners that are none."
+    ]
 
 
 def what_p_means(spec: StudySpec, test: Test) -> str:

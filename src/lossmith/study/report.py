@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 import lossmith
 from lossmith.study import plots, words
+from lossmith.study.budget import time_text
 from lossmith.study.errors import StudyError
 from lossmith.study.metrics import METRICS
 from lossmith.study.spec import LEARNING_RATES, StudySpec
@@ -84,13 +85,15 @@ def command(spec: StudySpec) -> str | None:
         ("--folds", spec.folds, None),
         ("--group", spec.group, None),
         ("--split-column", spec.split_column, None),
+        ("--time", None if spec.time is None else time_text(spec.time), None),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:
         if value is not None and value != default:
             parts += [name, str(value)]
-    counted = spec.seeds == tuple(range(len(spec.seeds)))
-    parts += ["--seeds", str(len(spec.seeds)) if counted else ",".join(map(str, spec.seeds)) + ("," if len(spec.seeds) == 1 else "")]
+    seeds = spec.planned_seeds or spec.seeds
+    counted = seeds == tuple(range(len(seeds)))
+    parts += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
     return shlex.join(parts)
 
 
@@ -108,7 +111,7 @@ def _context(summary: Summary) -> dict[str, Any]:
             {"label": label, "verdict": verdict, "kind": KINDS.get(verdict, "neutral"), "text": text}
             for label, verdict, text in words.findings(summary)
         ],
-        "warnings": summary.result.notes,
+        "warnings": summary.notes,
         "prospect": None if summary.prospect is None else summary.prospect.sentence,
         "rule": spec.selection_rule,
         "metric": metric,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lossmith._checks import nearest
+from lossmith.study.budget import parse_time
 from lossmith.study.corruption import Noise
 from lossmith.study.data import load_data
 from lossmith.study.dataset import Dataset, Roles
@@ -104,6 +105,8 @@ class StudySpec:
         folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
         group: column of a table; rows with the same value stay on one side of every split.
         split_column: column of a table with the user's own split: train, validation (or val), test.
+        time: seconds, or a text such as ``90m``: how long the study may take; None for as long as it needs. Whole seeds count.
+        planned_seeds: the seeds that were asked for, of a study that its time cut short.
         duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
     """
 
@@ -124,6 +127,8 @@ class StudySpec:
     folds: int | None = None
     group: str | None = None
     split_column: str | None = None
+    time: float | None = None
+    planned_seeds: tuple[int, ...] | None = None
     duplicates: str = "together"
 
     def __post_init__(self) -> None:
@@ -206,7 +211,11 @@ class StudySpec:
         )
 
 
-_LATER = {field.name: field.default for field in fields(StudySpec) if field.name in ("folds", "group", "split_column", "duplicates")}
+_LATER = {
+    field.name: field.default
+    for field in fields(StudySpec)
+    if field.name in ("folds", "group", "split_column", "time", "planned_seeds", "duplicates")
+}
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
 
 
@@ -229,6 +238,8 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),
         "noise": Noise.parse(noise) if isinstance(noise, str) else noise,
         "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        "planned_seeds": None if spec.planned_seeds is None else tuple(spec.planned_seeds),
+        "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
         "learning_rates": tuple(float(rate) for rate in ([rates] if isinstance(rates, int | float) else rates)),
     }
 
@@ -267,6 +278,7 @@ def _check(spec: StudySpec) -> None:
         raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
     if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
         raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
+    wanted(spec.time is None or 0 < spec.time < float("inf"), "time", "a length of time such as 90m, 1.5h or 1h30m")
     if spec.split_column is not None:
         for name, value, default in (("--folds", spec.folds, None), ("--test-fraction", spec.test, StudySpec.test)):
             if value != default:

@@ -14,7 +14,7 @@ import numpy as np
 from lossmith.study.dataset import Dataset
 from lossmith.study.metrics import METRICS, Metric
 from lossmith.study.power import Prospect, what_can_be_shown
-from lossmith.study.protocol import fitting_test
+from lossmith.study.protocol import fitting_test, time_note
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.spec import StudySpec
 from lossmith.study.splits import draw_rows
@@ -126,6 +126,11 @@ class Summary:
     @cached_property
     def prospect(self) -> Prospect | None:
         return prospect(self.spec, self.sizes, self.test)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before believing the numbers."""
+        return [*time_note(self.spec, self.prospect), *self.result.notes]
 
     def lines(self, metric: str | None = None, stop: str | None = None) -> list[Line]:
         """Every objective in one metric at one stop, the baseline first; the primary metric at the declared stop unless said otherwise."""

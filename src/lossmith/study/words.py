@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lossmith.study.budget import time_text
 from lossmith.study.metrics import METRICS, SCALED, Metric
 from lossmith.study.power import Prospect
 from lossmith.study.protocol import counted, scope, splitting, what_p_means
@@ -172,6 +173,11 @@ def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, pros
         ),
         ("selection", spec.selection_rule),
     ]
+    if spec.time is not None:
+        said.append(
+            ("time", f"at most {time_text(spec.time)}, give or take a trial: each seed is finished for all objectives before the next, and "
+                     "only whole seeds are reported")
+        )  # fmt: skip
     if prospect is None:
         return [*said, ("power", "one objective: there is nothing to compare")]
     reach = "can" if prospect.can_reach_alpha else "cannot"
