@@ -46,6 +46,8 @@ def compare(
     folds: int | None = None,
     group: str | None = None,
     split_column: str | None = None,
+    clean_validation: bool = False,
+    clean_target: str | None = None,
     time: str | None = None,
     duplicates: str = "together",
     test: str = "corrected_t",
@@ -80,6 +82,10 @@ def compare(
         split_column: a column of a table with your own split, its values train, validation (or val) and test; without validation rows,
             --validation-fraction of the training rows are held out. The test rows are then always the same: seeds vary the initial weights
             and the batches alone, and no claim is made about other test rows.
+        clean_validation: choose learning rates and epochs by validation labels known to be right (without --noise, or by --clean-target).
+            Otherwise they are as noisy as the training labels, and scores against noisy labels favour fitting the noise.
+        clean_target: a column of a table with labels known to be right: --target is trained on, test rows are scored by this. It is not
+            learnt from.
         time: how long the study may take, such as 90m, 1.5h or 1h30m. Seeds are finished one after the other, each for all objectives; when
             the time is over, the whole seeds are reported, with the difference that so many can show. The same command goes on from there.
         duplicates: rows of a table that repeat another in every feature: together keeps copies on one side of every split, so that no test
@@ -116,6 +122,8 @@ def compare(
         folds=folds,
         group=group,
         split_column=split_column,
+        clean_validation=clean_validation,
+        clean_target=clean_target,
         time=None if time is None else study.parse_time(time),
         duplicates=duplicates,
     )

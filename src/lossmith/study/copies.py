@@ -36,21 +36,30 @@ class Copies:
         kept = "copies stay together in training, validation or test" if duplicates == "together" else "they are split like all others"
         return [f"{said}; {kept}"]
 
-    def warnings(self, duplicates: str) -> list[str]:
-        """What may mislead: copies on both sides of a split, or mere coincidences taken for copies."""
-        if not self.repeated:
-            return []
-        if duplicates == "apart":
-            return [
+    def warnings(self, duplicates: str, trusted: str | None) -> list[str]:
+        """What may mislead: labels that contradict each other, copies on both sides of a split, or mere coincidences taken for copies.
+
+        Args:
+            duplicates: as `Roles` has it.
+            trusted: the column that test rows are scored by instead, if there is one.
+        """
+        said: list[str] = []
+        if self.contradicting and trusted is None:
+            said.append(
+                f"{self.contradicting} rows have copies with another label: the columns do not settle the label, or some labels are wrong. "
+                "Scores against wrong labels favour fitting the noise; --clean-target scores by labels known to be right."
+            )
+        if self.repeated and duplicates == "apart":
+            said.append(
                 f"{self.repeated} rows repeat an earlier one and are split like all others (--duplicates apart): test rows may have been "
                 "trained on, and their scores then measure memory."
-            ]
-        if 2 * self.repeated > len(self.numbers):
-            return [
+            )
+        elif 2 * self.repeated > len(self.numbers):
+            said.append(
                 f"Only {len(self.numbers) - self.repeated} of {len(self.numbers)} rows are different. If they are separate cases that "
                 "coincide because the columns take few values, and not copies, split them like any others with --duplicates apart."
-            ]
-        return []
+            )
+        return said
 
 
 def find_copies(features: NDArray[np.float64], labels: NDArray[np.int64]) -> Copies:

@@ -39,7 +39,11 @@ def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None,
 
 def _having(dataset: Dataset, roles: Roles) -> Dataset:
     """The data, if they have what the roles ask of them: no columns are read here."""
-    for option, asked, there in (("--group", roles.group, dataset.groups), ("--split-column", roles.split, dataset.parts)):
+    for option, asked, there in (
+        ("--group", roles.group, dataset.groups),
+        ("--split-column", roles.split, dataset.parts),
+        ("--clean-target", roles.trusted, dataset.trusted),
+    ):
         if asked is not None and there is None:
             raise StudyError(f"{option} {asked} is for files with columns; {dataset.name} has none")
     return dataset

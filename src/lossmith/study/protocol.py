@@ -68,6 +68,30 @@ def time_note(spec: StudySpec, prospect: "Prospect | None") -> list[str]:
     ]
 
 
+def scored_by(spec: StudySpec) -> str:
+    """Which labels choose and which score, in a sentence."""
+    test = f"test rows by the trusted labels of {spec.clean_target}" if spec.clean_target else "test rows by their labels in the data"
+    validation = "labels known to be right" if spec.clean_validation else "labels like those trained on"
+    return f"{test}; learning rates and epochs chosen by {validation}"
+
+
+def noise_limits(spec: StudySpec) -> list[str]:
+    """What noisy labels do to the scores and to the selection, where nobody has given labels to trust."""
+    said = []
+    if (spec.noise is not None or spec.clean_target is not None) and not spec.clean_validation:
+        said.append(
+            "Learning rates and epochs were chosen by labels as noisy as those trained on, as they would be in practice; scores against "
+            "noisy labels favour fitting the noise. --clean-validation chooses by labels known to be right."
+        )
+    if spec.target is not None and spec.clean_target is None:
+        said.append(
+            f"Test rows were scored by {spec.target} as it stands in the data. If some of these labels are wrong, scores against them "
+            "favour fitting the noise, and an objective that resists it looks worse than it is: --clean-target scores by labels known to "
+            "be right."
+        )
+    return said
+
+
 def what_p_means(spec: StudySpec, test: Test) -> str:
     """What a p-value of this study generalises over."""
     said = statistics.what_p_means(test)

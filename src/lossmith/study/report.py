@@ -85,12 +85,14 @@ def command(spec: StudySpec) -> str | None:
         ("--folds", spec.folds, None),
         ("--group", spec.group, None),
         ("--split-column", spec.split_column, None),
+        ("--clean-target", spec.clean_target, None),
         ("--time", None if spec.time is None else time_text(spec.time), None),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:
         if value is not None and value != default:
             parts += [name, str(value)]
+    parts += ["--clean-validation"] if spec.clean_validation else []
     seeds = spec.planned_seeds or spec.seeds
     counted = seeds == tuple(range(len(seeds)))
     parts += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
@@ -128,6 +130,7 @@ def _context(summary: Summary) -> dict[str, Any]:
         ],
         "metrics": list(METRICS.values()),
         "units": f"{spec.unit}s",
+        "clean_validation": spec.clean_validation,
         "tuning": [{"stop": stop, "when": words.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
         "rates": [f"{rate:g}" for rate in spec.learning_rates],
         "protocol": words.protocol(summary),

@@ -35,7 +35,7 @@ class Own:
 def read_roles(frame: pd.DataFrame, target: str, roles: Roles, file: str) -> Own:
     """The columns that have a role, read and checked."""
     used: dict[str, str] = {target: "--target"}
-    for option, column in (("--group", roles.group), ("--split-column", roles.split)):
+    for option, column in (("--group", roles.group), ("--split-column", roles.split), ("--clean-target", roles.trusted)):
         if column is None:
             continue
         if column not in frame.columns:

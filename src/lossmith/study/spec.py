@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from lossmith._checks import nearest
 from lossmith.study.budget import parse_time
 from lossmith.study.corruption import Noise
@@ -33,6 +35,10 @@ OPTIMIZER = {"name": "AdamW", "weight_decay": 0.01, "schedule": "constant"}
 STOPS = ("last", "best")
 
 
+_UNUSED = {"folds": None, "fold": None, "clean_validation": False}
+"""Fields that the keys of trials stored by earlier versions do not have, and the values at which they stay out of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
     """One training run, completely: what is not in here does not change its numbers.
@@ -43,6 +49,7 @@ class TrialSpec:
         objective: what is minimised; `objective_source` is the hash of the file that defines it.
         seed: draws the split, the corruption, the initial weights and the batches; nothing else does.
         folds, fold: of a cross-validation, how many and which one tests; None where every seed draws one test set.
+        clean_validation: whether validation rows keep labels known to be right.
         metric: the primary metric, which is followed over the epochs and chooses the best one.
     """
 
@@ -62,6 +69,7 @@ class TrialSpec:
     learning_rate: float
     folds: int | None = None
     fold: int | None = None
+    clean_validation: bool = False
 
     @property
     def draw(self) -> int:
@@ -71,7 +79,7 @@ class TrialSpec:
     def as_dict(self) -> dict[str, Any]:
         """A JSON-able form, the one that is hashed; what a trial does not use is left out, so that keys outlive new options."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {name: value for name, value in plain.items() if name not in ("folds", "fold") or value is not None}
+        plain = {name: value for name, value in plain.items() if name not in _UNUSED or value != _UNUSED[name]}
         plain["objective"] = self.objective.label
         plain["noise"] = None if self.noise is None else str(self.noise)
         return {"protocol": PROTOCOL, "optimizer": OPTIMIZER, **plain}
@@ -105,6 +113,9 @@ class StudySpec:
         folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
         group: column of a table; rows with the same value stay on one side of every split.
         split_column: column of a table with the user's own split: train, validation (or val), test.
+        clean_validation: whether learning rates and epochs are chosen by labels known to be right: without the added noise, and by
+            `clean_target` where there is one.
+        clean_target: column of a table with labels known to be right; test rows are scored by them.
         time: seconds, or a text such as ``90m``: how long the study may take; None for as long as it needs. Whole seeds count.
         planned_seeds: the seeds that were asked for, of a study that its time cut short.
         duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
@@ -127,6 +138,8 @@ class StudySpec:
     folds: int | None = None
     group: str | None = None
     split_column: str | None = None
+    clean_validation: bool = False
+    clean_target: str | None = None
     time: float | None = None
     planned_seeds: tuple[int, ...] | None = None
     duplicates: str = "together"
@@ -139,7 +152,7 @@ class StudySpec:
     @property
     def roles(self) -> Roles:
         """What columns of a table are for, besides features and target."""
-        return Roles(group=self.group, split=self.split_column, duplicates=self.duplicates)
+        return Roles(group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates)
 
     def load(self) -> Dataset:
         """The data of the study."""
@@ -148,6 +161,8 @@ class StudySpec:
             raise StudyError(f"data {dataset.name} bring their own split: say so with --split-column parts")
         if dataset.parts is not None and (dataset.parts == 1).any() and self.validation != StudySpec.validation:
             raise StudyError(f"--split-column {self.split_column} says which rows validate: leave out --validation-fraction")
+        if dataset.trusted is not None:
+            _check_trusted(self, dataset)
         return dataset
 
     @property
@@ -171,6 +186,7 @@ class StudySpec:
                 data=fingerprint, model=self.model, model_source=model_source, objective=objective, objective_source=sources[objective],
                 noise=self.noise, imbalance=self.imbalance, validation=self.validation, test=self.test, epochs=self.epochs,
                 batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate, folds=self.folds, fold=fold,
+                clean_validation=self.clean_validation,
             )
             for seed, fold in self.draws.values()
             for objective in self.objectives
@@ -197,7 +213,13 @@ class StudySpec:
     def selection_rule(self) -> str:
         """How learning rates and epochs are chosen, as a sentence."""
         better = "highest" if METRICS[self.metric].higher_is_better else "lowest"
-        noisy = " (whose labels carry the same noise as the training labels)" if self.noise else ""
+        noisy = ""
+        if self.clean_validation:
+            noisy = " (by labels known to be right)"
+        elif self.noise:
+            noisy = " (whose labels carry the same noise as the training labels)"
+        elif self.clean_target:
+            noisy = f" (by the labels to be learnt, not by {self.clean_target})"
         if len(self.learning_rates) == 1:
             return (
                 f"The learning rate is {self.learning_rates[0]:g} throughout; the best epoch is the earliest with the {better} "
@@ -214,7 +236,7 @@ class StudySpec:
 _LATER = {
     field.name: field.default
     for field in fields(StudySpec)
-    if field.name in ("folds", "group", "split_column", "time", "planned_seeds", "duplicates")
+    if field.name in ("folds", "group", "split_column", "clean_validation", "clean_target", "time", "planned_seeds", "duplicates")
 }
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
 
@@ -278,6 +300,8 @@ def _check(spec: StudySpec) -> None:
         raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
     if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
         raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
+    if spec.clean_validation and spec.noise is None and spec.clean_target is None:
+        raise StudyError("--clean-validation needs labels that are not clean: it goes with --noise or --clean-target")
     wanted(spec.time is None or 0 < spec.time < float("inf"), "time", "a length of time such as 90m, 1.5h or 1h30m")
     if spec.split_column is not None:
         for name, value, default in (("--folds", spec.folds, None), ("--test-fraction", spec.test, StudySpec.test)):
@@ -285,6 +309,24 @@ def _check(spec: StudySpec) -> None:
                 raise StudyError(f"--split-column {spec.split_column} says which rows are tested: leave out {name}")
     if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
         raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
+
+
+def _check_trusted(spec: StudySpec, dataset: Dataset) -> None:
+    """Refuse trusted labels that are missing where they are needed: in test rows, and for a clean validation in validation rows."""
+    trusted, parts = dataset.trusted, dataset.parts
+    if spec.clean_target is None:
+        raise StudyError(f"data {dataset.name} bring trusted labels: say so with --clean-target trusted")
+    needed = np.ones(len(dataset.labels), dtype=bool)
+    if parts is not None:
+        held_out = 1 if (parts == 1).any() else 0
+        needed = (parts == 2) | ((parts == held_out) & spec.clean_validation)
+    lacking = np.flatnonzero(needed & (np.asarray(trusted) < 0))
+    if len(lacking):
+        where = "any row may be tested" if parts is None else "they are tested or validated with"
+        raise StudyError(
+            f"--clean-target {spec.clean_target}: {len(lacking)} rows have no trusted label (first in row {int(lacking[0]) + 1}), and "
+            f"{where}: leave them out, or test on others by --split-column"
+        )
 
 
 def _repeated(values: Iterable[Any]) -> Any:

@@ -26,8 +26,9 @@ MAX_CATEGORIES = 50
 class Split:
     """The data of one seed, ready to train on.
 
-    Training and validation labels carry the noise; test labels never do. `rows_*` are positions in the data set, `class_counts` the
-    training rows of each class as labelled (at least 1, so that an objective may divide by it or take its logarithm).
+    Training labels carry the noise, validation labels too unless they were to be clean; test labels never do, and are the trusted ones
+    where the data have them. `rows_*` are positions in the data set, `class_counts` the training rows of each class as labelled (at least
+    1, so that an objective may divide by it or take its logarithm).
     """
 
     x_train: Tensor
@@ -57,24 +58,27 @@ def make_split(
     test: float = 0.2,
     folds: int | None = None,
     fold: int | None = None,
+    clean_validation: bool = False,
 ) -> Split:
     """Draw a seed's rows, corrupt their labels, and prepare the features.
 
     Args:
         dataset: the data.
         seed: draws everything.
-        noise: of the training and validation labels.
+        noise: of the training labels, and of the validation labels unless they are to be clean.
         imbalance: of the training rows, see `long_tail`; applied by true label, before the noise.
         validation, test: fractions of the rows of each class (one row at least in each part).
         folds, fold: of a cross-validation, how many and which one tests; `test` then counts for nothing.
+        clean_validation: whether validation labels are those known to be right: without the noise, and trusted ones where there are any.
     """
     train, held_out, tested = draw_rows(dataset, seed, imbalance=imbalance, validation=validation, test=test, folds=folds, fold=fold)
     noisy = add_noise(dataset.labels, dataset.n_classes, noise, stream(seed, "noise"))
+    right = dataset.labels if dataset.trusted is None else dataset.trusted
     x_train, x_validation, x_test = _prepare(dataset, train, held_out, tested)
     counts = np.maximum(1, np.bincount(noisy[train], minlength=dataset.n_classes))
     return Split(
-        x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy(noisy[held_out]), x_test,
-        torch.from_numpy(dataset.labels[tested]), train, held_out, tested, torch.from_numpy(counts),
+        x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy((right if clean_validation else noisy)[held_out]), x_test,
+        torch.from_numpy(right[tested]), train, held_out, tested, torch.from_numpy(counts),
     )  # fmt: skip
 
 

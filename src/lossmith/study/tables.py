@@ -68,11 +68,15 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     features = np.column_stack(values)
     copies = find_copies(features, labels)
     notes.extend(copies.notes(roles.duplicates))
-    warnings.extend(copies.warnings(roles.duplicates))
+    warnings.extend(copies.warnings(roles.duplicates, roles.trusted))
     groups, joined = together(own, copies if roles.duplicates == "together" else None)
     notes.extend(joined)
     warnings.extend(crossing(own, copies))
-    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts)
+    trusted, said = None, None
+    if roles.trusted is not None:
+        trusted, said = _encode_trusted(frame[roles.trusted], labels, class_names, file, target)
+        notes.append(said)
+    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts, trusted)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -134,6 +138,27 @@ def _encode_target(series: pd.Series, file: str, target: str) -> tuple[NDArray[n
     if series.dtype.kind == "b":
         return codes.astype(np.int64), tuple(str(bool(value)) for value in distinct)
     return codes.astype(np.int64), tuple(f"{value:.15g}" for value in distinct)
+
+
+def _encode_trusted(
+    series: pd.Series, labels: NDArray[np.int64], class_names: tuple[str, ...], file: str, target: str
+) -> tuple[NDArray[np.int64], str]:
+    """Trusted labels as positions among the target's classes, -1 where missing, and a note on how often the target differs."""
+    present = series.notna().to_numpy()
+    if not present.any():
+        raise StudyError(f"--clean-target {series.name}: every value is missing in {file}")
+    codes, names = _encode_target(series[present], file, str(series.name))
+    place = {name: k for k, name in enumerate(class_names)}
+    strange = [name for name in names if name not in place]
+    if strange:
+        raise StudyError(f"--clean-target {series.name}: {strange[0]!r} is no class of {target}, which has {', '.join(class_names)}")
+    trusted = np.full(len(series), -1, dtype=np.int64)
+    trusted[present] = np.array([place[name] for name in names])[codes]
+    differs, known = int((trusted != labels)[present].sum()), int(present.sum())
+    return trusted, (
+        f"{series.name}: trusted labels, which test rows are scored by, and not learnt from; {target} differs from them in {differs} of "
+        f"{known} rows ({100 * differs / known:.1f} %)"
+    )
 
 
 def _encode_column(name: str, series: pd.Series, file: str) -> tuple[list[tuple[Column, NDArray[np.float64]]], list[str]]:

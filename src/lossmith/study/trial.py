@@ -69,7 +69,7 @@ _latest: dict[tuple[Any, ...], Split] = {}
 
 def split_of(trial: TrialSpec, dataset: Dataset) -> Split:
     """The split of a trial's seed. The latest one is kept, since the trials of a seed come one after the other."""
-    drawn = {name: getattr(trial, name) for name in ("noise", "imbalance", "validation", "test", "folds", "fold")}
+    drawn = {name: getattr(trial, name) for name in ("noise", "imbalance", "validation", "test", "folds", "fold", "clean_validation")}
     key = (dataset.fingerprint, trial.seed, *drawn.values())
     if key not in _latest:
         split = make_split(dataset, trial.seed, **drawn)

@@ -7,7 +7,7 @@ from typing import Any
 from lossmith.study.budget import time_text
 from lossmith.study.metrics import METRICS, SCALED, Metric
 from lossmith.study.power import Prospect
-from lossmith.study.protocol import counted, scope, splitting, what_p_means
+from lossmith.study.protocol import counted, noise_limits, scope, scored_by, splitting, what_p_means
 from lossmith.study.spec import OPTIMIZER, StudySpec
 from lossmith.study.statistics import Comparison, Test
 from lossmith.study.summary import ALPHA, Line, Sizes, Summary
@@ -195,11 +195,12 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
     found = [
         ("data", f"{data['name']}{target}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
         ("split", splitting(spec, rows)),
-        ("label noise", spec.noise.describe() if spec.noise else "none added"),
+        ("label noise", spec.noise.describe(clean_validation=spec.clean_validation) if spec.noise else "none added"),
         (
             "imbalance",
             f"training classes thinned, the smallest to {spec.imbalance:g} of the largest" if spec.imbalance else "as in the data",
         ),
+        ("labels", scored_by(spec)),
         ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
         ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
         ("budget", f"{_plural(len(spec.learning_rates), 'learning rate')} for every objective and {spec.unit}: {_rates(spec)}"),
@@ -251,8 +252,9 @@ def limits(summary: Summary) -> list[str]:
     if spec.noise is not None:
         said.append(
             "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise "
-            "does not promise robustness to another. Validation labels were noisy too, as they would be in practice."
+            "does not promise robustness to another."
         )
+    said += noise_limits(spec)
     if any(line.estimate.scaled for line in summary.lines("log_loss")):
         said.append(
             f"Objectives that do not predict probabilities have log loss, Brier score, ECE and AURC {SCALED}, marked T; beside raw ones "
