@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import takewhile
@@ -24,6 +24,7 @@ from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
 from lossmith.study.trial import rehearse, run_trial
+from lossmith.study.yardsticks import Yardstick, measure, names, yardsticks
 
 _Answer = tuple[int, dict[str, Any] | None, tuple[str, str] | None]
 
@@ -60,23 +61,26 @@ def run(
     jobs = _checked_jobs(jobs)
     dataset = spec.load()
     check(spec, dataset)
-    trials = spec.trials(dataset.fingerprint)
-    asked = StoredStudy(spec, dataset.describe(), tuple(trial.key for trial in trials))
+    trials, references = spec.trials(dataset.fingerprint), yardsticks(spec, dataset)
+    everything = [*trials, *references]
+    described = {**dataset.describe(), "references": names(spec, dataset)}
+    asked = StoredStudy(spec, described, tuple(trial.key for trial in everything))
     with Store(store_path) as store:
         store.put_study(asked)
         known = store.known(asked.keys)
-        pending = [trial for trial in trials if trial.key not in known]
-        done = len(trials) - len(pending)
+        done, budget = sum(trial.key in known for trial in everything), Budget(spec.time)
         if on_progress is not None:
-            on_progress(done, len(trials), None)
-        if pending:
-            _compute(pending, dataset, store, min(jobs, len(pending)), done, on_progress, Budget(spec.time))
+            on_progress(done, len(everything), None)
+        for some in (references, trials):  # references first: they are quick, and every seed that is done should have them
+            pending = [trial for trial in some if trial.key not in known]
+            if pending:
+                done = _compute(pending, dataset, store, min(jobs, len(pending)), done, len(everything), on_progress, budget)
         if spec.time is not None:
-            asked = _finished(asked, trials, store)
+            asked = _finished(asked, everything, store)
         return load_result(asked, store)
 
 
-def _finished(asked: StoredStudy, trials: list[TrialSpec], store: Store) -> StoredStudy:
+def _finished(asked: StoredStudy, trials: Sequence[TrialSpec | Yardstick], store: Store) -> StoredStudy:
     """The part of a study whose seeds are whole, remembered as a study of its own when that is not all of it."""
     known = store.known(asked.keys)
     missing = {trial.seed for trial in trials if trial.key not in known}
@@ -119,12 +123,18 @@ def _checked_jobs(jobs: int | None) -> int:
 
 
 def _compute(
-    pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None, budget: Budget
-) -> None:
-    """Run the trials, as many as the time allows, in their order, and store each result as it arrives."""
+    pending: Sequence[TrialSpec | Yardstick],
+    dataset: Dataset,
+    store: Store,
+    jobs: int,
+    done: int,
+    total: int,
+    on_progress: OnProgress | None,
+    budget: Budget,
+) -> int:
+    """Run the trials, as many as the time allows, in their order, and store each result as it arrives; how many are done now."""
     from joblib import Parallel, delayed
 
-    total = done + len(pending)
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs if budget.limited else 2 * jobs)
     shipped = replace(dataset, notes=(), warnings=())
     home = (os.getpid(), tuple(sys.path))
@@ -146,9 +156,10 @@ def _compute(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joblib says that it cancels what was under way; so it should
             answers.close()
+    return done
 
 
-def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> _Answer:
+def _work(i: int, trial: TrialSpec | Yardstick, dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> _Answer:
     """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback.
 
     `home` is the coordinator's process number and module path: workers that joblib keeps may have started before a folder was added.
@@ -159,7 +170,7 @@ def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str
     if os.getpid() != coordinator:
         sys.path.extend(folder for folder in path if folder not in sys.path)
     try:
-        return i, run_trial(trial, dataset), None
+        return i, measure(trial, dataset) if isinstance(trial, Yardstick) else run_trial(trial, dataset), None
     except Exception as error:  # it must travel back as plain data: a user's exception may not unpickle
         return i, None, (one_line(error), traceback.format_exc())
 

@@ -19,6 +19,7 @@ from lossmith.study.errors import StudyError
 from lossmith.study.metrics import METRICS
 from lossmith.study.spec import LEARNING_RATES, StudySpec
 from lossmith.study.splits import MAX_CATEGORIES
+from lossmith.study.standing import Standing
 from lossmith.study.statistics import Comparison
 from lossmith.study.summary import Line, Summary
 
@@ -92,6 +93,7 @@ def command(spec: StudySpec) -> str | None:
     for name, value, default in given:
         if value is not None and value != default:
             parts += [name, str(value)]
+    parts += [] if spec.references else ["--no-references"]
     parts += ["--clean-validation"] if spec.clean_validation else []
     seeds = spec.planned_seeds or spec.seeds
     counted = seeds == tuple(range(len(seeds)))
@@ -123,6 +125,7 @@ def _context(summary: Summary) -> dict[str, Any]:
         "values": _values_plot(summary, declared, other),
         "differences": _differences_plot(summary, declared, other),
         "main": [_main_row(summary, declared[label], other[label]) for label in summary.result.objectives],
+        "references": [_reference(summary, one) for one in summary.standings],
         "curves": _curves(summary),
         "diagrams": _diagrams(summary),
         "tables": [
@@ -210,6 +213,17 @@ def _main_row(summary: Summary, line: Line, other: Line) -> dict[str, Any]:
             "p": words.p_value(found.p_adjusted),
         }
     return row
+
+
+def _reference(summary: Summary, standing: Standing) -> dict[str, Any]:
+    metric, found = summary.metric, standing.comparison
+    return {
+        "name": standing.name,
+        "mean": words.number(metric, standing.mean),
+        "difference": words.difference(metric, found.mean_difference),
+        "interval": words.interval(metric, found.low, found.high),
+        "best": standing.best,
+    }
 
 
 def _curves(summary: Summary) -> list[dict[str, Any]]:

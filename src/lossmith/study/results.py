@@ -19,6 +19,7 @@ from lossmith.study.errors import StudyError
 from lossmith.study.metrics import METRICS
 from lossmith.study.spec import STOPS, StudySpec
 from lossmith.study.store import Store, StoredStudy
+from lossmith.study.yardsticks import Reference, references
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,7 @@ class StudyResult:
         outcomes: by stop, objective and seed, in the order of the specification.
         trials: every trial's record, by objective label, number of the split (`StudySpec.draws`; the seed without folds) and learning rate.
         versions: the different sets of library versions the trials were computed with; one, unless the store was used across upgrades.
+        references: outside the comparison, see `lossmith.study.yardsticks`; empty where there are none.
     """
 
     spec: StudySpec
@@ -92,6 +94,7 @@ class StudyResult:
     outcomes: tuple[Outcome, ...]
     trials: Mapping[tuple[str, int, float], Mapping[str, Any]]
     versions: tuple[Mapping[str, str], ...]
+    references: tuple[Reference, ...] = ()
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -233,12 +236,14 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
     if missing:
         raise StudyError(f"{missing} of {len(study.keys)} trials are not in {store.name} yet; run the same study again to compute them")
     places = product(spec.draws, (objective.label for objective in spec.objectives), spec.learning_rates)
-    trials = {(label, draw, rate): records[key] for (draw, label, rate), key in zip(places, study.keys, strict=True)}
+    own = len(spec.draws) * len(spec.objectives) * len(spec.learning_rates)
+    trials = {(label, draw, rate): records[key] for (draw, label, rate), key in zip(places, study.keys[:own], strict=True)}
     outcomes = []
     for stop, objective, draw in product(STOPS, spec.objectives, spec.draws):
         rate = select(spec, {rate: trials[objective.label, draw, rate] for rate in spec.learning_rates}, stop)
         outcomes.append(_outcome(spec, objective.label, draw, stop, rate, trials[objective.label, draw, rate]))
-    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)))
+    beside = references(study.data.get("references", ()), [records[key] for key in study.keys[own:]])
+    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside)
 
 
 def select(spec: StudySpec, records: Mapping[float, Mapping[str, Any]], stop: str) -> float:

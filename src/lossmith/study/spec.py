@@ -116,6 +116,7 @@ class StudySpec:
         clean_validation: whether learning rates and epochs are chosen by labels known to be right: without the added noise, and by
             `clean_target` where there is one.
         clean_target: column of a table with labels known to be right; test rows are scored by them.
+        references: whether scikit-learn's logistic regression and gradient boosting are run beside the objectives, on tables.
         time: seconds, or a text such as ``90m``: how long the study may take; None for as long as it needs. Whole seeds count.
         planned_seeds: the seeds that were asked for, of a study that its time cut short.
         duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
@@ -140,6 +141,7 @@ class StudySpec:
     split_column: str | None = None
     clean_validation: bool = False
     clean_target: str | None = None
+    references: bool = True
     time: float | None = None
     planned_seeds: tuple[int, ...] | None = None
     duplicates: str = "together"
@@ -236,7 +238,8 @@ class StudySpec:
 _LATER = {
     field.name: field.default
     for field in fields(StudySpec)
-    if field.name in ("folds", "group", "split_column", "clean_validation", "clean_target", "time", "planned_seeds", "duplicates")
+    if field.name
+    in ("folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates")
 }
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
 

@@ -18,6 +18,7 @@ from lossmith.study.protocol import fitting_test, time_note
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.spec import StudySpec
 from lossmith.study.splits import draw_rows
+from lossmith.study.standing import Standing, standings
 from lossmith.study.statistics import Comparison, Test, compare, corrected_t
 
 ALPHA = 0.05
@@ -131,6 +132,15 @@ class Summary:
     def notes(self) -> list[str]:
         """What a reader must know before believing the numbers."""
         return [*time_note(self.spec, self.prospect), *self.result.notes]
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """The references beside the best objective, the best reference first."""
+        name, rows = self.spec.metric, self.sizes
+        values = {label: self._values(label, name, self.spec.stop) for label in self.result.objectives}
+        return standings(
+            self.result.references, values, name, train_size=rows.train, test_size=rows.test, alpha=ALPHA, test=self.test
+        )  # fmt: skip
 
     def lines(self, metric: str | None = None, stop: str | None = None) -> list[Line]:
         """Every objective in one metric at one stop, the baseline first; the primary metric at the declared stop unless said otherwise."""

@@ -1,7 +1,7 @@
 """A study in plain words: numbers with their unit, and the sentences that a report begins and ends with."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossmith.study.budget import time_text
@@ -72,7 +72,27 @@ def setting(spec: StudySpec, data: str) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """The whole study in a sentence."""
+    """The whole study in a sentence, after one that says so where a reference outside the comparison is ahead of every objective."""
+    return f"{_outdone(summary)} {_compared(summary)}".lstrip()
+
+
+def _outdone(summary: Summary) -> str:
+    if not summary.standings or not summary.standings[0].ahead:
+        return ""
+    first, metric = summary.standings[0], summary.metric
+    verb = "does better than" if first.surely else "is ahead of"
+    bounds = "no interval"
+    if math.isfinite(first.comparison.low):
+        tail = "" if first.surely else ", which leaves no difference possible"
+        bounds = f"95 % interval {_ends(metric, first.comparison)}{tail}"
+    return (
+        f"{first.name[0].upper()}{first.name[1:]}, a reference outside the comparison, {verb} every objective here: "
+        f"{number(metric, first.mean)} {metric.title} against {number(metric, first.best_mean)} for {first.best}, the best of them "
+        f"(difference {_signed(metric, first.comparison)}, {bounds})."
+    )
+
+
+def _compared(summary: Summary) -> str:
     where = f"On {setting(summary.spec, summary.result.data['name'])}, {EPOCHS[summary.spec.stop]}"
     compared = {line.objective: line.comparison.verdict for line in summary.lines() if line.comparison}
     verdicts = list(compared.values())
@@ -157,7 +177,9 @@ def _count(count: int, of: int | str) -> str:
     return "both" if of == 2 else f"all {of}"
 
 
-def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None) -> list[tuple[str, str]]:
+def plan(
+    spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None, references: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """What is about to be run and what it could show, said before it starts, as names and values."""
     trials = len(spec.objectives) * len(spec.draws) * len(spec.learning_rates)
     counts = " x ".join((_plural(len(spec.objectives), "objective"), counted(spec), _plural(len(spec.learning_rates), "learning rate")))
@@ -173,6 +195,8 @@ def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, pros
         ),
         ("selection", spec.selection_rule),
     ]
+    if references:
+        said.append(("references", f"{'; '.join(references)}: scikit-learn's, on the same splits, outside the comparison"))
     if spec.time is not None:
         said.append(
             ("time", f"at most {time_text(spec.time)}, give or take a trial: each seed is finished for all objectives before the next, and "
