@@ -21,7 +21,7 @@ from lossmith.study.metrics import METRICS
 from lossmith.study.report import command, render
 from lossmith.study.splits import make_split
 from lossmith.study.summary import Summary
-from lossmith.study.yardsticks import Reference, Yardstick, measure, names, references, yardsticks
+from lossmith.study.yardsticks import Reference, Yardstick, announced, measure, names, references, yardsticks
 
 from .made_up import around, result
 
@@ -87,7 +87,7 @@ def test_the_numbers_are_scikit_learn_s_with_the_value_that_validation_chose() -
 
 
 def test_nothing_is_chosen_by_test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    (first, *_), data = asked(metric="balanced_accuracy")
+    (first, *_), data = asked(metric="balanced_accuracy", table=frame(rare=25))
     before = measure(first, data)
     real = module.make_split
 
@@ -126,11 +126,10 @@ def test_rare_classes_get_weights_and_two_classes_a_threshold() -> None:
 
 
 def test_no_threshold_where_none_can_matter() -> None:
-    (first, *_), data = asked(metric="auroc")
-    assert "threshold" not in measure(first, data)
-    table = frame().assign(y=np.arange(ROWS) % 3)
-    (first, *_), data = asked(table=table)
-    assert "threshold" not in measure(first, data)
+    three = frame().assign(y=np.minimum(np.arange(ROWS) // 10, 2))
+    for changes in ({"metric": "auroc", "table": frame(rare=20)}, {"table": three}, {"table": frame()}):
+        (first, *_), data = asked(**changes)
+        assert "threshold" not in measure(first, data)
 
 
 def test_every_field_of_a_trial_that_moves_the_split_is_in_the_key() -> None:
@@ -138,8 +137,8 @@ def test_every_field_of_a_trial_that_moves_the_split_is_in_the_key() -> None:
     assert {field.name for field in fields(TrialSpec)} - own <= {field.name for field in fields(Yardstick)}
     (first, *_), _ = asked()
     changes = {
-        "kind": "gradient_boosting", "weighted": True, "data": "g", "noise": Noise("symmetric", 0.1), "imbalance": 0.5, "validation": 0.3,
-        "test": 0.3, "metric": "f1", "seed": 9, "folds": 3, "fold": 1, "clean_validation": True,
+        "kind": "gradient_boosting", "weighted": True, "threshold": True, "data": "g", "noise": Noise("symmetric", 0.1), "imbalance": 0.5,
+        "validation": 0.3, "test": 0.3, "metric": "f1", "seed": 9, "folds": 3, "fold": 1, "clean_validation": True,
     }  # fmt: skip
     keys = {first.key, *(replace(first, **{name: value}).key for name, value in changes.items())}
     assert len(keys) == 1 + len(changes)
@@ -159,17 +158,19 @@ def test_training_rows_of_one_class_have_no_result(monkeypatch: pytest.MonkeyPat
 
 def test_a_study_of_a_table_has_references_and_computes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
-    made = study.run(spec(), tmp_path / "s.sqlite", jobs=1, on_progress=lambda done, total, record: calls.append((done, total)))
-    assert calls == [(done, 8) for done in range(9)]
-    assert [one.name for one in made.references] == [
-        "logistic regression", "logistic regression, threshold by validation", "gradient boosting",
-        "gradient boosting, threshold by validation",
+    table = frame(rare=20)
+    made = study.run(spec(table), tmp_path / "s.sqlite", jobs=1, on_progress=lambda done, total, record: calls.append((done, total)))
+    assert calls == [(done, 12) for done in range(13)]
+    assert [one.name for one in made.references] == announced(spec(table), spec(table).load()) == [
+        "logistic regression", "logistic regression, threshold by validation", "logistic regression, class weights",
+        "logistic regression, class weights, threshold by validation", "gradient boosting", "gradient boosting, threshold by validation",
+        "gradient boosting, class weights", "gradient boosting, class weights, threshold by validation",
     ]  # fmt: skip
     monkeypatch.setattr(engine_module, "measure", None)
     monkeypatch.setattr(engine_module, "run_trial", None)
-    assert study.run(spec(), tmp_path / "s.sqlite", jobs=1).references == made.references
+    assert study.run(spec(table), tmp_path / "s.sqlite", jobs=1).references == made.references
     assert study.load(tmp_path / "s.sqlite").references == made.references
-    without = study.run(spec(references=False), tmp_path / "s.sqlite", jobs=1)
+    without = study.run(spec(table, references=False), tmp_path / "s.sqlite", jobs=1)
     assert without.references == ()
     assert (without.values() == made.values()).all()
     assert "--no-references" in (command(replace(without.spec, data="t.csv")) or "")

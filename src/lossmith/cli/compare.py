@@ -48,7 +48,7 @@ def compare(
     split_column: str | None = None,
     clean_validation: bool = False,
     clean_target: str | None = None,
-    references: bool = True,
+    no_references: bool = False,
     time: str | None = None,
     duplicates: str = "together",
     test: str = "corrected_t",
@@ -87,9 +87,9 @@ def compare(
             Otherwise they are as noisy as the training labels, and scores against noisy labels favour fitting the noise.
         clean_target: a column of a table with labels known to be right: --target is trained on, test rows are scored by this. It is not
             learnt from.
-        references: on tables, also fit scikit-learn's logistic regression and gradient boosting on the same splits, outside the comparison;
-            where classes are rare, with class weights and with a threshold chosen on validation. The report begins with it when one of
-            them is ahead of every objective.
+        no_references: leave out the references that tables get: scikit-learn's logistic regression and gradient boosting on the same
+            splits, outside the comparison; where classes are rare, with class weights and with a threshold chosen on validation. When one
+            of them is ahead of every objective, the report begins with it.
         time: how long the study may take, such as 90m, 1.5h or 1h30m. Seeds are finished one after the other, each for all objectives; when
             the time is over, the whole seeds are reported, with the difference that so many can show. The same command goes on from there.
         duplicates: rows of a table that repeat another in every feature: together keeps copies on one side of every split, so that no test
@@ -106,7 +106,7 @@ def compare(
     from lossmith.study.protocol import fitting_test
     from lossmith.study.summary import prospect, sizes
     from lossmith.study.words import plan
-    from lossmith.study.yardsticks import names
+    from lossmith.study.yardsticks import announced
 
     wanted = known_test(test)
     spec = study.StudySpec(
@@ -129,7 +129,7 @@ def compare(
         split_column=split_column,
         clean_validation=clean_validation,
         clean_target=clean_target,
-        references=references,
+        references=not no_references,
         time=None if time is None else study.parse_time(time),
         duplicates=duplicates,
     )
@@ -139,7 +139,7 @@ def compare(
     described = dataset.describe()
     rows = sizes(spec, dataset)
     talk = console(stderr=as_json)
-    said = plan(spec, described, rows, tested, prospect(spec, rows, tested), names(spec, dataset))
+    said = plan(spec, described, rows, tested, prospect(spec, rows, tested), announced(spec, dataset))
     talk.print(fields([said[0], *(("", note) for note in (*described["notes"], *described["warnings"])), *said[1:]]))
     if dry_run:
         talk.print("dry run: nothing was computed")

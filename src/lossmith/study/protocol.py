@@ -95,6 +95,8 @@ def noise_limits(spec: StudySpec) -> list[str]:
 def what_p_means(spec: StudySpec, test: Test) -> str:
     """What a p-value of this study generalises over."""
     said = statistics.what_p_means(test)
+    if spec.group is not None and spec.split_column is None:
+        said += f" Rows of one {spec.group} stay together, so that new rows are those of a new {spec.group}."
     if spec.folds is not None:
         said += (
             " Folds in place of random splits: within a seed no two test sets share a row and every row is tested once; training sets "

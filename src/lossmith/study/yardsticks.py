@@ -50,6 +50,9 @@ FLOOR = 1e-15
 THRESHOLDS = 200
 """How many thresholds are tried at most."""
 
+THRESHOLD = ", threshold by validation"
+"""What is added to a reference's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Yardstick:
@@ -58,10 +61,12 @@ class Yardstick:
     Attributes:
         kind: which classifier.
         weighted: whether rows are weighted so that every class counts the same.
+        threshold: whether a threshold between two classes is also chosen on validation.
     """
 
     kind: Kind
     weighted: bool
+    threshold: bool
     data: str
     noise: Noise | None
     imbalance: float | None
@@ -94,21 +99,24 @@ def yardsticks(spec: StudySpec, dataset: Dataset) -> list[Yardstick]:
     """The fits that a study asks for, split by split; none where the data are no table or the study wants none."""
     if not (spec.references and dataset.columns):
         return []
+    rare = has_rare_classes(spec, dataset)
+    threshold = rare and dataset.n_classes == 2 and METRICS[spec.metric].needs == "labels"
     return [
         Yardstick(
-            kind=kind, weighted=weighted, data=dataset.fingerprint, noise=spec.noise, imbalance=spec.imbalance, validation=spec.validation,
-            test=spec.test, metric=spec.metric, seed=seed, folds=spec.folds, fold=fold, clean_validation=spec.clean_validation,
+            kind=kind, weighted=weighted, threshold=threshold, data=dataset.fingerprint, noise=spec.noise, imbalance=spec.imbalance,
+            validation=spec.validation, test=spec.test, metric=spec.metric, seed=seed, folds=spec.folds, fold=fold,
+            clean_validation=spec.clean_validation,
         )
         for seed, fold in spec.draws.values()
         for kind in GRIDS
-        for weighted in ((False, True) if has_rare_classes(spec, dataset) else (False,))
+        for weighted in ((False, True) if rare else (False,))
     ]  # fmt: skip
 
 
 def has_rare_classes(spec: StudySpec, dataset: Dataset) -> bool:
     """Whether the smallest class, as trained on, is much smaller than the largest."""
     counts = np.bincount(dataset.labels, minlength=dataset.n_classes)
-    return min(counts.min() / counts.max(), spec.imbalance or 1.0) < RARE
+    return bool(min(counts.min() / counts.max(), spec.imbalance or 1.0) < RARE)
 
 
 def measure(yardstick: Yardstick, dataset: Dataset) -> dict[str, Any]:
@@ -128,7 +136,7 @@ def measure(yardstick: Yardstick, dataset: Dataset) -> dict[str, Any]:
     chosen = max(fitted, key=lambda value: _goodness(metric, fitted[value][0], split.y_validation))
     validation, test = fitted[chosen]
     found: dict[str, Any] = {"plain": evaluate(test, split.y_test)}
-    if dataset.n_classes == 2 and METRICS[metric].needs == "labels":
+    if yardstick.threshold:
         shift = torch.tensor([0.0, _best_shift(metric, validation, split.y_validation)], dtype=torch.float64)
         found["threshold"] = evaluate(test + shift, split.y_test)
     return {"status": "ok", "chosen": chosen, **found, "seconds": time.perf_counter() - started}
@@ -207,12 +215,18 @@ def names(spec: StudySpec, dataset: Dataset) -> list[str]:
     return [_name(one) for one in asked[: len(asked) // len(spec.draws)]]
 
 
+def announced(spec: StudySpec, dataset: Dataset) -> list[str]:
+    """The names of all references that a study will report."""
+    endings = ["", THRESHOLD] if any(one.threshold for one in yardsticks(spec, dataset)) else [""]
+    return [name + ending for name in names(spec, dataset) for ending in endings]
+
+
 def references(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[Reference, ...]:
     """What the records of all splits, each with those of `names` in order, say of every reference and of every threshold."""
     found = []
     for i, name in enumerate(names):
         over = records[i :: len(names)]
-        for treatment, ending in (("plain", ""), ("threshold", ", threshold by validation")):
+        for treatment, ending in (("plain", ""), ("threshold", THRESHOLD)):
             if any(treatment in record for record in over):
                 metrics = [record.get(treatment, {}) for record in over]
                 found.append(Reference(name + ending, {metric: tuple(_number(row.get(metric)) for row in metrics) for metric in METRICS}))
