@@ -46,11 +46,11 @@ def compare(
     folds: int | None = None,
     group: str | None = None,
     split_column: str | None = None,
-    clean_validation: bool = False,
+    duplicates: str = "together",
     clean_target: str | None = None,
+    clean_validation: bool = False,
     no_references: bool = False,
     time: str | None = None,
-    duplicates: str = "together",
     test: str = "corrected_t",
     jobs: int | None = None,
     store: Path | None = None,
@@ -76,25 +76,24 @@ def compare(
         learning_rates: tried for every objective inside each seed, and chosen on validation.
         validation_fraction: of the rows.
         test_fraction: of the rows.
-        folds: K-fold cross-validation in place of random splits: each seed deals the rows into K folds, and each fold is the test set once,
-            so that every row is tested once a seed. --folds 5 --seeds 2 makes 10 paired differences.
-        group: a column of a table, such as a patient or a customer: all rows with the same value go to training, to validation, or to test,
-            so that the study speaks of new patients and not of new rows of known ones. It is not learnt from.
-        split_column: a column of a table with your own split, its values train, validation (or val) and test; without validation rows,
-            --validation-fraction of the training rows are held out. The test rows are then always the same: seeds vary the initial weights
-            and the batches alone, and no claim is made about other test rows.
-        clean_validation: choose learning rates and epochs by validation labels known to be right (without --noise, or by --clean-target).
-            Otherwise they are as noisy as the training labels, and scores against noisy labels favour fitting the noise.
-        clean_target: a column of a table with labels known to be right: --target is trained on, test rows are scored by this. It is not
-            learnt from.
-        no_references: leave out the references that tables get: scikit-learn's logistic regression and gradient boosting on the same
-            splits, outside the comparison; where classes are rare, with class weights and with a threshold chosen on validation. When one
-            of them is ahead of every objective, the report begins with it.
-        time: how long the study may take, such as 90m, 1.5h or 1h30m. Seeds are finished one after the other, each for all objectives; when
-            the time is over, the whole seeds are reported, with the difference that so many can show. The same command goes on from there.
-        duplicates: rows of a table that repeat another in every feature: together keeps copies on one side of every split, so that no test
-            row was trained on; apart splits them like others, for tables whose rows coincide because their columns take few values.
+        folds: K-fold cross-validation in place of random splits: every row is tested once a seed.
+            --folds 5 --seeds 2 makes 10 paired differences.
+        group: a column of a table, such as a patient: all rows with one value train, or validate, or test.
+            The study then speaks of new patients, not of new rows of known ones.
+        split_column: a column of a table with your own split: train, validation (or val), test.
+            Its test rows are the same for all seeds, and the claim is about them alone.
+        duplicates: rows of a table that are equal in every feature: together on one side of every split, or apart.
+            Apart is for tables whose rows coincide because their columns take few values.
+        clean_target: a column of a table with labels known to be right: --target is trained on, this scores test rows.
+            Scores against noisy labels favour fitting the noise.
+        clean_validation: let labels known to be right choose learning rates and epochs too: those of --clean-target,
+            or those without --noise.
+        no_references: on a table, leave out scikit-learn's logistic regression and gradient boosting beside the objectives.
+            When one of them is ahead of every objective, the report begins with it.
+        time: end in so much time: 90m, 1.5h, 1h30m. Seeds are finished one after the other, and whole ones are reported.
+            The same command goes on from there.
         test: corrected_t (for new splits of rows like these), or signed_rank (exact, for splits of these very rows).
+            With --split-column, where nothing is redrawn, corrected_t is the plain paired t-test.
         jobs: worker processes; one a processor when left out.
         store: where trials are kept; OUT/trials.sqlite when left out.
         out: folder of the report.
