@@ -141,6 +141,20 @@ def test_roles_are_for_tables_or_for_data_that_bring_them(changes: dict[str, str
     assert StudySpec(data=data, objectives="cross_entropy", split_column="parts").load() is data
 
 
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"groups": np.arange(8)}, r"groups must be one whole number a row, shape \(9,\)"),
+        ({"parts": np.full(9, 2)}, "parts must be 0 .train., 1"),
+        ({"parts": np.arange(9) % 4}, "parts must be 0 .train., 1"),
+        ({"trusted": np.full(9, 2)}, "trusted labels must be positions in class_names"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_one_line(numbers: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        Dataset("t", np.zeros((9, 1), np.float32), np.arange(9) % 2, ("a", "b"), **numbers)
+
+
 def test_a_study_with_and_without_share_no_trial(tmp_path: Path) -> None:
     table = frame()
     keys = set()

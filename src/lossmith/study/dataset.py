@@ -178,6 +178,10 @@ def _check(dataset: Dataset) -> None:
         numbers = getattr(dataset, what)
         if numbers is not None and np.shape(numbers) != (n,):
             raise StudyError(f"data {name}: {what} must be one whole number a row, shape ({n},); got shape {np.shape(numbers)}")
+    if dataset.parts is not None and not {0, 2} <= set(np.unique(dataset.parts).tolist()) <= {0, 1, 2}:
+        raise StudyError(f"data {name}: parts must be 0 (train), 1 (validation) and 2 (test), with rows of 0 and 2 at least")
+    if dataset.trusted is not None and not -1 <= dataset.trusted.min() <= dataset.trusted.max() < dataset.n_classes:
+        raise StudyError(f"data {name}: trusted labels must be positions in class_names, or -1 where there is none")
     counts = np.bincount(dataset.labels, minlength=dataset.n_classes)
     if dataset.n_classes < 2:
         raise StudyError(f"data {name}: all {n} rows have the same label ({dataset.class_names[0]!r}); a study needs two classes or more")

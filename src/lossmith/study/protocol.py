@@ -30,15 +30,16 @@ def fitting_test(spec: StudySpec, test: Test) -> Test:
 def splitting(spec: StudySpec, rows: "Sizes") -> str:
     """How the rows are split, in a sentence."""
     each = f"{rows.train} training, {rows.validation} validation, {rows.test} test rows"
+    together = "" if spec.group is None else f"; all rows with the same {spec.group} on one side"
     if spec.folds is not None:
         return (
-            f"{spec.folds}-fold cross-validation, dealt anew by every seed; each fold {each}: every row is tested once a seed, and the "
-            "initial weights and batches are each fold's own"
+            f"{spec.folds}-fold cross-validation, dealt anew by every seed; each fold about {each}: every row is tested once a seed, and "
+            f"the initial weights and batches are each fold's own{together}"
         )
     if spec.split_column is not None:
-        return f"your own, column {spec.split_column}: {each}, tested on the same for every seed"
-    if spec.group is not None:
-        return f"each seed about {each}, redrawn; all rows with the same {spec.group} on one side"
+        return f"your own, column {spec.split_column}: {each}, the same test rows for every seed{together}"
+    if together:
+        return f"each seed about {each}, redrawn{together}"
     return f"each seed {each}, redrawn class by class"
 
 
@@ -63,8 +64,8 @@ def time_note(spec: StudySpec, prospect: "Prospect | None") -> list[str]:
     can = "" if prospect is None else f" {prospect.sentence}"
     return [
         f"The time of {time_text(spec.time)} was over after {len(spec.seeds)} of {len(spec.planned_seeds)} seeds, and only whole seeds are "
-        f"reported.{can} The same command goes on from there; decide on the number of seeds beforehand, for to go on until the result "
-        "pleases finds winners that are none."
+        f"reported.{can} The same command goes on from there; decide beforehand how many seeds it should be: to go on, or not, "
+        "after a look at the result finds winners that are none."
     ]
 
 
