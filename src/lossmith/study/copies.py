@@ -51,8 +51,8 @@ class Copies:
             )
         if self.repeated and duplicates == "apart":
             said.append(
-                f"{self.repeated} rows repeat an earlier one and are split like all others (--duplicates apart): test rows may have been "
-                "trained on, and their scores then measure memory."
+                f"{self.repeated} rows repeat an earlier one and are split like all others (--duplicates apart): test rows may equal rows "
+                "trained on. If they are copies and no coincidences, their scores measure memory."
             )
         elif 2 * self.repeated > len(self.numbers):
             said.append(

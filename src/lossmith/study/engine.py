@@ -58,6 +58,7 @@ def run(
         >>> result.values("accuracy").shape
         (2, 2)
     """
+    budget = Budget(spec.time)
     jobs = _checked_jobs(jobs)
     dataset = spec.load()
     check(spec, dataset)
@@ -68,7 +69,7 @@ def run(
     with Store(store_path) as store:
         store.put_study(asked)
         known = store.known(asked.keys)
-        done, budget = sum(trial.key in known for trial in everything), Budget(spec.time)
+        done = sum(trial.key in known for trial in everything)
         if on_progress is not None:
             on_progress(done, len(everything), None)
         for some in (references, trials):  # references first: they are quick, and every seed that is done should have them
