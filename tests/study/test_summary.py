@@ -13,7 +13,7 @@ from lossmith.study.bayes import correlated_t
 from lossmith.study.metrics import METRICS
 from lossmith.study.splits import make_split
 from lossmith.study.statistics import Test
-from lossmith.study.summary import Summary, prospect, sizes
+from lossmith.study.summary import Sizes, Summary, prospect, sizes
 
 from .made_up import around, result
 
@@ -27,7 +27,7 @@ def test_sizes_are_those_of_a_split(imbalance, fractions):
     validation, test = fractions
     spec = StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=imbalance, validation=validation, test=test)
     split = make_split(wine, 3, imbalance=imbalance, validation=validation, test=test)
-    found = sizes(spec, wine.describe()["class_counts"])
+    found = sizes(spec, wine)
     assert (found.train, found.validation, found.test) == (len(split.y_train), len(split.y_validation), len(split.y_test))
 
 
@@ -71,7 +71,7 @@ def test_one_seed_has_no_interval():
 
 def test_the_prospect_needs_something_to_compare():
     spec = StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),))
-    assert prospect(spec, sizes(spec, [60, 40])) is None
+    assert prospect(spec, Sizes(80, 10, 10)) is None
 
 
 def test_findings_begin_with_the_winners_and_say_how_much():

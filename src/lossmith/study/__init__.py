@@ -1,8 +1,9 @@
 """Compare objectives honestly: the same data, model, seeds and tuning budget for each."""
 
+from lossmith.study.budget import parse_time
 from lossmith.study.corruption import Noise
 from lossmith.study.data import load_data
-from lossmith.study.dataset import Dataset
+from lossmith.study.dataset import Dataset, Roles
 from lossmith.study.engine import check, run
 from lossmith.study.errors import StudyError
 from lossmith.study.results import Curves, Outcome, StudyResult, load
@@ -17,6 +18,7 @@ __all__ = [
     "Noise",
     "ObjectiveSpec",
     "Outcome",
+    "Roles",
     "Store",
     "StudyError",
     "StudyResult",
@@ -25,6 +27,7 @@ __all__ = [
     "check",
     "load",
     "load_data",
+    "parse_time",
     "run",
     "run_trial",
 ]

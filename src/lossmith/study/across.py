@@ -78,9 +78,11 @@ class StudyTable:
         if not summaries:
             raise ValueError("summaries: none; wanted 1 or more")
         first = summaries[0].spec
-        for summary in summaries[1:]:
+        for summary in summaries:
             spec = summary.spec
-            for what in ("objectives", "metric", "stop", "noise", "imbalance", "model"):
+            if spec.split_column is not None:
+                raise ValueError(f"summaries: {summary.result.data['name']} has a split of its own; wanted splits that seeds redraw")
+            for what in ("objectives", "metric", "stop", "noise", "imbalance", "model", "folds", "clean_validation"):
                 if getattr(spec, what) != getattr(first, what):
                     raise ValueError(f"summaries: {what} differs from study to study; wanted it declared alike, a table for each otherwise")
         prints = [summary.result.data["fingerprint"] for summary in summaries]

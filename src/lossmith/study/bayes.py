@@ -54,7 +54,7 @@ class Chances:
         return "equivalent" if self.equivalent >= level else "undecided"
 
 
-def correlated_t(differences: np.ndarray, *, train_size: int, test_size: int, rope: float) -> Chances:
+def correlated_t(differences: np.ndarray, *, train_size: int, test_size: int, rope: float, overlap: bool = True) -> Chances:
     """The Bayesian correlated t-test of one data set's paired differences.
 
     Where all differences are equal and not zero, their spread is that of ``corrected_t``: the rounding error of one test row.
@@ -64,6 +64,7 @@ def correlated_t(differences: np.ndarray, *, train_size: int, test_size: int, ro
         train_size: rows trained on, per seed.
         test_size: rows tested on, per seed.
         rope: the largest difference that does not matter, in the metric's own units.
+        overlap: whether the seeds redraw the split; if not, the seeds do not correlate.
 
     Example:
         >>> import numpy as np
@@ -75,7 +76,7 @@ def correlated_t(differences: np.ndarray, *, train_size: int, test_size: int, ro
     """
     check_sizes(train_size, test_size, 0.05, "corrected_t")
     _check(differences, rope, fewest=2)
-    mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size)
+    mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size, overlap=overlap)
     if error == 0:
         return Chances(0.0, 1.0, 0.0)
     posterior = stats.t(len(differences) - 1, float(mean), float(error))

@@ -44,10 +44,12 @@ class Noise:
     def __str__(self) -> str:
         return f"{self.kind}:{self.rate!r}"
 
-    def describe(self) -> str:
+    def describe(self, *, clean_validation: bool = False) -> str:
         """What it does, as a sentence for the report."""
+        which = "training label" if clean_validation else "training or validation label"
+        kept = "validation and test labels" if clean_validation else "test labels"
         other = "another class, each equally likely" if self.kind == "symmetric" else "the next class (the last by the first)"
-        return f"with probability {self.rate:g}, a training or validation label is replaced by {other}; test labels never are"
+        return f"with probability {self.rate:g}, a {which} is replaced by {other}; {kept} never are"
 
 
 def add_noise(labels: NDArray[np.int64], n_classes: int, noise: Noise | None, generator: np.random.Generator) -> NDArray[np.int64]:

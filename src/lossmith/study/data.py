@@ -4,36 +4,49 @@ import os
 from pathlib import Path
 
 from lossmith._checks import nearest
-from lossmith.study.dataset import Dataset
+from lossmith.study.dataset import FEATURES_ONLY, Dataset, Roles
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.references import is_reference, load_reference
 
 BUNDLED = ("digits", "wine", "breast_cancer")
 
 
-def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None) -> Dataset:
+def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None, roles: Roles = FEATURES_ONLY) -> Dataset:
     """The data of a study.
 
     Args:
         data: ``digits``, ``wine``, ``breast_cancer``; a CSV or Parquet file; ``module:function`` returning (features, labels) or a
             `Dataset`; or a `Dataset`.
         target: the column to predict; for files, and needed there.
+        roles: what other columns are for; for files.
     """
     if isinstance(data, Dataset):
-        return data
+        return _having(data, roles)
     data = os.fspath(data)
     if data in BUNDLED:
         if target is not None:
             raise StudyError(f"target is for files with columns; {data} brings its own labels")
-        return _bundled(data)
+        return _having(_bundled(data), roles)
     if is_reference(data):
-        return _from_function(data)
+        return _having(_from_function(data), roles)
     path = Path(data).expanduser()
     if path.exists():
         from lossmith.study.tables import load_table  # pandas takes half a second, and only files need it
 
-        return load_table(path, target)
+        return load_table(path, target, roles)
     raise StudyError(f"data {data!r} is no bundled set ({', '.join(BUNDLED)}), no file, and no module:function{nearest(data, BUNDLED)}")
+
+
+def _having(dataset: Dataset, roles: Roles) -> Dataset:
+    """The data, if they have what the roles ask of them: no columns are read here."""
+    for option, asked, there in (
+        ("--group", roles.group, dataset.groups),
+        ("--split-column", roles.split, dataset.parts),
+        ("--clean-target", roles.trusted, dataset.trusted),
+    ):
+        if asked is not None and there is None:
+            raise StudyError(f"{option} {asked} is for files with columns; {dataset.name} has none")
+    return dataset
 
 
 def _bundled(name: str) -> Dataset:

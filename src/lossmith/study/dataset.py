@@ -19,6 +19,9 @@ from lossmith.study.errors import StudyError, one_line
 ROWS_PER_CLASS = 3
 """A class needs a row in each of train, validation and test."""
 
+PARTS = ("train", "validation", "test")
+"""The parts of a split, in the order in which they are numbered."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -27,6 +30,31 @@ class Column:
     name: str
     kind: Literal["numeric", "categorical"]
     categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What columns of a table are for, when they are neither features nor the target. None of them is learnt from.
+
+    Attributes:
+        group: rows with the same value stay on one side of every split.
+        split: the user's own split, with the values train, validation (or val) and test.
+        trusted: labels known to be right, which test rows are scored by.
+        duplicates: ``together`` keeps rows that are equal in every feature on one side of every split; ``apart`` splits them like others.
+    """
+
+    group: str | None = None
+    split: str | None = None
+    trusted: str | None = None
+    duplicates: str = "together"
+
+    def __post_init__(self) -> None:
+        if self.duplicates not in ("together", "apart"):
+            raise StudyError(f"--duplicates must be together or apart; got {self.duplicates!r}")
+
+
+FEATURES_ONLY = Roles()
+"""Every column besides the target is a feature."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +68,10 @@ class Dataset:
         class_names: what the labels mean.
         columns: of a table; empty otherwise.
         notes: what was done while reading, a sentence each.
+        warnings: what in the data may make a study misleading, a sentence each.
+        groups: int64 `(n,)`, or None; rows with the same number stay on one side of every split.
+        parts: int64 `(n,)`, or None; the user's own split, positions in `PARTS`.
+        trusted: int64 `(n,)`, or None; labels known to be right, positions in `class_names`, -1 where there is none.
     """
 
     name: str
@@ -48,6 +80,10 @@ class Dataset:
     class_names: tuple[str, ...]
     columns: tuple[Column, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
+    parts: NDArray[np.int64] | None = None
+    trusted: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -85,12 +121,16 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content: features, labels and what they mean, but neither the name nor where they came from."""
+        """SHA-256 of the content: features, labels, what they mean, what splits them; but neither the name nor where they came from."""
         digest = hashlib.sha256()
         for array in (self.features, self.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         digest.update(repr((self.class_names, [(column.name, column.kind, column.categories) for column in self.columns])).encode())
+        for name, numbers in (("groups", self.groups), ("parts", self.parts), ("trusted", self.trusted)):
+            if numbers is not None:  # data without any keep the fingerprint that they always had
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(numbers, dtype=np.int64).data)
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -110,6 +150,7 @@ class Dataset:
             "classes": list(self.class_names),
             "class_counts": np.bincount(self.labels, minlength=self.n_classes).tolist(),
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "fingerprint": self.fingerprint,
         }
 
@@ -133,6 +174,14 @@ def _check(dataset: Dataset) -> None:
     if not dataset.columns and not np.isfinite(dataset.features).all():
         row = int(np.flatnonzero(~np.isfinite(dataset.features).reshape(n, -1).all(axis=1))[0])
         raise StudyError(f"data {name}: features hold NaN or infinite values (first in row {row}); fill or remove them")
+    for what in ("groups", "parts", "trusted"):
+        numbers = getattr(dataset, what)
+        if numbers is not None and np.shape(numbers) != (n,):
+            raise StudyError(f"data {name}: {what} must be one whole number a row, shape ({n},); got shape {np.shape(numbers)}")
+    if dataset.parts is not None and not {0, 2} <= set(np.unique(dataset.parts).tolist()) <= {0, 1, 2}:
+        raise StudyError(f"data {name}: parts must be 0 (train), 1 (validation) and 2 (test), with rows of 0 and 2 at least")
+    if dataset.trusted is not None and not -1 <= dataset.trusted.min() <= dataset.trusted.max() < dataset.n_classes:
+        raise StudyError(f"data {name}: trusted labels must be positions in class_names, or -1 where there is none")
     counts = np.bincount(dataset.labels, minlength=dataset.n_classes)
     if dataset.n_classes < 2:
         raise StudyError(f"data {name}: all {n} rows have the same label ({dataset.class_names[0]!r}); a study needs two classes or more")

@@ -11,18 +11,20 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
-from lossmith.study.data import load_data
+from lossmith.study.budget import Budget, time_text
 from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
 from lossmith.study.trial import rehearse, run_trial
+from lossmith.study.yardsticks import Yardstick, measure, names, yardsticks
 
 _Answer = tuple[int, dict[str, Any] | None, tuple[str, str] | None]
 
@@ -34,6 +36,9 @@ def run(
     spec: StudySpec, store_path: str | os.PathLike[str] | None = None, *, jobs: int | None = None, on_progress: OnProgress | None = None
 ) -> StudyResult:
     """Run a study, or what is left of it, and return what it found.
+
+    With a time budget (`StudySpec.time`) the seeds are finished one after the other, each for all objectives, and the result is that of
+    the whole seeds done in time; the same call goes on from there.
 
     Trials already in the store are not computed again, whichever study put them there. Interrupted (Ctrl-C, a kill, a power cut), the
     same call goes on where it stopped and ends with the same numbers.
@@ -53,21 +58,47 @@ def run(
         >>> result.values("accuracy").shape
         (2, 2)
     """
+    budget = Budget(spec.time)
     jobs = _checked_jobs(jobs)
-    dataset = load_data(spec.data, spec.target)
+    dataset = spec.load()
     check(spec, dataset)
-    trials = spec.trials(dataset.fingerprint)
-    asked = StoredStudy(spec, dataset.describe(), tuple(trial.key for trial in trials))
+    trials, references = spec.trials(dataset.fingerprint), yardsticks(spec, dataset)
+    everything = [*trials, *references]
+    described = {**dataset.describe(), "references": names(spec, dataset)}
+    asked = StoredStudy(spec, described, tuple(trial.key for trial in everything))
     with Store(store_path) as store:
         store.put_study(asked)
         known = store.known(asked.keys)
-        pending = [trial for trial in trials if trial.key not in known]
-        done = len(trials) - len(pending)
+        done = sum(trial.key in known for trial in everything)
         if on_progress is not None:
-            on_progress(done, len(trials), None)
-        if pending:
-            _compute(pending, dataset, store, min(jobs, len(pending)), done, on_progress)
+            on_progress(done, len(everything), None)
+        for some in (references, trials):  # references first: they are quick, and every seed that is done should have them
+            pending = [trial for trial in some if trial.key not in known]
+            if pending:
+                done = _compute(pending, dataset, store, min(jobs, len(pending)), done, len(everything), on_progress, budget)
+        if spec.time is not None:
+            asked = _finished(asked, everything, store)
         return load_result(asked, store)
+
+
+def _finished(asked: StoredStudy, trials: Sequence[TrialSpec | Yardstick], store: Store) -> StoredStudy:
+    """The part of a study whose seeds are whole, remembered as a study of its own when that is not all of it."""
+    known = store.known(asked.keys)
+    missing = {trial.seed for trial in trials if trial.key not in known}
+    if not missing:
+        return asked
+    spec = asked.spec
+    whole = tuple(seed for seed in spec.seeds if seed not in missing)
+    if not whole:
+        kept = "were done" if store.path is None else f"are kept in {store.name}, and the same command goes on from there"
+        raise StudyError(
+            f"--time {time_text(spec.time or 0)} was over before one seed was done for all objectives: "
+            f"{len(known)} of {len(trials)} trials {kept}"
+        )
+    keys = tuple(trial.key for trial in trials if trial.seed not in missing)
+    part = StoredStudy(replace(spec, seeds=whole, planned_seeds=spec.seeds), asked.data, keys)
+    store.put_study(part)
+    return part
 
 
 def check(spec: StudySpec, dataset: Dataset) -> None:
@@ -92,15 +123,24 @@ def _checked_jobs(jobs: int | None) -> int:
     return jobs
 
 
-def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None) -> None:
-    """Run the trials and store each result as it arrives."""
+def _compute(
+    pending: Sequence[TrialSpec | Yardstick],
+    dataset: Dataset,
+    store: Store,
+    jobs: int,
+    done: int,
+    total: int,
+    on_progress: OnProgress | None,
+    budget: Budget,
+) -> int:
+    """Run the trials, as many as the time allows, in their order, and store each result as it arrives; how many are done now."""
     from joblib import Parallel, delayed
 
-    total = done + len(pending)
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    shipped = replace(dataset, notes=())
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs if budget.limited else 2 * jobs)
+    shipped = replace(dataset, notes=(), warnings=())
     home = (os.getpid(), tuple(sys.path))
-    answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in enumerate(pending))
+    started = takewhile(lambda _: budget.allows(), enumerate(pending))
+    answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in started)
     try:
         for i, result, failure in answers:
             if failure is not None:
@@ -109,6 +149,7 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
                 error.add_note(failure[1])
                 raise error
             store.put(pending[i], result)
+            budget.took(result["seconds"])
             done += 1
             if on_progress is not None:
                 on_progress(done, total, result)
@@ -116,9 +157,10 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joblib says that it cancels what was under way; so it should
             answers.close()
+    return done
 
 
-def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> _Answer:
+def _work(i: int, trial: TrialSpec | Yardstick, dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> _Answer:
     """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback.
 
     `home` is the coordinator's process number and module path: workers that joblib keeps may have started before a folder was added.
@@ -129,7 +171,7 @@ def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str
     if os.getpid() != coordinator:
         sys.path.extend(folder for folder in path if folder not in sys.path)
     try:
-        return i, run_trial(trial, dataset), None
+        return i, measure(trial, dataset) if isinstance(trial, Yardstick) else run_trial(trial, dataset), None
     except Exception as error:  # it must travel back as plain data: a user's exception may not unpickle
         return i, None, (one_line(error), traceback.format_exc())
 

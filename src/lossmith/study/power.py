@@ -26,9 +26,9 @@ from scipy import stats
 
 from lossmith.study.sequential import fewest_seeds, log_evidence
 from lossmith.study.signed_rank import fewest_pairs, null_distribution, rank_sums
-from lossmith.study.statistics import Test, check_sizes
+from lossmith.study.statistics import Test, check_sizes, shared_variance
 
-_MOST_SEEDS = {"corrected_t": 1000, "signed_rank": 200, "anytime_t": 200}
+_MOST_SEEDS = {"corrected_t": 1000, "paired_t": 1000, "signed_rank": 200, "anytime_t": 200}
 _LARGEST_EFFECT = 1e4
 _DRAWS = 4000
 
@@ -42,11 +42,12 @@ class Prospect:
         n_comparisons: the comparisons with the baseline.
         alpha: the share of runs in which a false winner is acceptable.
         power: the probability with which a real difference should be found.
-        test: ``corrected_t``, ``signed_rank`` or ``anytime_t``.
+        test: ``corrected_t``, ``signed_rank``, ``anytime_t`` or ``paired_t``.
         can_reach_alpha: whether any adjusted p-value can fall to alpha or below, whatever the outcome.
         smallest_effect: the smallest standardised difference found with that power; inf where there is none.
         effect: the standardised difference that ``recommended_seeds`` is for.
         recommended_seeds: the fewest seeds that find it with that power; None where no number of seeds does.
+        unit: what a paired difference comes from, a "seed" or a "fold", for the sentence.
     """
 
     n_seeds: int
@@ -58,11 +59,12 @@ class Prospect:
     smallest_effect: float
     effect: float
     recommended_seeds: int | None
+    unit: str = "seed"
 
     @property
     def sentence(self) -> str:
         """The same in words, for the terminal and the report."""
-        planned = f"{count(self.n_seeds, 'seed')} and {count(self.n_comparisons, 'comparison')}"
+        planned = f"{count(self.n_seeds, self.unit)} and {count(self.n_comparisons, 'comparison')}"
         if not self.can_reach_alpha:
             said = f"With {planned} no adjusted p-value can fall to {self.alpha:g}, whatever the outcome."
         elif math.isinf(self.smallest_effect):
@@ -73,8 +75,8 @@ class Prospect:
                 f" difference would be found with probability {self.power:g}."
             )
         if self.recommended_seeds is None:
-            return f"{said} No number of seeds finds one of {self.effect:g} on splits like these; a smaller test share would help."
-        return f"{said} For one of {self.effect:g} it takes {count(self.recommended_seeds, 'seed')}."
+            return f"{said} No number of {self.unit}s finds one of {self.effect:g} on splits like these; a smaller test share would help."
+        return f"{said} For one of {self.effect:g} it takes {count(self.recommended_seeds, self.unit)}."
 
     def in_units(self, standard_deviation: float) -> float:
         """The smallest difference found with that power in the metric's own units, where paired differences spread like this.
@@ -131,7 +133,7 @@ def what_can_be_shown(
         power: the probability with which a real difference should be found.
         effect: the standardised difference to recommend seeds for.
         test: the test that will be used. Its power is exact for ``corrected_t`` in the model that the correction
-            assumes, and simulated for ``signed_rank`` and, in that model, for ``anytime_t``, to within a seed.
+            assumes and for ``paired_t``, and simulated for ``signed_rank`` and, in that model, for ``anytime_t``, to within a seed.
 
     Example:
         >>> from lossmith.study.power import what_can_be_shown
@@ -145,10 +147,11 @@ def what_can_be_shown(
     check_sizes(train_size, test_size, alpha, test)
     if n_seeds < 1:
         raise ValueError(f"n_seeds: {n_seeds}; wanted 1 or more")
-    level, ratio = alpha / n_comparisons, test_size / train_size
+    level, ratio = alpha / n_comparisons, shared_variance(test, train_size, test_size)
     fewest = {
         "corrected_t": 2,
         "signed_rank": fewest_pairs(n_comparisons, alpha),
+        "paired_t": 2,
         "anytime_t": fewest_seeds(n_comparisons, ratio, alpha),
     }
     reachable = n_seeds >= fewest[test]
@@ -186,7 +189,7 @@ def recommended_seeds(
     """
     _check_plan(n_comparisons, power, effect)
     check_sizes(train_size, test_size, alpha, test)
-    level, ratio = alpha / n_comparisons, test_size / train_size
+    level, ratio = alpha / n_comparisons, shared_variance(test, train_size, test_size)
     most = _MOST_SEEDS[test]
     if _power(effect, most, level, ratio, test) < power:
         return None

@@ -14,10 +14,12 @@ from markupsafe import Markup, escape
 
 import lossmith
 from lossmith.study import plots, words
+from lossmith.study.budget import time_text
 from lossmith.study.errors import StudyError
 from lossmith.study.metrics import METRICS
 from lossmith.study.spec import LEARNING_RATES, StudySpec
 from lossmith.study.splits import MAX_CATEGORIES
+from lossmith.study.standing import Standing
 from lossmith.study.statistics import Comparison
 from lossmith.study.summary import Line, Summary
 
@@ -81,12 +83,21 @@ def command(spec: StudySpec) -> str | None:
         ("--learning-rates", ",".join(f"{rate:g}" for rate in spec.learning_rates), ",".join(f"{rate:g}" for rate in LEARNING_RATES)),
         ("--validation-fraction", spec.validation, StudySpec.validation),
         ("--test-fraction", spec.test, StudySpec.test),
+        ("--folds", spec.folds, None),
+        ("--group", spec.group, None),
+        ("--split-column", spec.split_column, None),
+        ("--clean-target", spec.clean_target, None),
+        ("--time", None if spec.time is None else time_text(spec.time), None),
+        ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:
         if value is not None and value != default:
             parts += [name, str(value)]
-    counted = spec.seeds == tuple(range(len(spec.seeds)))
-    parts += ["--seeds", str(len(spec.seeds)) if counted else ",".join(map(str, spec.seeds)) + ("," if len(spec.seeds) == 1 else "")]
+    parts += [] if spec.references else ["--no-references"]
+    parts += ["--clean-validation"] if spec.clean_validation else []
+    seeds = spec.planned_seeds or spec.seeds
+    counted = seeds == tuple(range(len(seeds)))
+    parts += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
     return shlex.join(parts)
 
 
@@ -104,7 +115,7 @@ def _context(summary: Summary) -> dict[str, Any]:
             {"label": label, "verdict": verdict, "kind": KINDS.get(verdict, "neutral"), "text": text}
             for label, verdict, text in words.findings(summary)
         ],
-        "warnings": summary.result.notes,
+        "warnings": summary.notes,
         "prospect": None if summary.prospect is None else f"{summary.prospect.sentence} {words.seen(summary)}".rstrip(),
         "chances": words.chances(summary),
         "rope": None if summary.rope is None else f"{100 * summary.rope:g}",
@@ -116,12 +127,15 @@ def _context(summary: Summary) -> dict[str, Any]:
         "values": _values_plot(summary, declared, other),
         "differences": _differences_plot(summary, declared, other),
         "main": [_main_row(summary, declared[label], other[label]) for label in summary.result.objectives],
+        "references": [_reference(summary, one) for one in summary.standings],
         "curves": _curves(summary),
         "diagrams": _diagrams(summary),
         "tables": [
             {"stop": stop, "when": words.EPOCHS[stop], "declared": stop == spec.stop, "rows": _table(summary, stop)} for stop in stops
         ],
         "metrics": list(METRICS.values()),
+        "units": f"{spec.unit}s",
+        "clean_validation": spec.clean_validation,
         "tuning": [{"stop": stop, "when": words.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
         "rates": [f"{rate:g}" for rate in spec.learning_rates],
         "protocol": words.protocol(summary),
@@ -136,7 +150,7 @@ def _context(summary: Summary) -> dict[str, Any]:
 
 
 def _differences(line: Line, baseline: Line) -> tuple[float, ...]:
-    """The paired differences, seed by seed; an objective that was ended early has the first seeds only."""
+    """The paired differences, split by split; an objective that was ended early has the first ones only."""
     return tuple(ours - theirs for ours, theirs in zip(line.estimate.values, baseline.estimate.values, strict=False))
 
 
@@ -203,13 +217,24 @@ def _main_row(summary: Summary, line: Line, other: Line) -> dict[str, Any]:
     return row
 
 
+def _reference(summary: Summary, standing: Standing) -> dict[str, Any]:
+    metric, found = summary.metric, standing.comparison
+    return {
+        "name": standing.name,
+        "mean": words.number(metric, standing.mean),
+        "difference": words.difference(metric, found.mean_difference),
+        "interval": words.interval(metric, found.low, found.high),
+        "best": standing.best,
+    }
+
+
 def _curves(summary: Summary) -> list[dict[str, Any]]:
     result, metric = summary.result, summary.metric
     every = {label: result.curves(label) for label in result.objectives}
     scale = plots.curve_scale(every.values(), metric)
     found = []
     for label, curves in every.items():
-        best = [result.outcome(label, seed, "best").epoch for seed in summary.spec.seeds]
+        best = [outcome.epoch for outcome in result.over(label, "best")]
         baseline = None if label == summary.baseline else every[summary.baseline]
         found.append({"label": label, "plot": plots.learning_curves(label, curves, baseline, best, metric, scale)})
     return found
@@ -254,7 +279,7 @@ def _table(summary: Summary, stop: str) -> list[dict[str, Any]]:
 def _tuning(summary: Summary, stop: str) -> list[dict[str, Any]]:
     rows = []
     for label in summary.result.objectives:
-        outcomes = [summary.result.outcome(label, seed, stop) for seed in summary.spec.seeds]
+        outcomes = summary.result.over(label, stop)
         chosen = sorted(outcome.epoch for outcome in outcomes)
         counts = summary.rates(label, stop)
         edge = summary.at_edge(label, stop)
@@ -263,7 +288,7 @@ def _tuning(summary: Summary, stop: str) -> list[dict[str, Any]]:
                 "label": label,
                 "counts": list(counts.values()),
                 "epochs": f"{chosen[0]} to {chosen[-1]}" if chosen[0] != chosen[-1] else str(chosen[0]),
-                "edge": f"{edge} of {len(outcomes)} seeds at the edge" if edge else "",
+                "edge": f"{edge} of {len(outcomes)} {summary.spec.unit}s at the edge" if edge else "",
                 "warn": 2 * edge > len(outcomes),
             }
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossmith.study.corruption import Noise, add_noise, long_tail
 from lossmith.study.dataset import Dataset
-from lossmith.study.errors import StudyError
+from lossmith.study.partition import fold_parts, own_parts, three_parts
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
@@ -26,8 +26,9 @@ MAX_CATEGORIES = 50
 class Split:
     """The data of one seed, ready to train on.
 
-    Training and validation labels carry the noise; test labels never do. `rows_*` are positions in the data set, `class_counts` the
-    training rows of each class as labelled (at least 1, so that an objective may divide by it or take its logarithm).
+    Training labels carry the noise, validation labels too unless they were to be clean; test labels never do, and are the trusted ones
+    where the data have them. `rows_*` are positions in the data set, `class_counts` the training rows of each class as labelled (at least
+    1, so that an objective may divide by it or take its logarithm).
     """
 
     x_train: Tensor
@@ -48,44 +49,51 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
 
 
 def make_split(
-    dataset: Dataset, seed: int, *, noise: Noise | None = None, imbalance: float | None = None, validation: float = 0.2, test: float = 0.2
+    dataset: Dataset,
+    seed: int,
+    *,
+    noise: Noise | None = None,
+    imbalance: float | None = None,
+    validation: float = 0.2,
+    test: float = 0.2,
+    folds: int | None = None,
+    fold: int | None = None,
+    clean_validation: bool = False,
 ) -> Split:
     """Draw a seed's rows, corrupt their labels, and prepare the features.
 
     Args:
         dataset: the data.
         seed: draws everything.
-        noise: of the training and validation labels.
+        noise: of the training labels, and of the validation labels unless they are to be clean.
         imbalance: of the training rows, see `long_tail`; applied by true label, before the noise.
         validation, test: fractions of the rows of each class (one row at least in each part).
+        folds, fold: of a cross-validation, how many and which one tests; `test` then counts for nothing.
+        clean_validation: whether validation labels are those known to be right: without the noise, and trusted ones where there are any.
     """
-    train, held_out, tested = _rows(dataset, seed, validation, test)
-    tail = long_tail(dataset.labels[train], dataset.n_classes, imbalance, stream(seed, "imbalance"))
-    train = train[tail]
+    train, held_out, tested = draw_rows(dataset, seed, imbalance=imbalance, validation=validation, test=test, folds=folds, fold=fold)
     noisy = add_noise(dataset.labels, dataset.n_classes, noise, stream(seed, "noise"))
+    right = dataset.labels if dataset.trusted is None else dataset.trusted
     x_train, x_validation, x_test = _prepare(dataset, train, held_out, tested)
     counts = np.maximum(1, np.bincount(noisy[train], minlength=dataset.n_classes))
     return Split(
-        x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy(noisy[held_out]), x_test,
-        torch.from_numpy(dataset.labels[tested]), train, held_out, tested, torch.from_numpy(counts),
+        x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy((right if clean_validation else noisy)[held_out]), x_test,
+        torch.from_numpy(right[tested]), train, held_out, tested, torch.from_numpy(counts),
     )  # fmt: skip
 
 
-def _rows(dataset: Dataset, seed: int, validation: float, test: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Training, validation and test rows, the same fractions of every class and one row of each class at least in each part."""
-    generator = stream(seed, "rows")
-    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
-    for k, name in enumerate(dataset.class_names):
-        rows = generator.permutation(np.flatnonzero(dataset.labels == k))
-        n_test, n_validation = max(1, round(test * len(rows))), max(1, round(validation * len(rows)))
-        if len(rows) - n_test - n_validation < 1:
-            raise StudyError(
-                f"class {name!r} has {len(rows)} rows, too few for a training row beside validation={validation} and test={test}"
-            )
-        for part, chosen in zip(parts, np.split(rows, [len(rows) - n_test - n_validation, len(rows) - n_test]), strict=True):
-            part.append(chosen)
-    train, held_out, tested = (np.sort(np.concatenate(part)) for part in parts)
-    return train, held_out, tested
+def draw_rows(
+    dataset: Dataset, seed: int, *, imbalance: float | None, validation: float, test: float, folds: int | None, fold: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The training (thinned), validation and test rows of a seed, as `make_split` takes them, without preparing anything."""
+    if dataset.parts is not None:
+        train, held_out, tested = own_parts(dataset, validation, stream(seed, "validation"))
+    elif folds is not None and fold is not None:
+        dealer, generator = stream(seed, "folds"), stream(seed, f"validation of fold {fold}")
+        train, held_out, tested = fold_parts(dataset, validation, folds, fold, dealer, generator)
+    else:
+        train, held_out, tested = three_parts(dataset, validation, test, stream(seed, "rows"))
+    return train[long_tail(dataset.labels[train], dataset.n_classes, imbalance, stream(seed, "imbalance"))], held_out, tested
 
 
 def _prepare(dataset: Dataset, train: NDArray[np.int64], *others: NDArray[np.int64]) -> list[Tensor]:

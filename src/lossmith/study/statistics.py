@@ -19,7 +19,8 @@ Three things make such comparisons go wrong, and each has its remedy here.
 The exact signed-rank test is the second choice. It knows nothing of overlap: given the data set, splits are
 independent draws, and it asks the narrower question whether the difference is centred on zero over splits of *this*
 data set. The anytime-valid t-test (:mod:`lossmith.study.sequential`) asks the question of the corrected one and may be
-looked at after every seed, at the price of power. :func:`what_p_means` has the sentence that belongs to each.
+looked at after every seed, at the price of power. Where all seeds share one split, nothing overlaps: ``paired_t`` is the
+plain paired t-test, over initial weights and batches alone. :func:`what_p_means` has the sentence that belongs to each.
 
 An objective that was ended early as hopeless (:mod:`lossmith.study.stopping`) gets no fixed-sample test: its p is 1 and
 still counts among the comparisons. Whatever the rule that ended it, a false winner of the study with such a rule is one
@@ -42,7 +43,7 @@ from lossmith.study.metrics import METRICS
 from lossmith.study.sequential import anytime_t
 from lossmith.study.signed_rank import signed_rank
 
-Test = Literal["corrected_t", "signed_rank", "anytime_t"]
+Test = Literal["corrected_t", "signed_rank", "anytime_t", "paired_t"]
 Verdict = Literal["better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested"]
 
 # One number a row of differences: an array, or a scalar when there was one row only.
@@ -60,7 +61,7 @@ class Comparison:
         objective: the label of the objective.
         baseline: the label of the baseline.
         metric: the name of the metric.
-        test: ``corrected_t``, ``signed_rank`` or ``anytime_t``.
+        test: ``corrected_t``, ``signed_rank``, ``anytime_t`` or ``paired_t``.
         n: the seeds on which both finished.
         failed: the seeds on which the objective failed.
         baseline_failed: the seeds on which the baseline failed.
@@ -120,7 +121,7 @@ def compare(
         test_size: rows tested on, per seed.
         alpha: the share of runs in which a false winner among all the comparisons is acceptable.
         test: ``corrected_t``; ``signed_rank`` for the narrower question of the module's description; ``anytime_t`` where
-            the seeds were looked at as they came, and more may follow.
+            the seeds were looked at as they came, and more may follow; ``paired_t`` where all seeds share one split.
         primary: whether this is the metric that was declared before the run. If not, there are intervals only.
         higher_is_better: the direction, when the metric is not one of ``METRICS``.
         stopped: labels whose seeds were ended early as hopeless.
@@ -163,7 +164,7 @@ def compare(
 
 
 def corrected_t(
-    differences: np.ndarray, *, train_size: int, test_size: int, alpha: float = 0.05
+    differences: np.ndarray, *, train_size: int, test_size: int, alpha: float = 0.05, overlap: bool = True
 ) -> tuple[_Numbers, _Numbers, _Numbers, _Numbers]:
     """The corrected resampled t-test of paired differences, along the last axis.
 
@@ -175,24 +176,33 @@ def corrected_t(
         train_size: rows trained on, per seed.
         test_size: rows tested on, per seed.
         alpha: the level of the interval.
+        overlap: whether the seeds redraw the split; if not, the variance of the mean is s²/n.
 
     Returns:
         The mean difference, the interval's lower and upper end, and the two-sided p-value, each of shape ``(...)``.
     """
     n = differences.shape[-1]
-    mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size)
+    mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size, overlap=overlap)
     t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
     reach = stats.t.isf(alpha / 2, n - 1) * error
     return mean, mean - reach, mean + reach, 2 * stats.t.sf(np.abs(t), n - 1)
 
 
-def mean_and_error(differences: np.ndarray, *, train_size: int, test_size: int) -> tuple[_Numbers, _Numbers]:
-    """The mean of paired differences along the last axis, and its standard error with the correction for overlap."""
+def mean_and_error(differences: np.ndarray, *, train_size: int, test_size: int, overlap: bool = True) -> tuple[_Numbers, _Numbers]:
+    """The mean of paired differences along the last axis, and its standard error, with the correction where splits overlap."""
     mean = differences.mean(-1)
     spread = differences.std(-1, ddof=1)
     constant = np.ptp(differences, axis=-1) == 0
     spread = np.where(constant, np.where(mean == 0, 0.0, 1 / (math.sqrt(12) * test_size)), spread)
-    return mean, spread * math.sqrt(1 / differences.shape[-1] + test_size / train_size)
+    return mean, spread * math.sqrt(1 / differences.shape[-1] + (test_size / train_size if overlap else 0.0))
+
+
+def shared_variance(test: Test, train_size: int, test_size: int) -> float:
+    """The variance that all seeds share because they look at the same rows, beside a seed's own, in the question that the test asks.
+
+    It is n_test / n_train where the question is about rows like these, and 0 where it is about this very data set or this very split.
+    """
+    return 0.0 if test in ("signed_rank", "paired_t") else test_size / train_size
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -223,6 +233,11 @@ def what_p_means(test: Test = "corrected_t") -> str:
             "The p-values speak of new random splits and new initial weights on this very data set: they say neither"
             " how the objectives would compare on newly collected rows nor on other data sets."
         )
+    if test == "paired_t":
+        return (
+            "The p-values speak of new initial weights and batches on this one split: the test rows are always the same,"
+            " and what their choice adds to a difference is in no interval here."
+        )
     looked = " They hold whenever one looks, and after more seeds too." if test == "anytime_t" else ""
     return (
         "The p-values speak of new random splits and new initial weights on rows like these, at this size (the"
@@ -243,8 +258,7 @@ class _Rule:
 
     @property
     def overlap(self) -> float:
-        """The variance that all seeds share, beside a seed's own, in the question that the test asks."""
-        return 0.0 if self.test == "signed_rank" else self.test_size / self.train_size
+        return shared_variance(self.test, self.train_size, self.test_size)
 
     def apply(self, differences: np.ndarray) -> tuple[float, float, float]:
         """The interval's ends and the p-value; after an early stop those that hold whenever one stops."""
@@ -255,7 +269,7 @@ class _Rule:
             ranked = signed_rank(differences, alpha=self.alpha)
             return ranked.low, ranked.high, ranked.p
         sizes = {"train_size": self.train_size, "test_size": self.test_size}
-        _, low, high, p = corrected_t(differences, alpha=self.alpha, **sizes)
+        _, low, high, p = corrected_t(differences, alpha=self.alpha, overlap=self.overlap > 0, **sizes)
         return float(low), float(high), float(p)
 
 

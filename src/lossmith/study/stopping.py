@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lossmith.study.sequential import seeds_until_hopeless
-from lossmith.study.statistics import Test, check_sizes, direction, rounded
+from lossmith.study.statistics import Test, check_sizes, direction, rounded, shared_variance
 
 EFFECT = 1.5
 """The advantage that is worth finding, in standard deviations of the paired difference."""
@@ -52,7 +52,8 @@ def hopeless(
         metric: the metric that is tested, a key of ``METRICS`` unless ``higher_is_better`` is given.
         train_size: rows trained on, per seed.
         test_size: rows tested on, per seed.
-        test: the test that the study will end with. ``signed_rank`` asks about splits of this very data set, and so does the rule then.
+        test: the test that the study will end with. The rule asks the question that it asks: of this very data set for
+            ``signed_rank``, of this very split for ``paired_t``.
         effect: the advantage not to be missed, in standard deviations of the paired difference.
         miss: the chance with which it may be.
         higher_is_better: the direction, when the metric is not one of ``METRICS``.
@@ -78,7 +79,7 @@ def hopeless(
     if baseline not in values:
         raise ValueError(f"baseline: no values for {baseline!r}; there are {', '.join(map(repr, values))}")
     sign = 1.0 if direction(metric, higher_is_better) else -1.0
-    overlap = 0.0 if test == "signed_rank" else test_size / train_size
+    overlap = shared_variance(test, train_size, test_size)
     theirs = np.array(list(values[baseline]), dtype=float)
     ended = {}
     for label, row in values.items():

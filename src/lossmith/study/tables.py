@@ -1,19 +1,22 @@
 """CSV and Parquet files: which columns are numbers, which are categories, which are left out, and a note on each decision.
 
-Only decisions that need no learning are taken here. A date becomes a number of days; a constant column, a row number and a column of
-names are left out. Missing values stay missing until a split fills them from its training rows.
+Only decisions that need no learning are taken here. A date becomes numbers; a constant column, a row number and a column of names are
+left out; rows that repeat another are found, so that splits keep them together. Missing values stay missing until a split fills them from
+its training rows.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from lossmith._checks import nearest
-from lossmith.study.dataset import ROWS_PER_CLASS, Column, Dataset
+from lossmith.study.copies import find_copies
+from lossmith.study.dataset import FEATURES_ONLY, ROWS_PER_CLASS, Column, Dataset, Roles
+from lossmith.study.dates import ambiguous, date_parts
 from lossmith.study.errors import StudyError, one_line
+from lossmith.study.roles import crossing, read_roles, together
 
 CSV = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
@@ -22,15 +25,13 @@ MANY = 20
 """More distinct numbers than this, some hardly ever repeated, are a quantity and not classes; more distinct words than this, most of
 them never repeated, are names and not categories."""
 
-ISO_DATE = r"\d{4}-\d{2}-\d{2}(?:[T ].*)?"
 
-
-def load_table(path: Path, target: str | None) -> Dataset:
+def load_table(path: Path, target: str | None, roles: Roles = FEATURES_ONLY) -> Dataset:
     """Read a file and take one column as the target."""
-    return encode_table(_read(path), target, path.name)
+    return encode_table(_read(path), target, path.name, roles)
 
 
-def encode_table(frame: pd.DataFrame, target: str | None, file: str) -> Dataset:
+def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Roles = FEATURES_ONLY) -> Dataset:
     """A data frame as numbers, with notes; `file` is what messages call it."""
     frame = _checked(frame, file)
     if target is None:
@@ -43,20 +44,39 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str) -> Dataset:
         raise StudyError(f"{file}: every value of the target {target!r} is missing")
     if missing.any():
         notes.append(f"{int(missing.sum())} of {len(frame)} rows have no {target} and were left out")
-        frame = frame[~missing]
+        frame = frame[~missing].reset_index(drop=True)
     labels, class_names = _encode_target(frame[target], file, target)
     kept: list[Column] = []
     values: list[NDArray[np.float64]] = []
-    for name in frame.columns.drop(target):
-        column, encoded, note = _encode_column(str(name), frame[name], file)
-        notes.extend([note] if note else [])
-        if column is not None:
+    warnings: list[str] = []
+    own = read_roles(frame, target, roles, file)
+    notes.extend(own.notes)
+    for name in frame.columns.drop([target, *own.columns]):
+        columns, said = _encode_column(str(name), frame[name], file)
+        notes.extend(said)
+        for column, encoded in columns:
             kept.append(column)
             values.append(encoded)
+        if columns and _identifies(frame[name]):
+            warnings.append(
+                f"{name} has a different whole number in every row. If it identifies the rows, remove it from the file: what is learnt "
+                "from it says nothing about new rows."
+            )
     if not kept:
         raise StudyError(f"{file}: no column besides {target!r} is left to learn from ({'; '.join(notes) or 'there is none'})")
     notes.extend(_account(kept, values))
-    return Dataset(file, np.column_stack(values), labels, class_names, tuple(kept), tuple(notes))
+    features = np.column_stack(values)
+    copies = find_copies(features, labels)
+    notes.extend(copies.notes(roles.duplicates))
+    warnings.extend(copies.warnings(roles.duplicates, roles.trusted))
+    groups, joined = together(own, copies if roles.duplicates == "together" else None)
+    notes.extend(joined)
+    warnings.extend(crossing(own, copies))
+    trusted, said = None, None
+    if roles.trusted is not None:
+        trusted, said = _encode_trusted(frame[roles.trusted], labels, class_names, file, target)
+        notes.append(said)
+    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts, trusted)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -120,38 +140,66 @@ def _encode_target(series: pd.Series, file: str, target: str) -> tuple[NDArray[n
     return codes.astype(np.int64), tuple(f"{value:.15g}" for value in distinct)
 
 
-def _encode_column(name: str, series: pd.Series, file: str) -> tuple[Column | None, NDArray[np.float64], str | None]:
-    """A column as float64 with NaN for missing, and what it is; None for a column that is left out, with the note that says why."""
-    nothing = np.empty(0)
+def _encode_trusted(
+    series: pd.Series, labels: NDArray[np.int64], class_names: tuple[str, ...], file: str, target: str
+) -> tuple[NDArray[np.int64], str]:
+    """Trusted labels as positions among the target's classes, -1 where missing, and a note on how often the target differs."""
+    present = series.notna().to_numpy()
+    if not present.any():
+        raise StudyError(f"--clean-target {series.name}: every value is missing in {file}")
+    codes, names = _encode_target(series[present], file, str(series.name))
+    place = {name: k for k, name in enumerate(class_names)}
+    strange = [name for name in names if name not in place]
+    if strange:
+        raise StudyError(f"--clean-target {series.name}: {strange[0]!r} is no class of {target}, which has {', '.join(class_names)}")
+    trusted = np.full(len(series), -1, dtype=np.int64)
+    trusted[present] = np.array([place[name] for name in names])[codes]
+    differs, known = int((trusted != labels)[present].sum()), int(present.sum())
+    return trusted, (
+        f"{series.name}: trusted labels, which test rows are scored by, and not learnt from; {target} differs from them in {differs} of "
+        f"{known} rows ({100 * differs / known:.1f} %)"
+    )
+
+
+def _encode_column(name: str, series: pd.Series, file: str) -> tuple[list[tuple[Column, NDArray[np.float64]]], list[str]]:
+    """A column as one or more of float64 with NaN for missing, and a note where one is needed; none for a column that is left out."""
     present = series.dropna()
     if present.empty:
-        return None, nothing, f"{name}: left out, it is always missing"
+        return [], [f"{name}: left out, it is always missing"]
     try:
         distinct = int(present.nunique())
     except TypeError:
         raise StudyError(f"{file}: column {name!r} holds {type(present.iloc[0]).__name__}; a study reads numbers and words") from None
     if distinct == 1 and len(present) == len(series):
-        return None, nothing, f"{name}: left out, it is constant"
+        return [], [f"{name}: left out, it is constant"]
 
     numbers = _numbers(series)
     if numbers is not None:
         if np.isinf(numbers).any():
             raise StudyError(f"{file}: column {name!r} holds infinite values")
         if series.dtype.kind in "iu" and len(numbers) > ROWS_PER_CLASS and (np.diff(numbers) == 1).all():
-            return None, nothing, f"{name}: left out, it numbers the rows"
-        return Column(name, "numeric"), numbers, None
+            return [], [f"{name}: left out, it numbers the rows"]
+        return [(Column(name, "numeric"), numbers)], []
 
-    days = _days(series)
-    if days is not None:
-        return Column(name, "numeric"), days, f"{name}: dates, read as days since 1970-01-01"
+    if parts := date_parts(series):
+        first, *more = parts
+        columns = [(Column(name, "numeric"), first.values), *((Column(f"{name} ({what})", "numeric"), rest) for what, rest in more)]
+        return columns, [f"{name}: dates, read as {', '.join(part.what for part in parts)}"]
+    if ambiguous(series):
+        return [], [f"{name}: left out, its dates could be day/month or month/day; write them as 2024-12-31"]
 
-    words = present.astype(str)
     if distinct > MANY and distinct > len(present) / 2:
-        return None, nothing, f"{name}: left out as a name or free text, with {distinct} different values in {len(present)} rows"
+        return [], [f"{name}: left out as a name or free text, with {distinct} different values in {len(present)} rows"]
+    words = present.astype(str)
     categories, codes = np.unique(words.to_numpy(dtype=object).astype(str), return_inverse=True)
     encoded = np.full(len(series), np.nan)
     encoded[series.notna().to_numpy()] = codes
-    return Column(name, "categorical", tuple(str(category) for category in categories)), encoded, None
+    return [(Column(name, "categorical", tuple(str(category) for category in categories)), encoded)], []
+
+
+def _identifies(series: pd.Series) -> bool:
+    """Whether a column has another whole number in each of many rows, as a customer's number has."""
+    return series.dtype.kind in "iu" and len(series) > MANY and series.is_unique
 
 
 def _numbers(series: pd.Series) -> NDArray[np.float64] | None:
@@ -163,22 +211,6 @@ def _numbers(series: pd.Series) -> NDArray[np.float64] | None:
     if series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) in ("boolean", "integer", "floating", "decimal"):
         return np.asarray(series.map(float, na_action="ignore").to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
     return None
-
-
-def _days(series: pd.Series) -> NDArray[np.float64] | None:
-    """Dates, and texts that all begin like 2024-12-31, as days since 1970; durations as days; else None."""
-    if pd.api.types.is_timedelta64_dtype(series.dtype):
-        return np.asarray(series / pd.Timedelta(days=1), dtype=np.float64)
-    stamps: Any = None
-    if pd.api.types.is_datetime64_any_dtype(series.dtype):
-        stamps = pd.to_datetime(series, utc=True)
-    elif pd.api.types.is_string_dtype(series.dtype) and series.dropna().str.fullmatch(ISO_DATE).all():
-        stamps = pd.to_datetime(series, format="ISO8601", errors="coerce", utc=True)
-    elif pd.api.types.infer_dtype(series, skipna=True) in ("date", "datetime", "datetime64"):
-        stamps = pd.to_datetime(series, errors="coerce", utc=True)
-    if stamps is None or (stamps.isna() & series.notna()).any():
-        return None
-    return ((stamps - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
 
 
 def _account(columns: list[Column], values: list[NDArray[np.float64]]) -> list[str]:

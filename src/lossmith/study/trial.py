@@ -69,9 +69,10 @@ _latest: dict[tuple[Any, ...], Split] = {}
 
 def split_of(trial: TrialSpec, dataset: Dataset) -> Split:
     """The split of a trial's seed. The latest one is kept, since the trials of a seed come one after the other."""
-    key = (dataset.fingerprint, trial.seed, trial.noise, trial.imbalance, trial.validation, trial.test)
+    drawn = {name: getattr(trial, name) for name in ("noise", "imbalance", "validation", "test", "folds", "fold", "clean_validation")}
+    key = (dataset.fingerprint, trial.seed, *drawn.values())
     if key not in _latest:
-        split = make_split(dataset, trial.seed, noise=trial.noise, imbalance=trial.imbalance, validation=trial.validation, test=trial.test)
+        split = make_split(dataset, trial.seed, **drawn)
         _latest.clear()
         _latest[key] = split
     return _latest[key]
@@ -86,10 +87,10 @@ class _Run:
 
     def __init__(self, trial: TrialSpec, split: Split, shape: tuple[int, ...], n_classes: int) -> None:
         self.trial, self.split, self.n_classes = trial, split, n_classes
-        self.model = build_model(trial.model, shape, n_classes, _torch_seed(trial.seed, "weights"))
+        self.model = build_model(trial.model, shape, n_classes, _torch_seed(trial.draw, "weights"))
         self.criterion = Criterion(trial.objective, split.class_counts, len(split.y_train))
-        self.batches = torch.Generator().manual_seed(_torch_seed(trial.seed, "batches"))
-        torch.manual_seed(_torch_seed(trial.seed, "training"))  # what a model draws for itself, such as dropout
+        self.batches = torch.Generator().manual_seed(_torch_seed(trial.draw, "batches"))
+        torch.manual_seed(_torch_seed(trial.draw, "training"))  # what a model draws for itself, such as dropout
         parameters = [p for p in (*self.model.parameters(), *self.criterion.parameters()) if p.requires_grad]
         if not parameters:
             raise StudyError(f"model {trial.model!r} has no parameters to train")
@@ -203,7 +204,7 @@ def rehearse(trial: TrialSpec, dataset: Dataset) -> None:
     rows = torch.arange(min(trial.batch_size, len(split.y_train)))
     label = trial.objective.label
     with torch.random.fork_rng(devices=[]):
-        model = build_model(trial.model, tuple(split.x_train.shape[1:]), dataset.n_classes, _torch_seed(trial.seed, "weights"))
+        model = build_model(trial.model, tuple(split.x_train.shape[1:]), dataset.n_classes, _torch_seed(trial.draw, "weights"))
         try:
             logits = model(split.x_train[rows])
         except Exception as error:  # a user's model may raise anything

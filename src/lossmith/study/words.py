@@ -1,13 +1,15 @@
 """A study in plain words: numbers with their unit, and the sentences that a report begins and ends with."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lossmith.study.budget import time_text
 from lossmith.study.metrics import METRICS, SCALED, Metric
-from lossmith.study.power import Prospect, accuracy_spread
+from lossmith.study.power import Prospect, accuracy_spread, count
+from lossmith.study.protocol import counted, noise_limits, scope, scored_by, splitting, what_p_means
 from lossmith.study.spec import OPTIMIZER, StudySpec
-from lossmith.study.statistics import Comparison, Test, what_p_means
+from lossmith.study.statistics import Comparison, Test
 from lossmith.study.summary import ALPHA, Line, Sizes, Summary
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
@@ -70,25 +72,46 @@ def setting(spec: StudySpec, data: str) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """The whole study in a sentence."""
+    """The whole study in a sentence, after one that says so where a reference outside the comparison is ahead of every objective."""
+    return f"{_outdone(summary)} {_compared(summary)}".lstrip()
+
+
+def _outdone(summary: Summary) -> str:
+    if not summary.standings or not summary.standings[0].ahead:
+        return ""
+    first, metric = summary.standings[0], summary.metric
+    verb = "does better than" if first.surely else "is ahead of"
+    bounds = "no interval"
+    if math.isfinite(first.comparison.low):
+        tail = "" if first.surely else ", which leaves no difference possible"
+        bounds = f"95 % interval {_ends(metric, first.comparison)}{tail}"
+    return (
+        f"{first.name[0].upper()}{first.name[1:]}, a reference outside the comparison, {verb} every objective here: "
+        f"{number(metric, first.mean)} {metric.title} against {number(metric, first.best_mean)} for {first.best}, the best of them "
+        f"(difference {_signed(metric, first.comparison)}, {bounds})."
+    )
+
+
+def _compared(summary: Summary) -> str:
     where = f"On {setting(summary.spec, summary.result.data['name'])}, {EPOCHS[summary.spec.stop]}"
     compared = {line.objective: line.comparison.verdict for line in summary.lines() if line.comparison}
     verdicts = list(compared.values())
     if not verdicts:
         line = summary.lines()[0]
-        return f"{where}, {line.objective} reaches {number(summary.metric, line.estimate.mean)} {summary.metric.title}."
+        reached = number(summary.metric, line.estimate.mean)
+        return f"{where}, {line.objective} reaches {reached} {summary.metric.title}.{scope(summary.spec)}"
     of = len(verdicts) if len(verdicts) > 1 else next(iter(compared))
     said = []
     for verdict in ORDER:
-        if count := verdicts.count(verdict):
-            who = _count(count, of)
+        if n := verdicts.count(verdict):
+            who = _count(n, of)
             told = {
                 "no difference shown": f"for {who} no difference is shown",
-                "hopeless": f"{who} {'was' if count == 1 else 'were'} ended early as hopeless",
+                "hopeless": f"{who} {'was' if n == 1 else 'were'} ended early as hopeless",
                 "failed": f"{who} could not be compared",
             }
-            said.append(told.get(verdict, f"{who} {'is' if count == 1 else 'are'} {verdict}"))
-    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}."
+            said.append(told.get(verdict, f"{who} {'is' if n == 1 else 'are'} {verdict}"))
+    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}.{scope(summary.spec)}"
 
 
 def findings(summary: Summary) -> list[tuple[str, str, str]]:
@@ -107,7 +130,7 @@ def _finding(summary: Summary, line: Line) -> str:
     assert found is not None
     where, name, base = EPOCHS[summary.spec.stop], line.objective, summary.baseline
     if found.verdict == "identical":
-        return f"{name} is identical to {base} on every seed."
+        return f"{name} is identical to {base} on every {summary.spec.unit}."
     if found.verdict == "failed":
         return f"{name} could not be compared with {base}: {found.note}."
     bounds = f"95 % interval {_ends(metric, found)}" if math.isfinite(found.low) else "no interval"
@@ -115,8 +138,8 @@ def _finding(summary: Summary, line: Line) -> str:
     size = _points(metric, abs(found.mean_difference))
     if found.verdict == "hopeless":
         return (
-            f"{name} was ended after {_plural(found.n, 'seed')}: the advantage over {base} that the study was to find is excluded. The "
-            f"difference until then is {_signed(metric, found)} ({bounds}, which holds whenever one stops)."
+            f"{name} was ended after {count(found.n, summary.spec.unit)}: the advantage over {base} that the study was to find is excluded. "
+            f"The difference until then is {_signed(metric, found)} ({bounds}, which holds whenever one stops)."
         )
     if found.verdict in ("better", "worse"):
         verb = "beats" if found.verdict == "better" else "loses to"
@@ -154,25 +177,25 @@ def _p(p: float | None) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _count(count: int, of: int | str) -> str:
+def _count(n: int, of: int | str) -> str:
     """``2 of 4``, ``both``, ``all 4``; the only objective there is by its name."""
     if isinstance(of, str):
         return of
-    if count < of:
-        return f"{count} of {of}"
+    if n < of:
+        return f"{n} of {of}"
     return "both" if of == 2 else f"all {of}"
 
 
-def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None) -> list[tuple[str, str]]:
+def plan(
+    spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None, references: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """What is about to be run and what it could show, said before it starts, as names and values."""
-    trials = len(spec.objectives) * len(spec.seeds) * len(spec.learning_rates)
-    counts = " x ".join(
-        (_plural(len(spec.objectives), "objective"), _plural(len(spec.seeds), "seed"), _plural(len(spec.learning_rates), "learning rate"))
-    )
+    trials = len(spec.objectives) * len(spec.draws) * len(spec.learning_rates)
+    counts = " x ".join((count(len(spec.objectives), "objective"), counted(spec), count(len(spec.learning_rates), "learning rate")))
     better = "higher" if METRICS[spec.metric].higher_is_better else "lower"
     said = [
         ("data", f"{setting(spec, data['name'])}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
-        ("split", f"each seed {rows.train} training, {rows.validation} validation, {rows.test} test rows, redrawn"),
+        ("split", splitting(spec, rows)),
         ("trials", f"{trials} = {counts}, {spec.epochs} epochs each, model {spec.model}"),
         (
             "declared",
@@ -181,12 +204,19 @@ def plan(spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, pros
         ),
         ("selection", spec.selection_rule),
     ]
+    if references:
+        said.append(("references", f"{'; '.join(references)}: scikit-learn's, on the same splits, outside the comparison"))
+    if spec.time is not None:
+        said.append(
+            ("time", f"at most {time_text(spec.time)}, give or take a trial: each seed is finished for all objectives before the next, and "
+                     "only whole seeds are reported")
+        )  # fmt: skip
     if prospect is None:
         return [*said, ("power", "one objective: there is nothing to compare")]
     reach = "can" if prospect.can_reach_alpha else "cannot"
     guess = beforehand(prospect, rows) if spec.metric == "accuracy" else ""
     said.append(("power", f"An adjusted p-value {reach} fall below {ALPHA:g}. {prospect.sentence} {guess}".rstrip()))
-    said.append(("p-values", what_p_means(test)))
+    said.append(("p-values", what_p_means(spec, test)))
     return said
 
 
@@ -234,15 +264,16 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
     target = f", target {spec.target}" if spec.target else ""
     found = [
         ("data", f"{data['name']}{target}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
-        ("split", f"redrawn by every seed, class by class: {rows.train} training, {rows.validation} validation, {rows.test} test rows"),
-        ("label noise", spec.noise.describe() if spec.noise else "none added"),
+        ("split", splitting(spec, rows)),
+        ("label noise", spec.noise.describe(clean_validation=spec.clean_validation) if spec.noise else "none added"),
         (
             "imbalance",
             f"training classes thinned, the smallest to {spec.imbalance:g} of the largest" if spec.imbalance else "as in the data",
         ),
-        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a seed"),
+        ("labels", scored_by(spec)),
+        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
         ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
-        ("budget", f"{_plural(len(spec.learning_rates), 'learning rate')} for every objective and seed: {_rates(spec)}"),
+        ("budget", f"{count(len(spec.learning_rates), 'learning rate')} for every objective and {spec.unit}: {_rates(spec)}"),
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
         ("test", TESTS[summary.test]),
@@ -257,15 +288,12 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
 
 TESTS = {
     "corrected_t": "paired t-test corrected for overlapping training sets (Nadeau & Bengio 2003), Holm over all comparisons, two-sided",
+    "paired_t": "paired t-test over seeds that share one split, Holm over all comparisons, two-sided",
     "signed_rank": "exact signed-rank test over seeds, Holm over all comparisons, two-sided",
     "anytime_t": (
         "paired t-test that holds after any number of seeds, corrected for overlapping training sets, Holm over all comparisons, two-sided"
     ),
 }
-
-
-def _plural(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _rates(spec: StudySpec) -> str:
@@ -282,7 +310,7 @@ def limits(summary: Summary) -> list[str]:
     """What the study does not show."""
     spec = summary.spec
     said = [
-        what_p_means(summary.test),
+        what_p_means(spec, summary.test),
         f"One data set, one model ({spec.model}), {spec.epochs} epochs: another of any of these may order the objectives otherwise.",
         f"{'Only the learning rate' if len(spec.learning_rates) > 1 else 'Nothing'} was tuned. "
         "Hyper-parameters of the objectives were taken as given, and a better value may exist for any.",
@@ -293,8 +321,9 @@ def limits(summary: Summary) -> list[str]:
     if spec.noise is not None:
         said.append(
             "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise "
-            "does not promise robustness to another. Validation labels were noisy too, as they would be in practice."
+            "does not promise robustness to another."
         )
+    said += noise_limits(spec)
     if any(line.estimate.scaled for line in summary.lines("log_loss")):
         said.append(
             f"Objectives that do not predict probabilities have log loss, Brier score, ECE and AURC {SCALED}, marked T; beside raw ones "
