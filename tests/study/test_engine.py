@@ -46,8 +46,8 @@ def test_nothing_is_computed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     store = tmp_path / "s.sqlite"
     first = study.run(small(), store, jobs=1)
     computed = []
-    run_trial = engine_module.run_trial
-    monkeypatch.setattr(engine_module, "run_trial", lambda trial, dataset: computed.append(trial) or run_trial(trial, dataset))
+    run_trials = engine_module.run_trials
+    monkeypatch.setattr(engine_module, "run_trials", lambda trials, dataset: computed.extend(trials) or run_trials(trials, dataset))
     calls: list[tuple[int, int, Any]] = []
     again = study.run(small(), store, jobs=1, on_progress=lambda *call: calls.append(call))
     assert computed == []

@@ -1,9 +1,10 @@
 """Running a study: what is missing from the store is computed by joblib's workers and stored as it arrives.
 
-The coordinating process alone writes. Each worker trains one trial at a time with one thread, so `jobs` is the number of busy
-processors. Another joblib backend (Dask, Ray, Spark) set by ``joblib.parallel_config`` is used when there is one.
+The coordinating process alone writes. Each worker trains one stack of trials at a time with one thread, so `jobs` is the number of busy
+processors. How trials are stacked is a matter of time alone: it moves none of their numbers. Another joblib backend (Dask, Ray, Spark) set by ``joblib.parallel_config`` is used when there is one.
 """
 
+import math
 import os
 import signal
 import sys
@@ -11,20 +12,25 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from lossmith.study.data import load_data
 from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
+from lossmith.study.objectives import ObjectiveSpec
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
-from lossmith.study.trial import rehearse, run_trial
+from lossmith.study.trial import rehearse, run_trials, worth_stacking
 
 _Answer = tuple[int, dict[str, Any] | None, tuple[str, str] | None]
+
+STACKS_A_WORKER = 4
+"""As many at least, if there are trials enough, so that no worker waits long for the last one."""
 
 OnProgress = Callable[[int, int, dict[str, Any] | None], None]
 """Called with the trials done (stored ones included), all trials, and the latest record; first with what was stored, and None."""
@@ -97,17 +103,22 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
     from joblib import Parallel, delayed
 
     total = done + len(pending)
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
     shipped = replace(dataset, notes=())
     home = (os.getpid(), tuple(sys.path))
-    answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in enumerate(pending))
+    failed: StudyError | None = None
+
+    def tasks() -> Iterator[Any]:
+        for stack in _stacks(pending, dataset, jobs):
+            if failed is not None:  # what is under way is stored, and nothing else begun
+                return
+            yield delayed(_work)([(i, pending[i]) for i in stack], shipped, home)
+
+    answers = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")(tasks())
     try:
-        for i, result, failure in answers:
+        for i, result, failure in chain.from_iterable(answers):
             if failure is not None:
-                error = StudyError(f"trial {pending[i].objective.label}, seed {pending[i].seed}, learning rate "
-                                   f"{pending[i].learning_rate:g} failed: {failure[0]}")  # fmt: skip
-                error.add_note(failure[1])
-                raise error
+                failed = failed or _failed(pending[i], failure)
+                continue
             store.put(pending[i], result)
             done += 1
             if on_progress is not None:
@@ -116,10 +127,34 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joblib says that it cancels what was under way; so it should
             answers.close()
+    if failed is not None:
+        raise failed
 
 
-def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> _Answer:
-    """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback.
+def _failed(trial: TrialSpec, failure: tuple[str, str]) -> StudyError:
+    error = StudyError(
+        f"trial {trial.objective.label}, seed {trial.seed}, learning rate {trial.learning_rate:g} failed: {failure[0]}"
+    )
+    error.add_note(failure[1])
+    return error
+
+
+def _stacks(pending: list[TrialSpec], dataset: Dataset, jobs: int) -> list[list[int]]:
+    """The trials that are trained together, by number: of one objective, in parts of about equal size, in the order they were asked for."""
+    by_objective: dict[ObjectiveSpec, list[int]] = {}
+    for i, trial in enumerate(pending):
+        by_objective.setdefault(trial.objective, []).append(i)
+    fair = math.ceil(len(pending) / (STACKS_A_WORKER * jobs))
+    stacks = []
+    for numbers in by_objective.values():
+        size = min(worth_stacking(pending[numbers[0]], dataset), max(fair, 1))
+        pieces = math.ceil(len(numbers) / size)
+        stacks += [numbers[len(numbers) * k // pieces : len(numbers) * (k + 1) // pieces] for k in range(pieces)]
+    return sorted(stacks)
+
+
+def _work(stack: list[tuple[int, TrialSpec]], dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> list[_Answer]:
+    """A stack of trials in a worker: of each its number, and either its record or why it failed, as a line and as a traceback.
 
     `home` is the coordinator's process number and module path: workers that joblib keeps may have started before a folder was added.
     """
@@ -128,10 +163,15 @@ def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str
         _serve(coordinator)
     if os.getpid() != coordinator:
         sys.path.extend(folder for folder in path if folder not in sys.path)
-    try:
-        return i, run_trial(trial, dataset), None
-    except Exception as error:  # it must travel back as plain data: a user's exception may not unpickle
-        return i, None, (one_line(error), traceback.format_exc())
+    outcomes = run_trials([trial for _, trial in stack], dataset)
+    return [(i, *_plainly(outcome)) for (i, _), outcome in zip(stack, outcomes, strict=True)]
+
+
+def _plainly(outcome: dict[str, Any] | Exception) -> tuple[dict[str, Any] | None, tuple[str, str] | None]:
+    """An outcome that can travel: a user's exception may not unpickle."""
+    if isinstance(outcome, Exception):
+        return None, (one_line(outcome), "".join(traceback.format_exception(outcome)))
+    return outcome, None
 
 
 @cache

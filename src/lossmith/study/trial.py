@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lossmith.calibration import fit_temperature, reliability_curve
-from lossmith.study.chain import Layer, layers_of
+from lossmith.study.chain import Layer, bytes_of, layers_of
 from lossmith.study.criterion import Criterion
 from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
@@ -30,6 +30,15 @@ ROWS_AT_ONCE = 4096
 
 TEMPERATURE_PRIOR = 1.0
 """Rows of the opinion that all classes are alike, when a temperature is fitted: it keeps the temperature of separable logits finite."""
+
+LARGEST_STACK, SMALLEST_STACK = 24, 4
+"""Trials in a stack: beyond the one little is gained, and a study that is killed loses what is under way; below the other too much is lost."""
+
+STACK_WORK = 1 << 40
+"""Additions and multiplications of a stack, unless it is the smallest: about half a minute."""
+
+STACK_BYTES = 1 << 28
+"""Memory that a stack holds on to."""
 
 
 def run_trial(trial: TrialSpec, dataset: Dataset) -> dict[str, Any]:
@@ -72,6 +81,18 @@ def run_trials(trials: Sequence[TrialSpec], dataset: Dataset, *, together: bool 
         torch.set_num_threads(threads)
     share = {"seconds": (time.perf_counter() - started) / max(1, len(trials))}
     return [outcome if isinstance(outcome, Exception) else {**outcome, **share} for outcome in outcomes]
+
+
+def worth_stacking(trial: TrialSpec, dataset: Dataset) -> int:
+    """How many trials like this one to train together: 1 where they cannot be, fewer the longer they take and the larger the model is."""
+    split = split_of(trial, dataset)
+    with torch.random.fork_rng(devices=[]):
+        layers = Run(trial, split, tuple(split.x_train.shape[1:]), dataset.n_classes).layers()
+    if layers is None:
+        return 1
+    weights = sum(layer.weight.numel() for layer in layers)
+    work = 6 * weights * len(split.y_train) * trial.epochs
+    return max(1, min(LARGEST_STACK, STACK_BYTES // bytes_of(layers, trial.batch_size), max(SMALLEST_STACK, STACK_WORK // work)))
 
 
 def _prepared(trial: TrialSpec, dataset: Dataset) -> "Run | Exception":
