@@ -64,20 +64,28 @@ def _pieces(model: nn.Module) -> Iterator[nn.Module]:
 
 
 class Scratch:
-    """Buffers for what is needed within one step only; chains of the same shape, stepping in turn, share them."""
+    """Buffers for what is needed within one step only; chains that step in turn share them."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
-    def buffer(self, purpose: str, shape: Sequence[int]) -> Tensor:
-        key = (purpose, tuple(shape))
-        if key not in self._buffers:
-            self._buffers[key] = torch.empty(key[1], dtype=torch.float32)
-        return self._buffers[key]
+    def buffer(self, purpose: str, *shape: int) -> Tensor:
+        if (purpose, shape) not in self._buffers:
+            self._buffers[purpose, shape] = torch.empty(shape, dtype=torch.float32)
+        return self._buffers[purpose, shape]
+
+
+class _Rows(NamedTuple):
+    """What passes between the layers for a batch of some number of rows: each layer's output, and the gradient in it."""
+
+    outputs: list[Tensor]
+    gradients: list[Tensor]
 
 
 class Chain:
     """The training of one model: `forward` gives logits, `step` takes their gradient and moves the weights, those of the model itself.
+
+    Every buffer begins where an allocation does, since how a product is rounded may depend on how its operands are aligned.
 
     Args:
         layers: of the model.
@@ -93,50 +101,45 @@ class Chain:
         self._squares = [torch.zeros_like(p) for p in self.parameters]
         self._time = torch.zeros((), dtype=torch.float32)
         self._times = [self._time] * len(self.parameters)
-        names = [f"gradient {i}" for i in range(len(self.parameters))]
-        self._gradients = [scratch.buffer(name, p.shape) for name, p in zip(names, self.parameters, strict=True)]
-        self._rooms = [torch.empty(0, dtype=torch.float32) for _ in layers]
-        self._outputs: dict[int, list[Tensor]] = {}
+        self._slopes = [scratch.buffer(f"parameter {i}", *p.shape) for i, p in enumerate(self.parameters)]
+        self._rows: dict[int, _Rows] = {}
+        self._memory: list[Tensor] = []
 
-    def _buffers(self, n: int) -> list[Tensor]:
-        """A buffer for the output of every layer, for a batch of n rows. Batches of other sizes, a row apart, use the same memory.
-
-        Each begins where an allocation does: how a product is rounded may depend on how its operands are aligned.
-        """
-        if n not in self._outputs:
+    def _buffers(self, n: int) -> _Rows:
+        """The buffers of a batch of n rows. A trial's batches differ by one row, and use the same memory."""
+        if n not in self._rows:
             widths = [len(layer.bias) for layer in self._layers]
-            if self._rooms[0].numel() < n * widths[0]:
-                self._rooms = [torch.empty(n * width, dtype=torch.float32) for width in widths]
-                self._outputs.clear()
-            self._outputs[n] = [room[: n * width].view(n, width) for room, width in zip(self._rooms, widths, strict=True)]
-        return self._outputs[n]
+            if not self._memory or len(self._memory[0]) < n * widths[0]:
+                self._memory = [torch.empty(n * width, dtype=torch.float32) for width in widths]
+                self._rows.clear()
+            outputs = [memory[: n * width].view(n, width) for memory, width in zip(self._memory, widths, strict=True)]
+            self._rows[n] = _Rows(outputs, [self._scratch.buffer(f"output {i}", n, width) for i, width in enumerate(widths)])
+        return self._rows[n]
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch `(n, d)`, in a buffer that the next call reuses, as it does what `step` needs of the way there."""
-        for layer, transposed, out in zip(self._layers, self._transposed, self._buffers(len(x)), strict=True):
+        for layer, transposed, out in zip(self._layers, self._transposed, self._buffers(len(x)).outputs, strict=True):
             torch.addmm(layer.bias, x, transposed, out=out)
             if layer.relu:
                 out.relu_()
             x = out
         return x
 
-    @torch.no_grad()
     def step(self, x: Tensor, gradient: Tensor) -> None:
         """One step of AdamW on the loss that has this gradient in the logits of the latest `forward`, which was of `x`."""
-        outputs = self._buffers(len(x))
-        gradient = self._scratch.buffer("logits", gradient.shape).copy_(gradient)
+        outputs, gradients = self._buffers(len(x))
+        back = gradients[-1].copy_(gradient)
         for i in range(len(self._layers) - 1, -1, -1):
             layer, enters = self._layers[i], outputs[i - 1] if i else x
             if layer.relu:
-                torch.ops.aten.threshold_backward.grad_input(gradient, outputs[i], 0, grad_input=gradient)
-            torch.mm(gradient.t(), enters, out=self._gradients[2 * i])
-            torch.sum(gradient, 0, out=self._gradients[2 * i + 1])
+                torch.ops.aten.threshold_backward.grad_input(back, outputs[i], 0, grad_input=back)
+            torch.mm(back.t(), enters, out=self._slopes[2 * i])
+            torch.sum(back, 0, out=self._slopes[2 * i + 1])
             if i:
-                gradient = torch.mm(gradient, layer.weight, out=self._scratch.buffer(f"output {i}", enters.shape))
+                back = torch.mm(back, layer.weight, out=gradients[i - 1])
         self._time += 1
         torch._fused_adamw_(
-            self.parameters, self._gradients, self._means, self._squares, [], self._times, lr=self._rate, beta1=BETAS[0], beta2=BETAS[1],
+            self.parameters, self._slopes, self._means, self._squares, [], self._times, lr=self._rate, beta1=BETAS[0], beta2=BETAS[1],
             weight_decay=OPTIMIZER["weight_decay"], eps=EPSILON, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
         )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Running a study: what is missing from the store is computed by joblib's workers and stored as it arrives.
 
 The coordinating process alone writes. Each worker trains one stack of trials at a time with one thread, so `jobs` is the number of busy
-processors. How trials are stacked is a matter of time alone: it moves none of their numbers. Another joblib backend (Dask, Ray, Spark) set by ``joblib.parallel_config`` is used when there is one.
+processors. How trials are stacked is a matter of time alone: it moves none of their numbers. Another joblib backend (Dask, Ray, Spark)
+set by ``joblib.parallel_config`` is used when there is one.
 """
 
 import math
@@ -132,9 +133,7 @@ def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int
 
 
 def _failed(trial: TrialSpec, failure: tuple[str, str]) -> StudyError:
-    error = StudyError(
-        f"trial {trial.objective.label}, seed {trial.seed}, learning rate {trial.learning_rate:g} failed: {failure[0]}"
-    )
+    error = StudyError(f"trial {trial.objective.label}, seed {trial.seed}, learning rate {trial.learning_rate:g} failed: {failure[0]}")
     error.add_note(failure[1])
     return error
 

@@ -6,6 +6,7 @@ random numbers that are that trial's own. No number of a trial depends on which 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -58,15 +59,16 @@ def train_stack(runs: Sequence["Run"], layers: Sequence[Sequence[Layer]]) -> Non
         _Member(run, Chain(own, run.trial.learning_rate, scratch), feeds.setdefault(id(run.split), _Feed(run)))
         for run, own in zip(runs, layers, strict=True)
     ]
+    often = Counter(run.trial.objective for run in runs)
     members = [member for member in members if member.guarded(member.run.begin)]
+    members = [member for member in members if member.guarded(member.settle, often[member.run.trial.objective])]
     for epoch in range(1, runs[0].trial.epochs + 1):
+        if not members:
+            return
         for feed in {id(member.feed): member.feed for member in members}.values():
             feed.turn()
         members = _epoch(members)
-        members = [member for member in members if member.guarded(lambda m=member: m.run.finish(epoch, m.total / m.feed.rows))]
-        members = [member for member in members if member.run.status == "ok"]
-        if not members:
-            return
+        members = [member for member in members if member.guarded(member.finish, epoch) and member.run.status == "ok"]
 
 
 class _Feed:
@@ -89,24 +91,43 @@ class _Member:
         self.random = run.random_state()
         self.logits = self.gradient = torch.empty(0)
         self.total = 0.0
+        self.by_rows = False
 
-    def guarded(self, action: Callable[[], object]) -> bool:
+    def guarded(self, action: Callable[..., None], *arguments: int) -> bool:
         """Whether an action on behalf of this run went well; what it raised otherwise is the run's failure."""
         try:
-            action()
+            action(*arguments)
         except Exception as error:  # a user's objective or model may raise anything
             self.run.failure = error
         return self.run.failure is None
 
-    def evaluate(self, batch: Batch) -> None:
-        """The objective and its gradient on this run's logits alone, with its own random numbers."""
-        _, target, index = batch
+    def settle(self, often: int) -> None:
+        """Find out whether the objective, that of so many members, can be evaluated for all of them in one call."""
+        if often > 1 and self.run.criterion.by_rows:
+            sizes = batch_sizes(self.feed.rows, self.run.trial.batch_size)
+            # 15 rows are all end of an array, and many small batches find what is seldom rounded otherwise there
+            tried = [(15, 64), *((n, 4) for n in sizes)]
+            self.by_rows = all(same_rows(self.run.trial.objective, self.run.n_classes, n, k) for n, k in tried)
+
+    def finish(self, epoch: int) -> None:
+        self.run.finish(epoch, self.total / self.feed.rows)
+
+    def forward(self, i: int) -> None:
+        """The logits of batch i."""
+        self.logits = self.chain.forward(self.feed.batches[i][0])
+
+    def evaluate(self, i: int) -> None:
+        """The objective and its gradient on the logits of batch i alone, with the random numbers of this run."""
+        _, target, index = self.feed.batches[i]
         torch.set_rng_state(self.random)
         logits = self.logits.clone().requires_grad_()
         loss = self.run.criterion(logits, target, index)
         (self.gradient,) = torch.autograd.grad(loss, logits)
         self.random = torch.get_rng_state()
         self.total += loss.item() * len(target)
+
+    def step(self, i: int) -> None:
+        self.chain.step(self.feed.batches[i][0], self.gradient)
 
 
 def _epoch(members: list[_Member]) -> list[_Member]:
@@ -116,51 +137,49 @@ def _epoch(members: list[_Member]) -> list[_Member]:
         member.total = 0.0
     for i in range(len(members[0].feed.batches)):
         for member in members:
-            member.logits = member.chain.forward(member.feed.batches[i][0])
+            member.forward(i)
         for group in together:
             _evaluate_together(group, i)
-        failed = [member for member in alone if not member.guarded(lambda m=member: m.evaluate(m.feed.batches[i]))]
-        if failed:
-            members, alone = ([member for member in some if member not in failed] for some in (members, alone))
-            if not members:
-                break
+        if not all([member.guarded(member.evaluate, i) for member in alone]) or any(group[0].run.failure for group in together):
+            members, alone = ([member for member in some if member.run.failure is None] for some in (members, alone))
+            together = [group for group in together if group[0].run.failure is None]
         for member in reversed(members):  # the latest logits are still in the cache
-            member.chain.step(member.feed.batches[i][0], member.gradient)
+            member.step(i)
     return members
 
 
 def _by_objective(members: Sequence[_Member]) -> tuple[list[list[_Member]], list[_Member]]:
     """The groups whose objective is evaluated in one call, and the members whose objective is not."""
-    groups: dict[object, list[_Member]] = {}
-    alone = []
+    groups: dict[tuple[ObjectiveSpec, int], list[_Member]] = {}
     for member in members:
-        run = member.run
-        sizes = batch_sizes(member.feed.rows, run.trial.batch_size)
-        if run.criterion.by_rows and all(same_rows(run.trial.objective, n, run.n_classes) for n in sizes):
-            groups.setdefault((run.trial.objective, id(member.feed) if run.criterion.counts else 0), []).append(member)
-        else:
-            alone.append(member)
-    return list(groups.values()), alone
+        if member.by_rows:  # an objective that counts classes is another one for another training set
+            key = (member.run.trial.objective, id(member.feed) if member.run.criterion.counts else 0)
+            groups.setdefault(key, []).append(member)
+    return list(groups.values()), [member for member in members if not member.by_rows]
 
 
 def _evaluate_together(group: Sequence[_Member], i: int) -> None:
-    """The objective of a group and its gradient in the logits of each."""
+    """The objective of a group and its gradient on the logits of batch i of each; if it fails, it fails all of them."""
     logits = torch.stack([member.logits for member in group]).requires_grad_()
     targets = torch.stack([member.feed.batches[i][1] for member in group])
-    losses = group[0].run.criterion.of_batches(logits, targets)
-    (gradients,) = torch.autograd.grad(losses.sum(), logits)
+    try:
+        losses = group[0].run.criterion.of_batches(logits, targets)
+        (gradients,) = torch.autograd.grad(losses.sum(), logits)
+    except Exception as error:  # another package's objective may raise anything
+        for member in group:
+            member.run.failure = error
+        return
     for member, gradient, loss in zip(group, gradients.unbind(), losses.tolist(), strict=True):
         member.gradient = gradient
         member.total += loss * targets.shape[1]
 
 
 @lru_cache(maxsize=1024)
-def same_rows(objective: ObjectiveSpec, n: int, n_classes: int) -> bool:
-    """Whether, on this machine and with this torch, one call for several batches of n rows gives the bits of a call each.
+def same_rows(objective: ObjectiveSpec, n_classes: int, n: int, k: int) -> bool:
+    """Whether, on this machine and with this torch, one call for k batches of n rows gives the bits of a call each.
 
-    Tried on made-up logits. It need not be so: at the end of an array, a power may be rounded otherwise than in its middle.
+    Tried on made-up logits. It need not be so: a power, for one, may be rounded otherwise at the end of an array than in its middle.
     """
-    k = 16
     draw = torch.Generator().manual_seed(n)
     criterion = Criterion(objective, torch.arange(1, n_classes + 1), n)
     logits = (3 * torch.randn(k, n, n_classes, generator=draw)).requires_grad_()

@@ -32,7 +32,7 @@ TEMPERATURE_PRIOR = 1.0
 """Rows of the opinion that all classes are alike, when a temperature is fitted: it keeps the temperature of separable logits finite."""
 
 LARGEST_STACK, SMALLEST_STACK = 24, 4
-"""Trials in a stack: beyond the one little is gained, and a study that is killed loses what is under way; below the other too much is lost."""
+"""Trials in a stack. More gain little, and a study that is killed loses those under way; fewer gain less."""
 
 STACK_WORK = 1 << 40
 """Additions and multiplications of a stack, unless it is the smallest: about half a minute."""
