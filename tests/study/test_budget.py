@@ -1,12 +1,13 @@
 """A study with a time budget ends in time, reports whole seeds only, says what they can show, and goes on from there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lossmith import study
-from lossmith.study import StudyError, StudySpec
+from lossmith.study import Dataset, StudyError, StudySpec, TrialSpec
 from lossmith.study import engine as engine_module
 from lossmith.study import words as say
 from lossmith.study.budget import Budget, parse_time, time_text
@@ -37,6 +38,8 @@ def test_nothing_is_started_that_would_end_too_late() -> None:
     budget.took(20)
     now[0] = 70
     assert budget.allows()
+    assert not budget.allows(number=2)
+    assert budget.allows("another kind", number=2)
     now[0] = 70.1
     assert not budget.allows()
     assert Budget(None, lambda: now[0]).allows()
@@ -49,16 +52,15 @@ def spec(**changes: Any) -> StudySpec:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock on which every trial takes 10 seconds."""
+    """A clock on which every trial takes 10 seconds, and a stack as long as its trials one after the other."""
     now = [0.0]
-    real = engine_module.run_trial
+    real = engine_module.run_trials
 
-    def run_trial(*arguments: Any) -> dict[str, Any]:
-        record = real(*arguments)
-        now[0] += 10
-        return {**record, "seconds": 10.0}
+    def run_trials(trials: Sequence[TrialSpec], dataset: Dataset) -> list[Any]:
+        now[0] += 10 * len(trials)
+        return [{**record, "seconds": 10.0} for record in real(trials, dataset) if isinstance(record, dict)]
 
-    monkeypatch.setattr(engine_module, "run_trial", run_trial)
+    monkeypatch.setattr(engine_module, "run_trials", run_trials)
     monkeypatch.setattr(engine_module, "Budget", lambda seconds: Budget(seconds, lambda: now[0]))
     return now
 
@@ -66,7 +68,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_whole_seeds_are_reported_and_the_rest_is_kept(tmp_path: Path, clock: list[float]) -> None:
     store = tmp_path / "s.sqlite"
     first = study.run(spec(time="75s"), store, jobs=1)
-    assert clock[0] == 70  # an eighth trial would have ended at 80
+    assert clock[0] == 60  # the fourth stack, of two trials, would have ended at 80
     assert first.spec.seeds == (0,)
     assert first.spec.planned_seeds == (0, 1, 2)
     assert first.values().shape == (2, 1)
@@ -75,7 +77,7 @@ def test_whole_seeds_are_reported_and_the_rest_is_kept(tmp_path: Path, clock: li
 
     calls: list[int] = []
     second = study.run(spec(time="75s"), store, jobs=1, on_progress=lambda done, total, record: calls.append(done))
-    assert calls[0] == 7  # nothing is computed twice
+    assert calls[0] == 6  # nothing is computed twice
     assert second.spec == spec(time="75s")
     assert study.load(store).spec.planned_seeds is None
     whole = study.run(spec(), store, jobs=1)

@@ -9,7 +9,7 @@ from lossmith.study.errors import StudyError
 from lossmith.study.results import Curves, Outcome, StudyResult, load
 from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
 from lossmith.study.store import Store
-from lossmith.study.trial import run_trial
+from lossmith.study.trial import run_trial, run_trials
 
 __all__ = [
     "LEARNING_RATES",
@@ -30,4 +30,5 @@ __all__ = [
     "parse_time",
     "run",
     "run_trial",
+    "run_trials",
 ]

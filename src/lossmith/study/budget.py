@@ -1,8 +1,8 @@
-"""A time budget: no trial is started that would probably not end in time."""
+"""A time budget: nothing is started that would probably not end in time."""
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from lossmith.study.errors import StudyError
 
@@ -42,16 +42,16 @@ class Budget:
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._end = None if seconds is None else clock() + seconds
-        self._longest = 0.0
+        self._longest: dict[Hashable, float] = {}
 
     @property
     def limited(self) -> bool:
         return self._end is not None
 
-    def took(self, seconds: float) -> None:
-        """Learn how long a trial was: the next may be as long as the longest."""
-        self._longest = max(self._longest, seconds)
+    def took(self, seconds: float, kind: Hashable = None) -> None:
+        """Learn how long one of a kind was: the next may be as long as the longest."""
+        self._longest[kind] = max(self._longest.get(kind, 0.0), seconds)
 
-    def allows(self) -> bool:
-        """Whether a trial started now should end in time; the first one is started whatever its length."""
-        return self._end is None or self._clock() + self._longest <= self._end
+    def allows(self, kind: Hashable = None, number: int = 1) -> bool:
+        """Whether so many of a kind, started now one after the other, should end in time; the first are started whatever their length."""
+        return self._end is None or self._clock() + number * self._longest.get(kind, 0.0) <= self._end

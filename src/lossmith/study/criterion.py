@@ -1,4 +1,4 @@
-"""From an objective to a callable that trains: giving it what it needs, and calling it."""
+"""From an objective to a callable that trains: giving it what it needs, and calling it, on one batch or on those of several trials."""
 
 import inspect
 from collections.abc import Iterator
@@ -9,6 +9,10 @@ from torch import Tensor
 
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.objectives import ObjectiveSpec, facts
+from lossmith.study.references import is_reference
+
+ROW_FORMS = ("log_prob", "log_probs", "logits")
+"""Forms of objective in which every row of a batch has a loss of its own."""
 
 
 class Criterion:
@@ -25,8 +29,13 @@ class Criterion:
         self.label = objective.label
         self._function = known.function
         self._keywords: dict[str, Any] = dict(objective.hyper)
+        self._mean = self._keywords.get("reduction", "mean") == "mean"
         self._indexed = known.form == "stateful" or "sample_index" in known.needs
-        if "class_counts" in known.needs:
+        self.by_rows = known.form in ROW_FORMS and not self._indexed and not is_reference(objective.name)
+        """Whether it is known to be the mean or sum of losses of single rows; nobody has said so of a user's function."""
+        self.counts = "class_counts" in known.needs
+        """Whether it differs between training sets."""
+        if self.counts:
             self._keywords["class_counts"] = class_counts.to(torch.get_default_dtype())
         if known.form == "stateful" or inspect.isclass(known.function):
             size = {"num_samples": n_train} if known.form == "stateful" else {}
@@ -41,6 +50,12 @@ class Criterion:
         if self._indexed:
             return self._function(logits, target, index=index, **self._keywords)
         return self._function(logits, target, **self._keywords)
+
+    def of_batches(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The losses `(k,)` of k batches in one call, for an objective `by_rows`: logits `(k, n, c)`, target `(k, n)`."""
+        rows = self._function(logits.flatten(0, 1), target.flatten(), **{**self._keywords, "reduction": "none"})
+        sums = rows.view(target.shape).sum(1)
+        return sums / target.shape[1] if self._mean else sums
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What the objective itself learns, if it does."""

@@ -6,6 +6,7 @@ their objective and learning rate. The same trial gives the same numbers every t
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lossmith.calibration import fit_temperature, reliability_curve
+from lossmith.study.chain import Layer, bytes_of, layers_of
 from lossmith.study.criterion import Criterion
 from lossmith.study.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
@@ -21,12 +23,22 @@ from lossmith.study.models import build_model, check_model
 from lossmith.study.objectives import predicts_probabilities, source
 from lossmith.study.spec import OPTIMIZER, TrialSpec
 from lossmith.study.splits import Split, make_split, stream
+from lossmith.study.stacked import batches, can_stack, train_stack
 
 ROWS_AT_ONCE = 4096
 """How many rows a model sees at once when it is evaluated."""
 
 TEMPERATURE_PRIOR = 1.0
 """Rows of the opinion that all classes are alike, when a temperature is fitted: it keeps the temperature of separable logits finite."""
+
+LARGEST_STACK, SMALLEST_STACK = 24, 4
+"""Trials in a stack. More gain little, and a study that is killed loses those under way; fewer gain less."""
+
+STACK_WORK = 1 << 40
+"""Additions and multiplications of a stack, unless it is the smallest: about half a minute."""
+
+STACK_BYTES = 1 << 28
+"""Memory that a stack holds on to."""
 
 
 def run_trial(trial: TrialSpec, dataset: Dataset) -> dict[str, Any]:
@@ -40,18 +52,81 @@ def run_trial(trial: TrialSpec, dataset: Dataset) -> dict[str, Any]:
         missing number (a metric that is not defined on those rows) is None. A run whose loss or logits stop being finite ends there,
         with ``status`` "diverged" and the last finite epoch as its last.
     """
+    (outcome,) = run_trials([trial], dataset)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def run_trials(trials: Sequence[TrialSpec], dataset: Dataset, *, together: bool = True) -> list[dict[str, Any] | Exception]:
+    """Train several trials and measure each: its record, as `run_trial` gives it, or the exception that ended it.
+
+    Trials that can be are trained in step, which takes less time and changes no number, not even its last bit; ``seconds`` is a
+    trial's share of the time that all took.
+
+    Args:
+        trials: on the same data.
+        dataset: the data.
+        together: False trains one after the other, each in a plain loop of torch's own modules, autograd and optimizer.
+    """
     started = time.perf_counter()
-    _check_sources(trial)
-    split = split_of(trial, dataset)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            run = _Run(trial, split, tuple(split.x_train.shape[1:]), dataset.n_classes)
-            run.train()
-            return {**run.record(), "seconds": time.perf_counter() - started}
+            runs = [_prepared(trial, dataset) for trial in trials]
+            _train([run for run in runs if isinstance(run, Run)], together)
+            outcomes = [_outcome(run) for run in runs]
     finally:
         torch.set_num_threads(threads)
+    share = {"seconds": (time.perf_counter() - started) / max(1, len(trials))}
+    return [outcome if isinstance(outcome, Exception) else {**outcome, **share} for outcome in outcomes]
+
+
+def worth_stacking(trial: TrialSpec, dataset: Dataset) -> int:
+    """How many trials like this one to train together: 1 where they cannot be, fewer the longer they take and the larger the model is."""
+    split = split_of(trial, dataset)
+    with torch.random.fork_rng(devices=[]):
+        layers = Run(trial, split, tuple(split.x_train.shape[1:]), dataset.n_classes).layers()
+    if layers is None:
+        return 1
+    weights = sum(layer.weight.numel() for layer in layers)
+    work = 6 * weights * len(split.y_train) * trial.epochs
+    return max(1, min(LARGEST_STACK, STACK_BYTES // bytes_of(layers, trial.batch_size), max(SMALLEST_STACK, STACK_WORK // work)))
+
+
+def _prepared(trial: TrialSpec, dataset: Dataset) -> "Run | Exception":
+    try:
+        _check_sources(trial)
+        split = split_of(trial, dataset)
+        return Run(trial, split, tuple(split.x_train.shape[1:]), dataset.n_classes)
+    except Exception as error:  # a user's model or objective may raise anything
+        return error
+
+
+def _train(runs: "Sequence[Run]", together: bool) -> None:
+    """Train runs, in step where that is possible; a run that fails keeps its `failure`."""
+    stacks: dict[tuple[int, int, int], list[tuple[Run, list[Layer]]]] = {}
+    for run in runs:
+        layers = run.layers() if together else None
+        if layers is None:
+            run.train()
+        else:
+            shape = (len(run.split.y_train), run.trial.batch_size, run.trial.epochs)
+            stacks.setdefault(shape, []).append((run, layers))
+    for stack in stacks.values():
+        train_stack([run for run, _ in stack], [layers for _, layers in stack])
+
+
+def _outcome(run: "Run | Exception") -> dict[str, Any] | Exception:
+    if isinstance(run, Exception):
+        return run
+    if run.failure is not None:
+        return run.failure
+    try:
+        return run.record()
+    except Exception as error:
+        return error
 
 
 def _check_sources(trial: TrialSpec) -> None:
@@ -82,7 +157,7 @@ def _torch_seed(seed: int, purpose: str) -> int:
     return int(stream(seed, purpose).integers(2**63 - 1))
 
 
-class _Run:
+class Run:
     """A model in training, and what is remembered of its epochs."""
 
     def __init__(self, trial: TrialSpec, split: Split, shape: tuple[int, ...], n_classes: int) -> None:
@@ -90,45 +165,62 @@ class _Run:
         self.model = build_model(trial.model, shape, n_classes, _torch_seed(trial.draw, "weights"))
         self.criterion = Criterion(trial.objective, split.class_counts, len(split.y_train))
         self.batches = torch.Generator().manual_seed(_torch_seed(trial.draw, "batches"))
-        torch.manual_seed(_torch_seed(trial.draw, "training"))  # what a model draws for itself, such as dropout
-        parameters = [p for p in (*self.model.parameters(), *self.criterion.parameters()) if p.requires_grad]
-        if not parameters:
-            raise StudyError(f"model {trial.model!r} has no parameters to train")
-        self.optimizer = torch.optim.AdamW(parameters, lr=trial.learning_rate, weight_decay=OPTIMIZER["weight_decay"], fused=True)
         self.scaled = not predicts_probabilities(trial.objective.name)
         self.epochs: list[dict[str, Any]] = []
         self.status = "ok"
+        self.failure: Exception | None = None
+
+    def layers(self) -> list[Layer] | None:
+        """The layers of the model, when this run can be trained in step with others."""
+        layers = layers_of(self.model, self.split.x_train.shape[1:])
+        return layers if can_stack(self, layers) else None
+
+    def random_state(self) -> Tensor:
+        """The state of torch's global generator when training begins: what a model or an objective draws for itself, such as dropout."""
+        torch.manual_seed(_torch_seed(self.trial.draw, "training"))
+        return torch.get_rng_state()
 
     def train(self) -> None:
-        """All epochs, or as many as stay finite."""
-        self.last = self.best = self._look(0, None)
-        for epoch in range(1, self.trial.epochs + 1):
-            loss = self._epoch()
-            seen = self._look(epoch, loss)
-            if seen is None:
-                self.status = "diverged"
-                break
-            self.last = seen
-            if self.best is None or self.best.epoch == 0 or _better(self.trial.metric, seen.value, self.best.value):
-                self.best = seen
+        """The plain loop: all epochs, or as many as stay finite."""
+        try:
+            parameters = [p for p in (*self.model.parameters(), *self.criterion.parameters()) if p.requires_grad]
+            if not parameters:
+                raise StudyError(f"model {self.trial.model!r} has no parameters to train")
+            optimizer = torch.optim.AdamW(parameters, lr=self.trial.learning_rate, weight_decay=OPTIMIZER["weight_decay"], fused=True)
+            torch.set_rng_state(self.random_state())
+            self.begin()
+            for epoch in range(1, self.trial.epochs + 1):
+                self.finish(epoch, self._epoch(optimizer))
+                if self.status != "ok":
+                    break
+        except Exception as error:  # a user's model or objective may raise anything
+            self.failure = error
 
-    def _epoch(self) -> float:
-        """One pass over the training rows in batches of equal size, give or take one; the mean loss of a row."""
-        model, criterion, optimizer, split = self.model, self.criterion, self.optimizer, self.split
-        n = len(split.y_train)
-        pieces = math.ceil(n / self.trial.batch_size)
-        order = torch.randperm(n, generator=self.batches)
+    def _epoch(self, optimizer: torch.optim.Optimizer) -> float:
+        """One pass over the training rows; the mean loss of a row."""
         total = 0.0
-        model.train()
-        for x, y, index in zip(
-            split.x_train[order].tensor_split(pieces), split.y_train[order].tensor_split(pieces), order.tensor_split(pieces), strict=True
-        ):
-            loss = criterion(model(x), y, index)
+        self.model.train()
+        for x, y, index in batches(self.split, self.trial.batch_size, self.batches):
+            loss = self.criterion(self.model(x), y, index)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             total += loss.item() * len(y)
-        return total / n
+        return total / len(self.split.y_train)
+
+    def begin(self) -> None:
+        """Measure the untrained model."""
+        self.last = self.best = self._look(0, None)
+
+    def finish(self, epoch: int, loss: float) -> None:
+        """Measure the model after an epoch with this mean loss; if it is no longer finite, the run has diverged."""
+        seen = self._look(epoch, loss)
+        if seen is None:
+            self.status = "diverged"
+            return
+        self.last = seen
+        if self.best is None or self.best.epoch == 0 or _better(self.trial.metric, seen.value, self.best.value):
+            self.best = seen
 
     def _look(self, epoch: int, loss: float | None) -> "_Seen | None":
         """Measure the model after an epoch and write it down; None, and nothing written, when it is no longer finite."""

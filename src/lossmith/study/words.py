@@ -138,8 +138,8 @@ def _finding(summary: Summary, line: Line) -> str:
     size = _points(metric, abs(found.mean_difference))
     if found.verdict == "hopeless":
         return (
-            f"{name} was ended after {count(found.n, summary.spec.unit)}: the advantage over {base} that the study was to find is excluded. "
-            f"The difference until then is {_signed(metric, found)} ({bounds}, which holds whenever one stops)."
+            f"{name} was ended after {count(found.n, summary.spec.unit)}: the advantage over {base} that the study was to find is "
+            f"excluded. The difference until then is {_signed(metric, found)} ({bounds}, which holds whenever one stops)."
         )
     if found.verdict in ("better", "worse"):
         verb = "beats" if found.verdict == "better" else "loses to"
@@ -208,8 +208,8 @@ def plan(
         said.append(("references", f"{'; '.join(references)}: scikit-learn's, on the same splits, outside the comparison"))
     if spec.time is not None:
         said.append(
-            ("time", f"at most {time_text(spec.time)}, give or take a trial: each seed is finished for all objectives before the next, and "
-                     "only whole seeds are reported")
+            ("time", f"at most {time_text(spec.time)}, give or take the trials under way: each seed is finished for all objectives before "
+                     "the next, and only whole seeds are reported")
         )  # fmt: skip
     if prospect is None:
         return [*said, ("power", "one objective: there is nothing to compare")]
