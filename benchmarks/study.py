@@ -130,9 +130,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {options.epochs} epochs; trials a second of processor time"
-    )
+    machine = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    print(f"{machine}, {options.epochs} epochs; trials per second of processor time")
     print(f"{'':44} {'stacked':>7} {'plain':>8} {'stacked':>8} {'ratio':>7} {'over rounds':>14} {'at most':>7}")
     for case in CASES[: options.cases]:
         print(measure(case, options.epochs, options.rounds), flush=True)

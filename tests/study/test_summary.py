@@ -206,9 +206,10 @@ def test_what_can_be_seen_is_said_in_points_before_and_after():
     summary = Summary(made)
     effect = summary.prospect.smallest_effect
     between = f"{effect:.1f} points of accuracy to {2 * effect:.1f} points of accuracy"
-    assert say.seen(summary) == f"By the spread seen here, that is {between}: smaller ones may well have been missed."
+    told = f"{effect:.1f} deviations are {between}: smaller differences may well have been missed."
+    assert say.seen(summary) == f"By the spread seen here, {told}"
     points = 100 * effect * math.sqrt(0.05 / 10)
-    assert say.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy that is {points:.1f} points or more")
+    assert say.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy, {effect:.1f} deviations are {points:.1f} points")
     assert say.seen(Summary(result({"ce": around(0.8)}))) == ""
     one = Summary(result({"ce": [0.7], "gce": [0.8]}))
     assert say.seen(one) == say.beforehand(one.prospect, one.sizes) == ""

@@ -6,7 +6,8 @@ their objective and learning rate. The same trial gives the same numbers every t
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -70,23 +71,29 @@ def run_trials(trials: Sequence[TrialSpec], dataset: Dataset, *, together: bool 
         together: False trains one after the other, each in a plain loop of torch's own modules, autograd and optimizer.
     """
     started = time.perf_counter()
+    with _one_thread(), torch.random.fork_rng(devices=[]):
+        runs = [_prepared(trial, dataset) for trial in trials]
+        _train([run for run in runs if isinstance(run, Run)], together)
+        outcomes = [_outcome(run) for run in runs]
+    share = {"seconds": (time.perf_counter() - started) / max(1, len(trials))}
+    return [outcome if isinstance(outcome, Exception) else {**outcome, **share} for outcome in outcomes]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """How the work is shared among threads would change how sums are rounded."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
-            runs = [_prepared(trial, dataset) for trial in trials]
-            _train([run for run in runs if isinstance(run, Run)], together)
-            outcomes = [_outcome(run) for run in runs]
+        yield
     finally:
         torch.set_num_threads(threads)
-    share = {"seconds": (time.perf_counter() - started) / max(1, len(trials))}
-    return [outcome if isinstance(outcome, Exception) else {**outcome, **share} for outcome in outcomes]
 
 
 def worth_stacking(trial: TrialSpec, dataset: Dataset) -> int:
     """How many trials like this one to train together: 1 where they cannot be, fewer the longer they take and the larger the model is."""
     split = split_of(trial, dataset)
-    with torch.random.fork_rng(devices=[]):
+    with _one_thread(), torch.random.fork_rng(devices=[]):
         layers = Run(trial, split, tuple(split.x_train.shape[1:]), dataset.n_classes).layers()
     if layers is None:
         return 1
@@ -239,7 +246,8 @@ class Run:
 
     @torch.inference_mode()
     def _logits(self, x: Tensor) -> Tensor:
-        self.model.eval()
+        if self.model.training:  # to find it so costs less than to go through its parts
+            self.model.eval()
         logits = torch.cat([self.model(rows) for rows in x.split(ROWS_AT_ONCE)])
         _check_logits(self.trial, logits, len(x), self.n_classes)
         return logits

@@ -226,8 +226,8 @@ def beforehand(prospect: Prospect, rows: Sizes, disagreement: float = 0.05) -> s
         return ""
     points = 100 * prospect.in_units(accuracy_spread(disagreement, rows.test))
     return (
-        f"In accuracy that is {points:.1f} points or more if, of two networks, one is right and the other wrong on "
-        f"{100 * disagreement:g} % of the test rows."
+        f"In accuracy, {prospect.smallest_effect:.1f} deviations are {points:.1f} points or more if, of two networks, one is right and the "
+        f"other wrong on {100 * disagreement:g} % of the test rows."
     )
 
 
@@ -242,7 +242,8 @@ def seen(summary: Summary) -> str:
         return ""
     low, high = (_points(summary.metric, summary.prospect.in_units(spread)) for spread in (spreads[0], spreads[-1]))
     between = low if low == high else f"{low} to {high}"
-    return f"By the spread seen here, that is {between}: smaller ones may well have been missed."
+    deviations = f"{summary.prospect.smallest_effect:.1f} deviations"
+    return f"By the spread seen here, {deviations} are {between}: smaller differences may well have been missed."
 
 
 def chances(summary: Summary) -> list[tuple[str, tuple[str, str, str]]]:
