@@ -198,6 +198,10 @@ class TestTable:
         with pytest.raises(ValueError, match="metric differs from study to study"):
             StudyTable.of(made)
 
+    def test_a_split_of_one_s_own_has_no_place_in_a_table(self):
+        with pytest.raises(ValueError, match="wine has a split of its own"):
+            StudyTable.of([Summary(result({"ce": around(0.7), "gce": around(0.8)}, split_column="part"))])
+
     @pytest.mark.parametrize(
         ("values", "message"),
         [

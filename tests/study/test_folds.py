@@ -16,7 +16,7 @@ from lossmith.study import words as say
 from lossmith.study.protocol import fitting_test
 from lossmith.study.report import command, render
 from lossmith.study.splits import make_split
-from lossmith.study.statistics import corrected_t
+from lossmith.study.statistics import Test, corrected_t
 from lossmith.study.summary import Summary, prospect, sizes
 from lossmith.study.trial import split_of
 
@@ -152,10 +152,11 @@ def test_a_class_too_rare_for_the_folds_is_one_line() -> None:
         make_split(data, 0, folds=5, fold=0)
 
 
-def test_the_signed_rank_test_is_refused() -> None:
+@pytest.mark.parametrize("test", ["signed_rank", "anytime_t"])
+def test_tests_that_folds_do_not_fit_are_refused(test: Test) -> None:
     with pytest.raises(StudyError, match="use corrected_t with --folds"):
-        fitting_test(spec(), "signed_rank")
-    assert fitting_test(spec(folds=None), "signed_rank") == "signed_rank"
+        fitting_test(spec(), test)
+    assert fitting_test(spec(folds=None), test) == test
 
 
 def test_equal_learners_seldom_win_over_folds() -> None:

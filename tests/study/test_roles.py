@@ -17,6 +17,7 @@ from lossmith.study.protocol import fitting_test
 from lossmith.study.report import command
 from lossmith.study.splits import make_split
 from lossmith.study.statistics import compare
+from lossmith.study.stopping import hopeless
 from lossmith.study.summary import Summary
 from lossmith.study.tables import encode_table
 
@@ -174,9 +175,22 @@ def test_one_split_is_tested_by_the_plain_test_and_the_claim_is_narrow() -> None
     assert comparison.p == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
     low, high = stats.t.interval(0.95, 9, 0.7, 0.01 / np.sqrt(10))
     assert (summary.lines()[0].estimate.low, summary.lines()[0].estimate.high) == pytest.approx((low, high))
+    posterior = stats.t(9, difference.mean(), difference.std(ddof=1) / np.sqrt(10))
+    assert summary.chances()["up"].better == pytest.approx(posterior.sf(0.01))
     assert "This speaks of one test set, your own" in say.headline(summary)
     assert "the test rows are always the same" in " ".join(say.limits(summary))
     assert "--split-column part" in (command(made.spec) or "")
+    ranks = Summary(made, "signed_rank")
+    assert ranks.lines()[0].estimate == summary.lines()[0].estimate
+    assert "the test rows are always the same" in " ".join(say.limits(ranks))
+
+
+def test_what_is_hopeless_on_one_split_is_so_without_a_correction() -> None:
+    values = {"ce": around(0.7, n=8), "new": around(0.7, n=8, seed=3)}
+    sizes = {"train_size": 50, "test_size": 50}
+    one = hopeless(values, "ce", "accuracy", **sizes, test="paired_t")
+    assert one == hopeless(values, "ce", "accuracy", **sizes, test="signed_rank")
+    assert one != hopeless(values, "ce", "accuracy", **sizes)
 
 
 def test_the_plain_test_s_power_has_no_floor() -> None:
@@ -190,6 +204,9 @@ def test_tests_that_do_not_fit_the_split_are_refused() -> None:
         fitting_test(spec(), "paired_t")
     assert fitting_test(spec(split_column="part"), "corrected_t") == "paired_t"
     assert fitting_test(spec(split_column="part"), "signed_rank") == "signed_rank"
+    with pytest.raises(StudyError, match="use corrected_t with --folds and with --split-column"):
+        fitting_test(spec(split_column="part"), "anytime_t")
+    assert fitting_test(spec(), "anytime_t") == "anytime_t"
 
 
 def test_the_plain_test_is_scipy_s() -> None:

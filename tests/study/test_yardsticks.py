@@ -167,7 +167,7 @@ def test_a_study_of_a_table_has_references_and_computes_nothing_twice(tmp_path: 
         "gradient boosting, class weights", "gradient boosting, class weights, threshold by validation",
     ]  # fmt: skip
     monkeypatch.setattr(engine_module, "measure", None)
-    monkeypatch.setattr(engine_module, "run_trial", None)
+    monkeypatch.setattr(engine_module, "run_trials", None)
     assert study.run(spec(table), tmp_path / "s.sqlite", jobs=1).references == made.references
     assert study.load(tmp_path / "s.sqlite").references == made.references
     without = study.run(spec(table, references=False), tmp_path / "s.sqlite", jobs=1)

@@ -130,6 +130,11 @@ class Summary:
         """The stop that was not declared."""
         return "best" if self.spec.stop == "last" else "last"
 
+    @property
+    def redrawn(self) -> bool:
+        """Whether seeds redraw the split, so that their rows overlap."""
+        return self.spec.split_column is None
+
     @cached_property
     def sizes(self) -> Sizes:
         rows = (record["rows"] for record in self.result.trials.values())
@@ -184,7 +189,7 @@ class Summary:
             if len(ours) > 1 and np.isfinite(ours).all() and np.isfinite(theirs).all():
                 differences = sign * rounded(ours, theirs)
                 found[label] = correlated_t(
-                    differences, train_size=self.sizes.train, test_size=self.sizes.test, rope=self.rope, overlap=self.test != "paired_t"
+                    differences, train_size=self.sizes.train, test_size=self.sizes.test, rope=self.rope, overlap=self.redrawn
                 )
         return found
 
@@ -201,7 +206,7 @@ class Summary:
                 low = high = mean  # the same on every seed: the rounding error of one row is for differences
             else:
                 _, lower, upper, _ = corrected_t(
-                    finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA, overlap=self.test != "paired_t"
+                    finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA, overlap=self.redrawn
                 )
                 low, high = _within(self._range(metric), float(lower), float(upper))
         return Estimate(values, mean, low, high, scaled)
