@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from lossmith.study import Dataset, StudySpec, TrialSpec, load_data, run_trials
-from lossmith.study.chain import layers_of
-from lossmith.study.models import build_model
-from lossmith.study.trial import split_of
+from lossmith.study.training.chain import layers_of
+from lossmith.study.training.models import build_model
+from lossmith.study.training.trial import split_of
 
 STACKED, PLAIN = 40, 3
 """Trials a round, of either kind."""

@@ -28,7 +28,7 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def visits(tmp_path, monkeypatch):
     """A table of visits by patients: two of them noted twice, dates, a trusted diagnosis, and a split."""
-    from lossmith.study import yardsticks
+    from lossmith.study.training import yardsticks
 
     monkeypatch.setattr(yardsticks, "GRIDS", {"logistic_regression": (1.0,), "gradient_boosting": (0.1,)})
     monkeypatch.setattr(yardsticks, "ITERATIONS", 3)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lossmith.study import ObjectiveSpec, Outcome, StudyResult, StudySpec
-from lossmith.study.metrics import METRICS
+from lossmith.study.training.metrics import METRICS
 
 CLASSES = ("no", "yes")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from lossmith.study.bayes import Chances, bayesian_sign_test, bayesian_signed_rank_test, correlated_t
-from lossmith.study.statistics import corrected_t
+from lossmith.study.statistics.bayes import Chances, bayesian_sign_test, bayesian_signed_rank_test, correlated_t
+from lossmith.study.statistics.paired import corrected_t
 
 
 def drawn(seed: int, n: int, mean: float = 0.01, spread: float = 0.02) -> np.ndarray:

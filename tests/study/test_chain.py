@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from lossmith.study.chain import Chain, Layer, Scratch, bytes_of, layers_of, same_bits
-from lossmith.study.models import build_model
 from lossmith.study.spec import OPTIMIZER
+from lossmith.study.training.chain import Chain, Layer, Scratch, bytes_of, layers_of, same_bits
+from lossmith.study.training.models import build_model
 
 
 @pytest.mark.parametrize("learning_rate", [3e-5, 1e-2, 3.0])

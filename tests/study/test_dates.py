@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lossmith.study.dates import ambiguous, date_parts
+from lossmith.study.data.dates import ambiguous, date_parts
 
 
 def parts(values: list[object]) -> dict[str, list[float]]:

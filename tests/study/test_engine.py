@@ -145,7 +145,7 @@ def test_a_killed_study_goes_on_where_it_stopped(tmp_path: Path, name: str, jobs
 KILLED_WITHIN_A_STACK = """
 import os, signal
 from lossmith import study
-from lossmith.study.trial import Run
+from lossmith.study.training.trial import Run
 
 def finish(run, epoch, loss, real=Run.finish):
     if run.trial.objective.name != "cross_entropy" and epoch == 2:
@@ -199,7 +199,7 @@ def test_what_cannot_be_stacked_is_handed_out_one_by_one(user: ModuleType) -> No
 
 def test_how_trials_are_stacked_moves_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     stacked = table(study.run(small(), jobs=1))
-    monkeypatch.setattr("lossmith.study.trial.LARGEST_STACK", 1)
+    monkeypatch.setattr("lossmith.study.training.trial.LARGEST_STACK", 1)
     assert table(study.run(small(), jobs=1)) == stacked
 
 

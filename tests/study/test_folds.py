@@ -12,13 +12,13 @@ from scipy import stats
 
 from lossmith import study
 from lossmith.study import Dataset, StudyError, StudySpec, load_data
-from lossmith.study import words as say
+from lossmith.study.data.splits import make_split
 from lossmith.study.protocol import fitting_test
-from lossmith.study.report import command, render
-from lossmith.study.splits import make_split
-from lossmith.study.statistics import Test, corrected_t
+from lossmith.study.report import words as say
+from lossmith.study.report.page import command, render
+from lossmith.study.statistics.paired import Test, corrected_t
 from lossmith.study.summary import Summary, prospect, sizes
-from lossmith.study.trial import split_of
+from lossmith.study.training.trial import split_of
 
 from .made_up import around, result
 
@@ -76,8 +76,8 @@ def test_a_fold_starts_from_weights_of_its_own(wine: Dataset) -> None:
     trials = spec(objectives="cross_entropy").trials(wine.fingerprint)
     assert [(trial.seed, trial.fold) for trial in trials] == [(seed, fold) for seed in range(2) for fold in range(3)]
     assert [trial.draw for trial in trials] == list(range(6))
-    from lossmith.study.models import build_model
-    from lossmith.study.trial import _torch_seed
+    from lossmith.study.training.models import build_model
+    from lossmith.study.training.trial import _torch_seed
 
     weights = [build_model("linear", (13,), 3, _torch_seed(trial.draw, "weights"))[1].weight for trial in trials[:2]]
     assert not torch.equal(weights[0], weights[1])

@@ -9,7 +9,7 @@ import sklearn.metrics
 import torch
 from jaxtyping import TypeCheckError
 
-from lossmith.study.metrics import METRICS, SCALED, _area_under_precision, evaluate
+from lossmith.study.training.metrics import METRICS, SCALED, _area_under_precision, evaluate
 
 NAMES = [
     "accuracy", "balanced_accuracy", "worst_class_accuracy", "f1", "auroc", "average_precision", "log_loss", "brier",

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from lossmith.study import Dataset, StudyError, StudySpec
-from lossmith.study.dataset import Roles
-from lossmith.study.splits import Split, make_split
-from lossmith.study.tables import encode_table
+from lossmith.study.data.dataset import Roles
+from lossmith.study.data.splits import Split, make_split
+from lossmith.study.data.tables import encode_table
 
 
 def grouped(sizes: list[int], n_classes: int = 2, seed: int = 0) -> Dataset:

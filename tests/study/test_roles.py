@@ -10,16 +10,16 @@ from scipy import stats
 
 from lossmith import study
 from lossmith.study import Dataset, StudyError, StudySpec
-from lossmith.study import words as say
-from lossmith.study.dataset import Roles
-from lossmith.study.power import what_can_be_shown
+from lossmith.study.data.dataset import Roles
+from lossmith.study.data.splits import make_split
+from lossmith.study.data.tables import encode_table
 from lossmith.study.protocol import fitting_test
-from lossmith.study.report import command
-from lossmith.study.splits import make_split
-from lossmith.study.statistics import compare
-from lossmith.study.stopping import hopeless
+from lossmith.study.report import words as say
+from lossmith.study.report.page import command
+from lossmith.study.statistics.paired import compare
+from lossmith.study.statistics.power import what_can_be_shown
+from lossmith.study.statistics.stopping import hopeless
 from lossmith.study.summary import Summary
-from lossmith.study.tables import encode_table
 
 from .made_up import around, result
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lossmith.study import Dataset, Noise, StudyError, load_data
-from lossmith.study.dataset import Roles
-from lossmith.study.splits import make_split
-from lossmith.study.tables import encode_table
+from lossmith.study.data.dataset import Roles
+from lossmith.study.data.splits import make_split
+from lossmith.study.data.tables import encode_table
 
 NOISE = Noise("symmetric", 0.4)
 

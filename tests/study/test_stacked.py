@@ -13,9 +13,9 @@ from lossmith import card as cards
 from lossmith._rows import of_log_prob
 from lossmith.card import Claims, objective
 from lossmith.study import Dataset, ObjectiveSpec, StudySpec, TrialSpec, load_data, run_trial, run_trials
-from lossmith.study import trial as trial_module
-from lossmith.study.stacked import batch_sizes, batches, same_rows
-from lossmith.study.trial import split_of, worth_stacking
+from lossmith.study.training import trial as trial_module
+from lossmith.study.training.stacked import batch_sizes, batches, same_rows
+from lossmith.study.training.trial import split_of, worth_stacking
 
 MINE = "objectives_of_a_user"
 
@@ -144,9 +144,9 @@ def test_objectives_of_rows_are_evaluated_together_here() -> None:
 def test_one_call_for_many_trials(wine: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty trials of an objective cost as many calls of it as one."""
     calls = []
-    real = lossmith.study.criterion.Criterion.of_batches
+    real = lossmith.study.training.criterion.Criterion.of_batches
     monkeypatch.setattr(
-        "lossmith.study.criterion.Criterion.of_batches", lambda self, z, y: calls.append(tuple(z.shape)) or real(self, z, y)
+        "lossmith.study.training.criterion.Criterion.of_batches", lambda self, z, y: calls.append(tuple(z.shape)) or real(self, z, y)
     )
     same_rows.cache_clear()
     asked = trials(wine, seeds=5, learning_rates=[0.001, 0.01, 0.1, 1.0])

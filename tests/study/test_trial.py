@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lossmith.study import Dataset, StudyError, StudySpec, TrialSpec, load_data, run_trial
-from lossmith.study.metrics import METRICS
-from lossmith.study.trial import rehearse, split_of
+from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.trial import rehearse, split_of
 
 MINE = "objectives_of_a_user"
 

@@ -9,12 +9,12 @@ import pytest
 
 from lossmith import study
 from lossmith.study import Dataset, Noise, StudyError, StudySpec, load_data
-from lossmith.study import words as say
-from lossmith.study.dataset import Roles
-from lossmith.study.report import command
-from lossmith.study.splits import make_split
+from lossmith.study.data.dataset import Roles
+from lossmith.study.data.splits import make_split
+from lossmith.study.data.tables import encode_table
+from lossmith.study.report import words as say
+from lossmith.study.report.page import command
 from lossmith.study.summary import Summary
-from lossmith.study.tables import encode_table
 
 from .made_up import around, result
 

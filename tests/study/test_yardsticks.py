@@ -15,13 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from lossmith import study
 from lossmith.study import Dataset, Noise, StudyResult, StudySpec, TrialSpec
 from lossmith.study import engine as engine_module
-from lossmith.study import words as say
-from lossmith.study import yardsticks as module
-from lossmith.study.metrics import METRICS
-from lossmith.study.report import command, render
-from lossmith.study.splits import make_split
+from lossmith.study.data.splits import make_split
+from lossmith.study.report import words as say
+from lossmith.study.report.page import command, render
 from lossmith.study.summary import Summary
-from lossmith.study.yardsticks import Reference, Yardstick, announced, measure, names, references, yardsticks
+from lossmith.study.training import yardsticks as module
+from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.yardsticks import Reference, Yardstick, announced, measure, names, references, yardsticks
 
 from .made_up import around, result
 

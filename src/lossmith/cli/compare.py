@@ -15,7 +15,7 @@ from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
 
 if TYPE_CHECKING:
     from lossmith.study import ObjectiveSpec, StudyResult, StudySpec
-    from lossmith.study.statistics import Comparison, Test
+    from lossmith.study.statistics.paired import Comparison, Test
     from lossmith.study.summary import Line, Summary
 
 FOLDER = Path("lossmith-report")
@@ -103,9 +103,9 @@ def compare(
     need("compare", "lossmith compare")
     from lossmith import study
     from lossmith.study.protocol import fitting_test
+    from lossmith.study.report.words import plan
     from lossmith.study.summary import prospect, sizes
-    from lossmith.study.words import plan
-    from lossmith.study.yardsticks import announced
+    from lossmith.study.training.yardsticks import announced
 
     wanted = known_test(test)
     spec = study.StudySpec(
@@ -152,7 +152,7 @@ def compare(
 def known_test(test: str) -> "Test":
     """The test of that name; refused before anything is computed when there is none."""
     from lossmith._checks import nearest
-    from lossmith.study.words import TESTS
+    from lossmith.study.report.words import TESTS
 
     if test not in TESTS:
         raise Problem(f"--test must be one of {', '.join(TESTS)}; got {test!r}{nearest(test, TESTS)}", USAGE)
@@ -161,7 +161,7 @@ def known_test(test: str) -> "Test":
 
 def present(result: "StudyResult", test: "Test", out: Path, *, as_json: bool) -> int:
     """Write the report, then print the table, or JSON."""
-    from lossmith.study.report import write_report
+    from lossmith.study.report.page import write_report
     from lossmith.study.summary import Summary
 
     summary = Summary(result, test)
@@ -225,7 +225,7 @@ def _run(spec: "StudySpec", path: Path, jobs: int | None) -> "StudyResult":
 
 
 def _print(summary: "Summary", page: Path) -> None:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     out, spec = console(), summary.spec
     unit = ", %" if words.percent(summary.metric) else ""
@@ -262,7 +262,7 @@ def _table(summary: "Summary", title: str, columns: Sequence[tuple[str, list[Tex
 
 
 def _declared_columns(summary: "Summary") -> list[tuple[str, list[Text]]]:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     lines = summary.lines()
     found = [line.comparison for line in lines]
@@ -289,14 +289,14 @@ def _verdict(found: "Comparison | None") -> Text:
 
 
 def _estimate(summary: "Summary", line: "Line") -> Text:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     ends = words.mean_interval(summary.metric, line.estimate.low, line.estimate.high)
     return Text(f"{words.number(summary.metric, line.estimate.mean).removesuffix(' %')}\n{ends}")
 
 
 def _difference(summary: "Summary", found: "Comparison | None") -> Text:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     if found is None:
         return Text("")
@@ -306,9 +306,9 @@ def _difference(summary: "Summary", found: "Comparison | None") -> Text:
 def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from lossmith.study import words
-    from lossmith.study.metrics import METRICS
+    from lossmith.study.report import words
     from lossmith.study.spec import STOPS
+    from lossmith.study.training.metrics import METRICS
 
     tables = {
         stop: {

@@ -25,13 +25,13 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import stats
 
-from lossmith.study.bayes import Chances, bayesian_signed_rank_test, correlated_t
-from lossmith.study.power import count
-from lossmith.study.ranks import Method, Ranking, rank
-from lossmith.study.signed_rank import fewest_pairs, signed_rank
-from lossmith.study.statistics import Verdict, direction, holm, mean_and_error, rounded
+from lossmith.study.report.words import setting
+from lossmith.study.statistics.bayes import Chances, bayesian_signed_rank_test, correlated_t
+from lossmith.study.statistics.paired import Verdict, direction, holm, mean_and_error, rounded
+from lossmith.study.statistics.power import count
+from lossmith.study.statistics.ranks import Method, Ranking, rank
+from lossmith.study.statistics.signed_rank import fewest_pairs, signed_rank
 from lossmith.study.summary import Sizes, Summary
-from lossmith.study.words import setting
 
 Population = Literal["these", "alike"]
 

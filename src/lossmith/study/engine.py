@@ -20,14 +20,14 @@ from functools import cache
 from typing import Any
 
 from lossmith.study.budget import Budget, time_text
-from lossmith.study.dataset import Dataset
+from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
-from lossmith.study.objectives import ObjectiveSpec
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
-from lossmith.study.trial import rehearse, run_trials, worth_stacking
-from lossmith.study.yardsticks import Yardstick, measure, names, yardsticks
+from lossmith.study.training.objectives import ObjectiveSpec
+from lossmith.study.training.trial import rehearse, run_trials, worth_stacking
+from lossmith.study.training.yardsticks import Yardstick, measure, names, yardsticks
 
 _Task = TrialSpec | Yardstick
 _Outcome = tuple[dict[str, Any] | None, tuple[str, str] | None]

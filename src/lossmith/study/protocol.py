@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from lossmith.study import statistics
 from lossmith.study.budget import time_text
 from lossmith.study.errors import StudyError
-from lossmith.study.power import Prospect, count
 from lossmith.study.spec import StudySpec
-from lossmith.study.statistics import Test
+from lossmith.study.statistics import paired
+from lossmith.study.statistics.paired import Test
+from lossmith.study.statistics.power import Prospect, count
 
 if TYPE_CHECKING:
     from lossmith.study.summary import Sizes
@@ -99,7 +99,7 @@ def noise_limits(spec: StudySpec) -> list[str]:
 
 def what_p_means(spec: StudySpec, test: Test) -> str:
     """What a p-value of this study generalises over."""
-    said = statistics.what_p_means(test if spec.split_column is None else "paired_t")
+    said = paired.what_p_means(test if spec.split_column is None else "paired_t")
     if spec.group is not None and spec.split_column is None:
         said += f" Rows of one {spec.group} stay together, so that new rows are those of a new {spec.group}."
     if spec.folds is not None:

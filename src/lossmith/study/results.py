@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossmith.study.errors import StudyError
-from lossmith.study.metrics import METRICS
 from lossmith.study.spec import STOPS, StudySpec
 from lossmith.study.store import Store, StoredStudy
-from lossmith.study.yardsticks import Reference, references
+from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.yardsticks import Reference, references
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ class StudyResult:
         outcomes: by stop, objective and seed, in the order of the specification.
         trials: every trial's record, by objective label, number of the split (`StudySpec.draws`; the seed without folds) and learning rate.
         versions: the different sets of library versions the trials were computed with; one, unless the store was used across upgrades.
-        references: outside the comparison, see `lossmith.study.yardsticks`; empty where there are none.
+        references: outside the comparison, see `lossmith.study.training.yardsticks`; empty where there are none.
     """
 
     spec: StudySpec

@@ -14,14 +14,14 @@ import numpy as np
 
 from lossmith._checks import nearest
 from lossmith.study.budget import parse_time
-from lossmith.study.corruption import Noise
-from lossmith.study.data import load_data
-from lossmith.study.dataset import Dataset, Roles
+from lossmith.study.data.corruption import Noise
+from lossmith.study.data.dataset import Dataset, Roles
+from lossmith.study.data.sources import load_data
 from lossmith.study.errors import StudyError
-from lossmith.study.metrics import METRICS
-from lossmith.study.models import check_model
-from lossmith.study.objectives import ObjectiveSpec, source
 from lossmith.study.references import is_reference
+from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.models import check_model
+from lossmith.study.training.objectives import ObjectiveSpec, source
 
 PROTOCOL = 1
 """Version of the training protocol; a change of anything that moves a trial's numbers raises it, and old trials are left alone."""
@@ -103,7 +103,7 @@ class StudySpec:
         objectives: what to compare, the first being the baseline.
         model: ``linear``, ``mlp``, ``cnn`` (images), or ``module:function``.
         noise: label noise of training and validation rows, see `Noise`.
-        imbalance: smallest class over largest among the training rows, see `lossmith.study.corruption.long_tail`.
+        imbalance: smallest class over largest among the training rows, see `lossmith.study.data.corruption.long_tail`.
         seeds: how many (0, 1, 2, ...), or which.
         metric: the primary metric, declared before the run: it selects learning rates and epochs, and it alone is tested.
         stop: which epoch the verdict is about: the "last", or the "best" on the validation rows. Both are always recorded.
@@ -250,7 +250,7 @@ def _read(spec: StudySpec) -> dict[str, Any]:
     if isinstance(data, tuple) and len(data) == 2:
         data = Dataset.from_arrays("arrays", *data)
     elif hasattr(data, "columns") and not isinstance(data, Dataset):
-        from lossmith.study.tables import encode_table
+        from lossmith.study.data.tables import encode_table
 
         data = encode_table(data, spec.target, "table", spec.roles)
     given: Any = spec.objectives

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lossmith.study.metrics import METRICS
-from lossmith.study.statistics import Comparison, Test, compare
-from lossmith.study.yardsticks import Reference
+from lossmith.study.statistics.paired import Comparison, Test, compare
+from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.yardsticks import Reference
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from lossmith.study.errors import StudyError, one_line
 from lossmith.study.spec import StudySpec, TrialSpec
 
 if TYPE_CHECKING:
-    from lossmith.study.yardsticks import Yardstick
+    from lossmith.study.training.yardsticks import Yardstick
 
 APPLICATION = 0x4C534D54  # "LSMT": marks the file as ours
 SCHEMA = 1

@@ -1,7 +1,7 @@
 """What a finished study says: means with intervals, differences to the baseline, and which of them are tested.
 
 One metric at one stop was declared before the run, and it alone gets p-values and verdicts. Every other number gets an interval and no
-verdict. Words are put to all this in :mod:`lossmith.study.words`.
+verdict. Words are put to all this in :mod:`lossmith.study.report.words`.
 """
 
 import math
@@ -12,16 +12,16 @@ from itertools import islice
 
 import numpy as np
 
-from lossmith.study.bayes import Chances, correlated_t
-from lossmith.study.dataset import Dataset
-from lossmith.study.metrics import METRICS, Metric
-from lossmith.study.power import Prospect, what_can_be_shown
+from lossmith.study.data.dataset import Dataset
+from lossmith.study.data.splits import draw_rows
 from lossmith.study.protocol import fitting_test, time_note
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.spec import StudySpec
-from lossmith.study.splits import draw_rows
 from lossmith.study.standing import Standing, standings
-from lossmith.study.statistics import Comparison, Test, compare, corrected_t, rounded
+from lossmith.study.statistics.bayes import Chances, correlated_t
+from lossmith.study.statistics.paired import Comparison, Test, compare, corrected_t, rounded
+from lossmith.study.statistics.power import Prospect, what_can_be_shown
+from lossmith.study.training.metrics import METRICS, Metric
 
 ALPHA = 0.05
 """The share of studies in which a false winner is acceptable, and one less the level of every interval."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lossmith.study.dataset import Dataset
+from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError
 
 Rows = NDArray[np.int64]

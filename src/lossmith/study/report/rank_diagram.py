@@ -9,7 +9,7 @@ import math
 
 from markupsafe import Markup, escape
 
-from lossmith.study.ranks import Ranking
+from lossmith.study.statistics.ranks import Ranking
 
 AXIS, FIRST_ROW, ROW, BAR = 44, 24, 20, 11
 """Heights in the drawing's units: of the axis, from the bars to the first label, between labels, and between bars."""

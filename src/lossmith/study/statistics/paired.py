@@ -18,11 +18,11 @@ Three things make such comparisons go wrong, and each has its remedy here.
 
 The exact signed-rank test is the second choice. It knows nothing of overlap: given the data set, splits are
 independent draws, and it asks the narrower question whether the difference is centred on zero over splits of *this*
-data set. The anytime-valid t-test (:mod:`lossmith.study.sequential`) asks the question of the corrected one and may be
+data set. The anytime-valid t-test (:mod:`lossmith.study.statistics.sequential`) asks the question of the corrected one and may be
 looked at after every seed, at the price of power. Where all seeds share one split, nothing overlaps: ``paired_t`` is the
 plain paired t-test, over initial weights and batches alone. :func:`what_p_means` has the sentence that belongs to each.
 
-An objective that was ended early as hopeless (:mod:`lossmith.study.stopping`) gets no fixed-sample test: its p is 1 and
+An objective that was ended early as hopeless (:mod:`lossmith.study.statistics.stopping`) gets no fixed-sample test: its p is 1 and
 still counts among the comparisons. Whatever the rule that ended it, a false winner of the study with such a rule is one
 of the study without, so the error rate cannot rise.
 
@@ -39,9 +39,9 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import stats
 
-from lossmith.study.metrics import METRICS
-from lossmith.study.sequential import anytime_t
-from lossmith.study.signed_rank import signed_rank
+from lossmith.study.statistics.sequential import anytime_t
+from lossmith.study.statistics.signed_rank import signed_rank
+from lossmith.study.training.metrics import METRICS
 
 Test = Literal["corrected_t", "signed_rank", "anytime_t", "paired_t"]
 Verdict = Literal["better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested"]
@@ -134,7 +134,7 @@ def compare(
         rejective multiple test procedure".
 
     Example:
-        >>> from lossmith.study.statistics import compare
+        >>> from lossmith.study.statistics.paired import compare
         >>> values = {
         ...     "cross_entropy": [0.80, 0.82, 0.79, 0.81, 0.80, 0.83],
         ...     "new_loss": [0.85, 0.86, 0.83, 0.87, 0.84, 0.88],
@@ -213,7 +213,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.statistics import holm
+        >>> from lossmith.study.statistics.paired import holm
         >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
         [0.03, 0.06, 0.06]
     """

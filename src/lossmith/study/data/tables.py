@@ -12,11 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lossmith._checks import nearest
-from lossmith.study.copies import find_copies
-from lossmith.study.dataset import FEATURES_ONLY, ROWS_PER_CLASS, Column, Dataset, Roles
-from lossmith.study.dates import ambiguous, date_parts
+from lossmith.study.data.copies import find_copies
+from lossmith.study.data.dataset import FEATURES_ONLY, ROWS_PER_CLASS, Column, Dataset, Roles
+from lossmith.study.data.dates import ambiguous, date_parts
+from lossmith.study.data.roles import crossing, read_roles, together
 from lossmith.study.errors import StudyError, one_line
-from lossmith.study.roles import crossing, read_roles, together
 
 CSV = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")

@@ -29,8 +29,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import stats
 
-from lossmith.study.signed_rank import fewest_pairs, signed_rank
-from lossmith.study.statistics import direction, holm, rounded
+from lossmith.study.statistics.paired import direction, holm, rounded
+from lossmith.study.statistics.signed_rank import fewest_pairs, signed_rank
 
 Method = Literal["signed_rank", "nemenyi"]
 
@@ -116,7 +116,7 @@ def rank(
         higher_is_better: the direction, when the metric is not one of ``METRICS``.
 
     Example:
-        >>> from lossmith.study.ranks import rank
+        >>> from lossmith.study.statistics.ranks import rank
         >>> values = {
         ...     "base": [0.80, 0.71, 0.90, 0.65, 0.77, 0.88, 0.69, 0.93],
         ...     "good": [0.84, 0.76, 0.92, 0.70, 0.80, 0.91, 0.75, 0.94],
@@ -155,7 +155,7 @@ def friedman(values: np.ndarray) -> Friedman:
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.ranks import friedman
+        >>> from lossmith.study.statistics.ranks import friedman
         >>> values = np.array([[0.80, 0.84, 0.81], [0.71, 0.76, 0.70], [0.90, 0.92, 0.91], [0.65, 0.70, 0.64], [0.77, 0.80, 0.78]])
         >>> round(friedman(values).chi_squared, 2)
         7.6
@@ -176,7 +176,7 @@ def nemenyi_critical_difference(data_sets: int, objectives: int, alpha: float = 
     r"""How far mean ranks must lie apart: :math:`q_\alpha \sqrt{k (k + 1) / (6 N)}`, q being the Studentized range over :math:`\sqrt 2`.
 
     Example:
-        >>> from lossmith.study.ranks import nemenyi_critical_difference
+        >>> from lossmith.study.statistics.ranks import nemenyi_critical_difference
         >>> round(nemenyi_critical_difference(14, 4), 2)  # Demšar 2006, section 3.2.2
         1.25
     """

@@ -13,15 +13,15 @@ import jinja2
 from markupsafe import Markup, escape
 
 import lossmith
-from lossmith.study import plots, words
 from lossmith.study.budget import time_text
+from lossmith.study.data.splits import MAX_CATEGORIES
 from lossmith.study.errors import StudyError
-from lossmith.study.metrics import METRICS
+from lossmith.study.report import plots, words
 from lossmith.study.spec import LEARNING_RATES, StudySpec
-from lossmith.study.splits import MAX_CATEGORIES
 from lossmith.study.standing import Standing
-from lossmith.study.statistics import Comparison
+from lossmith.study.statistics.paired import Comparison
 from lossmith.study.summary import Line, Summary
+from lossmith.study.training.metrics import METRICS
 
 FILE = "report.html"
 
@@ -50,7 +50,7 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> Path:
 def render(summary: Summary) -> str:
     """The report as HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lossmith.study"),
+        loader=jinja2.PackageLoader("lossmith.study.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -13,9 +13,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from lossmith.study.metrics import Metric
+from lossmith.study.report.words import percent
 from lossmith.study.results import Curves
-from lossmith.study.words import percent
+from lossmith.study.training.metrics import Metric
 
 MARGIN = 2.5
 """Percent of a dot plot's width that is left free at each side, so that a mark at the end is whole."""

@@ -1,7 +1,7 @@
 """Data as a study sees it: features, labels, and an account of what was done to get them.
 
 Nothing is imputed, scaled or encoded here: whatever learns from the data belongs to a split and is fitted on its training rows
-(:mod:`lossmith.study.splits`).
+(:mod:`lossmith.study.data.splits`).
 """
 
 import hashlib

@@ -224,7 +224,7 @@ def evaluate(
 
     Example:
         >>> import torch
-        >>> from lossmith.study.metrics import evaluate
+        >>> from lossmith.study.training.metrics import evaluate
         >>> logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.5, 0.0]])
         >>> values = evaluate(logits, torch.tensor([0, 0, 1, 1]), names=["accuracy", "auroc", "log_loss"])
         >>> {name: round(value, 3) for name, value in values.items()}

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 from lossmith.study.across import AcrossComparison
-from lossmith.study.metrics import METRICS, Metric
-from lossmith.study.power import count
-from lossmith.study.ranks import Ranking
-from lossmith.study.words import ORDER, difference, p_value, percent
+from lossmith.study.report.words import ORDER, difference, p_value, percent
+from lossmith.study.statistics.power import count
+from lossmith.study.statistics.ranks import Ranking
+from lossmith.study.training.metrics import METRICS, Metric
 
 POPULATIONS = {"these": "on average over these {} data sets", "alike": "on data sets like these {}"}
 

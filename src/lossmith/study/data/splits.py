@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossmith.study.corruption import Noise, add_noise, long_tail
-from lossmith.study.dataset import Dataset
-from lossmith.study.partition import fold_parts, own_parts, three_parts
+from lossmith.study.data.corruption import Noise, add_noise, long_tail
+from lossmith.study.data.dataset import Dataset
+from lossmith.study.data.partition import fold_parts, own_parts, three_parts
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer

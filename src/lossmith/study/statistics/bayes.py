@@ -10,7 +10,7 @@ how small a difference matters to nobody: the region of practical equivalence, o
   lies *most often* below, inside or above the rope, among data sets like these (of pairs of them, for the signed ranks).
 
 The probabilities are not adjusted for the number of objectives: among twenty that are equal, one may well reach 0.95 by chance. The
-p-values of :mod:`lossmith.study.statistics` are the ones that keep an error rate.
+p-values of :mod:`lossmith.study.statistics.paired` are the ones that keep an error rate.
 
 References:
     Corani & Benavoli 2015, "A Bayesian approach for comparing cross-validated algorithms on multiple data sets"; Benavoli, Mangili,
@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 from scipy import integrate, stats
 
-from lossmith.study.statistics import check_sizes, mean_and_error
+from lossmith.study.statistics.paired import check_sizes, mean_and_error
 
 _SAMPLES = 50_000
 _CHUNK = 5_000
@@ -68,7 +68,7 @@ def correlated_t(differences: np.ndarray, *, train_size: int, test_size: int, ro
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.bayes import correlated_t
+        >>> from lossmith.study.statistics.bayes import correlated_t
         >>> d = np.array([0.02, 0.01, 0.03, 0.00, 0.02, 0.01])
         >>> chances = correlated_t(d, train_size=800, test_size=100, rope=0.01)
         >>> f"{chances.worse:.3f} {chances.equivalent:.3f} {chances.better:.3f}", chances.verdict()
@@ -97,7 +97,7 @@ def bayesian_sign_test(differences: np.ndarray, *, rope: float, prior: float = 1
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.bayes import bayesian_sign_test
+        >>> from lossmith.study.statistics.bayes import bayesian_sign_test
         >>> chances = bayesian_sign_test(np.array([0.04, 0.03, 0.00, 0.05, 0.06, 0.02, 0.04, 0.03]), rope=0.01)
         >>> round(chances.better, 3), chances.verdict()
         (0.965, 'better')
@@ -123,7 +123,7 @@ def bayesian_signed_rank_test(differences: np.ndarray, *, rope: float, prior: fl
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.bayes import bayesian_signed_rank_test
+        >>> from lossmith.study.statistics.bayes import bayesian_signed_rank_test
         >>> chances = bayesian_signed_rank_test(np.array([0.04, 0.03, 0.00, 0.05, 0.06, 0.02, 0.04, 0.03]), rope=0.01)
         >>> chances.verdict()
         'better'

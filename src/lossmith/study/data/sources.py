@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lossmith._checks import nearest
-from lossmith.study.dataset import FEATURES_ONLY, Dataset, Roles
+from lossmith.study.data.dataset import FEATURES_ONLY, Dataset, Roles
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.references import is_reference, load_reference
 
@@ -31,7 +31,7 @@ def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None,
         return _having(_from_function(data), roles)
     path = Path(data).expanduser()
     if path.exists():
-        from lossmith.study.tables import load_table  # pandas takes half a second, and only files need it
+        from lossmith.study.data.tables import load_table  # pandas takes half a second, and only files need it
 
         return load_table(path, target, roles)
     raise StudyError(f"data {data!r} is no bundled set ({', '.join(BUNDLED)}), no file, and no module:function{nearest(data, BUNDLED)}")

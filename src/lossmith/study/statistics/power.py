@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from lossmith.study.sequential import fewest_seeds, log_evidence
-from lossmith.study.signed_rank import fewest_pairs, null_distribution, rank_sums
-from lossmith.study.statistics import Test, check_sizes, shared_variance
+from lossmith.study.statistics.paired import Test, check_sizes, shared_variance
+from lossmith.study.statistics.sequential import fewest_seeds, log_evidence
+from lossmith.study.statistics.signed_rank import fewest_pairs, null_distribution, rank_sums
 
 _MOST_SEEDS = {"corrected_t": 1000, "paired_t": 1000, "signed_rank": 200, "anytime_t": 200}
 _LARGEST_EFFECT = 1e4
@@ -99,7 +99,7 @@ def accuracy_spread(disagreement: float, test_size: int) -> float:
         test_size: rows tested on, per seed.
 
     Example:
-        >>> from lossmith.study.power import accuracy_spread, what_can_be_shown
+        >>> from lossmith.study.statistics.power import accuracy_spread, what_can_be_shown
         >>> prospect = what_can_be_shown(10, 4, train_size=1440, test_size=180)
         >>> round(100 * prospect.in_units(accuracy_spread(0.05, 180)), 1)
         3.2
@@ -136,7 +136,7 @@ def what_can_be_shown(
             assumes and for ``paired_t``, and simulated for ``signed_rank`` and, in that model, for ``anytime_t``, to within a seed.
 
     Example:
-        >>> from lossmith.study.power import what_can_be_shown
+        >>> from lossmith.study.statistics.power import what_can_be_shown
         >>> prospect = what_can_be_shown(10, 4, train_size=800, test_size=100)
         >>> round(prospect.smallest_effect, 1), prospect.recommended_seeds
         (1.9, 22)
@@ -181,7 +181,7 @@ def recommended_seeds(
     """The fewest seeds that find a standardised difference with that power; None if a thousand are too few (200 for the simulated tests).
 
     Example:
-        >>> from lossmith.study.power import recommended_seeds
+        >>> from lossmith.study.statistics.power import recommended_seeds
         >>> recommended_seeds(1, train_size=800, test_size=100)
         10
         >>> recommended_seeds(19, train_size=700, test_size=150) is None

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lossmith.study.errors import StudyError, one_line
-from lossmith.study.objectives import ObjectiveSpec, facts
 from lossmith.study.references import is_reference
+from lossmith.study.training.objectives import ObjectiveSpec, facts
 
 ROW_FORMS = ("log_prob", "log_probs", "logits")
 """Forms of objective in which every row of a batch has a loss of its own."""

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from lossmith.calibration import fit_temperature, reliability_curve
-from lossmith.study.chain import Layer, bytes_of, layers_of
-from lossmith.study.criterion import Criterion
-from lossmith.study.dataset import Dataset
+from lossmith.study.data.dataset import Dataset
+from lossmith.study.data.splits import Split, make_split, stream
 from lossmith.study.errors import StudyError, one_line
-from lossmith.study.metrics import METRICS, evaluate
-from lossmith.study.models import build_model, check_model
-from lossmith.study.objectives import predicts_probabilities, source
 from lossmith.study.spec import OPTIMIZER, TrialSpec
-from lossmith.study.splits import Split, make_split, stream
-from lossmith.study.stacked import batches, can_stack, train_stack
+from lossmith.study.training.chain import Layer, bytes_of, layers_of
+from lossmith.study.training.criterion import Criterion
+from lossmith.study.training.metrics import METRICS, evaluate
+from lossmith.study.training.models import build_model, check_model
+from lossmith.study.training.objectives import predicts_probabilities, source
+from lossmith.study.training.stacked import batches, can_stack, train_stack
 
 ROWS_AT_ONCE = 4096
 """How many rows a model sees at once when it is evaluated."""

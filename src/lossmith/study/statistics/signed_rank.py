@@ -48,7 +48,7 @@ def signed_rank(differences: np.ndarray, *, alpha: float = 0.05) -> SignedRank:
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.signed_rank import signed_rank
+        >>> from lossmith.study.statistics.signed_rank import signed_rank
         >>> signed_rank(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
         SignedRank(p=0.03125, low=0.1, high=0.6)
     """

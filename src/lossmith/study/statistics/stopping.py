@@ -8,7 +8,7 @@ ended. Two promises hold, of different kinds:
   comparisons, ended ones included. So whoever wins with this rule would have won without it: the error rate is that of the whole study or
   lower, whatever the data are like, and even if the rule's own model is wrong.
 * **Missed winners.** An objective whose advantage is `effect` or more is ended by mistake with probability at most `miss`, whenever and
-  however often one looks. This holds for each objective, in the model of :mod:`lossmith.study.sequential`.
+  however often one looks. This holds for each objective, in the model of :mod:`lossmith.study.statistics.sequential`.
 
 Winners do not end early by this rule: the test at the planned number of seeds is valid at that number only. A study that wants to look at
 its winners too is tested by ``anytime_t``.
@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lossmith.study.sequential import seeds_until_hopeless
-from lossmith.study.statistics import Test, check_sizes, direction, rounded, shared_variance
+from lossmith.study.statistics.paired import Test, check_sizes, direction, rounded, shared_variance
+from lossmith.study.statistics.sequential import seeds_until_hopeless
 
 EFFECT = 1.5
 """The advantage that is worth finding, in standard deviations of the paired difference."""
@@ -62,7 +62,7 @@ def hopeless(
         For each label to be ended, the number of seeds after which it could have been.
 
     Example:
-        >>> from lossmith.study.stopping import hopeless
+        >>> from lossmith.study.statistics.stopping import hopeless
         >>> values = {
         ...     "cross_entropy": [0.80, 0.82, 0.79, 0.81, 0.80],
         ...     "no_good": [0.79, 0.83, 0.79, 0.80, 0.80],

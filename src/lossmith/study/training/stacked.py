@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lossmith.study.chain import Chain, Layer, Scratch, same_bits
-from lossmith.study.criterion import Criterion
-from lossmith.study.objectives import ObjectiveSpec
-from lossmith.study.splits import Split
+from lossmith.study.data.splits import Split
+from lossmith.study.training.chain import Chain, Layer, Scratch, same_bits
+from lossmith.study.training.criterion import Criterion
+from lossmith.study.training.objectives import ObjectiveSpec
 
 if TYPE_CHECKING:
-    from lossmith.study.trial import Run
+    from lossmith.study.training.trial import Run
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Features, labels, and the numbers of the rows within the training set."""

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossmith.study.corruption import Noise
-from lossmith.study.dataset import Dataset
-from lossmith.study.metrics import METRICS, evaluate
-from lossmith.study.objectives import ObjectiveSpec
+from lossmith.study.data.corruption import Noise
+from lossmith.study.data.dataset import Dataset
+from lossmith.study.data.splits import Split, make_split
 from lossmith.study.spec import StudySpec
-from lossmith.study.splits import Split, make_split
+from lossmith.study.training.metrics import METRICS, evaluate
+from lossmith.study.training.objectives import ObjectiveSpec
 
 Kind = Literal["logistic_regression", "gradient_boosting"]
 

@@ -69,7 +69,7 @@ def anytime_t(differences: np.ndarray, *, overlap: float, test_size: int, alpha:
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.sequential import anytime_t
+        >>> from lossmith.study.statistics.sequential import anytime_t
         >>> d = np.array([0.04, 0.05, 0.03, 0.05, 0.06, 0.04, 0.05, 0.04])
         >>> low, high, p = anytime_t(d, overlap=1 / 8, test_size=100)
         >>> print(f"[{low:.3f}, {high:.3f}], p = {p:.4f}")
@@ -129,7 +129,7 @@ def seeds_until_hopeless(differences: np.ndarray, *, overlap: float, test_size: 
 
     Example:
         >>> import numpy as np
-        >>> from lossmith.study.sequential import seeds_until_hopeless
+        >>> from lossmith.study.statistics.sequential import seeds_until_hopeless
         >>> d = np.array([0.01, -0.02, 0.00, -0.01, 0.01, -0.01, 0.00, -0.02])
         >>> seeds_until_hopeless(d, overlap=1 / 8, test_size=100)
         3

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossmith.study.budget import time_text
-from lossmith.study.metrics import METRICS, SCALED, Metric
-from lossmith.study.power import Prospect, accuracy_spread, count
 from lossmith.study.protocol import counted, noise_limits, scope, scored_by, splitting, what_p_means
 from lossmith.study.spec import OPTIMIZER, StudySpec
-from lossmith.study.statistics import Comparison, Test
+from lossmith.study.statistics.paired import Comparison, Test
+from lossmith.study.statistics.power import Prospect, accuracy_spread, count
 from lossmith.study.summary import ALPHA, Line, Sizes, Summary
+from lossmith.study.training.metrics import METRICS, SCALED, Metric
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
 MINUS = "−"
