@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lossmith import study
-from lossmith.study import words
+from lossmith.study.report import words
 from lossmith.study.results import StudyResult
 from lossmith.study.summary import Line, Summary
 

@@ -33,7 +33,7 @@ napoleon_custom_sections = [("Options", "params_style")]
 # annotations name types of all kinds: private ones, and ours by the module that defines them instead of the package that shows them.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(?!lossmith\b).*|lossmith\.([a-z.]+\.)?_.*|lossmith\.\w+\.\w+\.\w+"),
+    ("py:class", r"(?!lossmith\b).*|lossmith\.([a-z.]+\.)?_.*|lossmith\.\w+(\.\w+){2,}"),
     ("py:exc", r"\w+"),
     ("py:.*", r"(?!lossmith\b)\w+(\.\w+)+"),
 ]

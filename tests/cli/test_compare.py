@@ -39,7 +39,7 @@ def test_a_study_says_what_it_will_do_then_what_it_found(lossmith, tmp_path):
 def test_the_same_command_computes_nothing_twice(lossmith, tmp_path, monkeypatch):
     lossmith("compare", *SMALL, *TWO)
     page = (tmp_path / "lossmith-report" / "report.html").read_bytes()
-    monkeypatch.setattr("lossmith.study.engine.run_trial", never)
+    monkeypatch.setattr("lossmith.study.engine.run_trials", never)
     ran = lossmith("compare", *SMALL, *TWO)
     assert ran.status == 0, ran.err
     assert "8 of them stored already" in ran.err
@@ -53,7 +53,7 @@ def never(*_):
 @pytest.mark.untyped  # a store gives a study back as plain JSON, and the study makes objects of it
 def test_report_rebuilds_the_page_from_the_store(lossmith, tmp_path, monkeypatch):
     lossmith("compare", *SMALL, *TWO)
-    monkeypatch.setattr("lossmith.study.engine.run_trial", never)
+    monkeypatch.setattr("lossmith.study.engine.run_trials", never)
     assert lossmith("report", "lossmith-report/trials.sqlite", "--out", "again").status == 0
     assert (tmp_path / "again" / "report.html").read_bytes() == (tmp_path / "lossmith-report" / "report.html").read_bytes()
 
@@ -96,7 +96,7 @@ def test_a_baseline_that_is_not_there_or_ambiguous(refused):
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(lossmith, monkeypatch):
-    real, calls = study.engine.run_trial, []
+    real, calls = study.engine.run_trials, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -104,16 +104,16 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(lossmith, monkey
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("lossmith.study.engine.run_trial", interrupted)
+    monkeypatch.setattr("lossmith.study.engine.run_trials", interrupted)
     ran = lossmith("compare", *SMALL, *TWO)
     assert ran.status == 130
     last = ran.err.strip().splitlines()[-1]
-    assert last.endswith("stopped; 3 of 8 trials are kept in lossmith-report/trials.sqlite; the same command goes on from there")
+    assert last.endswith("stopped; 6 of 8 trials are kept in lossmith-report/trials.sqlite; the same command goes on from there")
     assert "Traceback" not in ran.err
-    monkeypatch.setattr("lossmith.study.engine.run_trial", real)
+    monkeypatch.setattr("lossmith.study.engine.run_trials", real)
     ran = lossmith("compare", *SMALL, *TWO)
     assert ran.status == 0
-    assert "3 of them stored already" in ran.err
+    assert "6 of them stored already" in ran.err
 
 
 def test_unknown_objective(refused):

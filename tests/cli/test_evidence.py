@@ -13,9 +13,9 @@ from lossmith.cli import find as find_module
 from lossmith.cli.evidence import Finding, Measured, Study, all_studies, measured, reorder, unspoken
 from lossmith.cli.matching import Match, words
 from lossmith.study import ObjectiveSpec
-from lossmith.study import words as say
-from lossmith.study.metrics import METRICS
-from lossmith.study.statistics import Comparison
+from lossmith.study.report import words as say
+from lossmith.study.statistics.paired import Comparison
+from lossmith.study.training.metrics import METRICS
 
 FINDINGS = [
     pytest.param(study, one, id=f"{study.setting}, {study.metric}: {one.name}") for study in all_studies() for one in study.findings

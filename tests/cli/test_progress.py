@@ -49,6 +49,17 @@ def test_the_first_trials_say_nothing_of_the_pace(told):
     assert progress.left() is None
 
 
+def test_trials_that_come_together_count_from_the_start(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    progress = module.Progress(Console(file=io.StringIO()))
+    progress(0, 100, None)
+    now = 140.0
+    for done in range(1, 21):
+        progress(done, 100, {"status": "ok"})
+    assert progress.left() == 160.0  # twenty in 40 seconds, eighty to come
+
+
 def test_divergence_is_counted(told):
     progress, stream = told
     progress(0, 2, None)

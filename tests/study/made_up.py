@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lossmith.study import ObjectiveSpec, Outcome, StudyResult, StudySpec
-from lossmith.study.metrics import METRICS
+from lossmith.study.training.metrics import METRICS
 
 CLASSES = ("no", "yes")
 
@@ -21,19 +21,19 @@ def result(
     scaled: Sequence[str] = (),
     **spec: Any,
 ) -> StudyResult:
-    """A study of two classes, 100 rows, in which each objective has these accuracies at the last epoch, seed by seed.
+    """A study of two classes, 100 rows, in which each objective has these accuracies at the last epoch, split by split.
 
     Args:
         accuracy: by label; the first is the baseline.
         best: the same at the best epoch; one point more everywhere when left out.
-        diverged: by label, the seeds on which every learning rate diverged.
+        diverged: by label, the splits on which every learning rate diverged.
         data: what the description of the data has besides.
         edge: labels whose learning rate is always at the edge.
         scaled: labels whose probabilities were scaled.
         **spec: further fields of the study.
     """
     labels = list(accuracy)
-    n = len(accuracy[labels[0]])
+    n = len(accuracy[labels[0]]) // spec.get("folds", 1)
     objectives = tuple(ObjectiveSpec(label) for label in labels)
     plain = {"data": "wine", "objectives": objectives, "seeds": tuple(range(n)), "epochs": 3, "learning_rates": (0.01, 0.1, 1.0)}
     asked = StudySpec(**{**plain, **spec})
@@ -43,29 +43,32 @@ def result(
         "notes": [], "fingerprint": "f" * 64,
     }  # fmt: skip
     outcomes = [
-        _outcome(label, seed, stop, row[place], seed in (diverged or {}).get(label, ()), label in edge, label in scaled)
+        _outcome(label, draw, stop, row[place], draw in (diverged or {}).get(label, ()), label in edge, label in scaled, asked.draws[draw])
         for stop, table in values.items()
         for label, row in table.items()
-        for place, seed in enumerate(asked.seeds)
+        for place, draw in enumerate(asked.draws)
     ]
     trials = {
-        (label, seed, rate): _record(accuracy[label][place])
+        (label, draw, rate): _record(accuracy[label][place])
         for label in labels
-        for place, seed in enumerate(asked.seeds)
+        for place, draw in enumerate(asked.draws)
         for rate in asked.learning_rates
     }
     return StudyResult(asked, {**described, **(data or {})}, tuple(outcomes), trials, ({"lossmith": "0.1.0", "torch": "2"},))
 
 
-def _outcome(label: str, seed: int, stop: str, value: float, diverged: bool, edge: bool, scaled: bool) -> Outcome:
+def _outcome(
+    label: str, draw: int, stop: str, value: float, diverged: bool, edge: bool, scaled: bool, place: tuple[int, int | None]
+) -> Outcome:
     metrics = {name: value if metric.higher_is_better else 1 - value for name, metric in METRICS.items()}
     return Outcome(
         objective=label,
-        seed=seed,
+        seed=place[0],
+        fold=place[1],
         stop=stop,
         learning_rate=1.0 if edge else 0.1,
         metrics=metrics,
-        epoch=3 if stop == "last" else 1 + seed % 3,
+        epoch=3 if stop == "last" else 1 + draw % 3,
         validation=value,
         status="diverged" if diverged else "ok",
         at_edge=edge,
@@ -80,7 +83,8 @@ def _record(value: float) -> dict[str, Any]:
         {"epoch": k, "train_loss": None if k == 0 else 1.0, "val": {"accuracy": value * k / 3}, "test": {"accuracy": value * k / 3}}
         for k in range(4)
     ]
-    return {"epochs": epochs, "seconds": 1.0, "status": "ok"}
+    rows = {"train": 80, "validation": 10, "test": 10}
+    return {"epochs": epochs, "seconds": 1.0, "status": "ok", "rows": rows}
 
 
 def around(mean: float, spread: float = 0.01, n: int = 10, seed: int = 0) -> list[float]:

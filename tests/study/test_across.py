@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 
 from lossmith.study import Noise
-from lossmith.study import words_across as say
 from lossmith.study.across import StudyTable, compare_across, what_is_claimed
-from lossmith.study.bayes import bayesian_signed_rank_test, correlated_t
-from lossmith.study.power import what_can_be_shown
 from lossmith.study.power_across import what_data_sets_can_show
-from lossmith.study.signed_rank import signed_rank
-from lossmith.study.statistics import compare, holm
+from lossmith.study.report import words_across as say
+from lossmith.study.statistics.bayes import bayesian_signed_rank_test, correlated_t
+from lossmith.study.statistics.paired import compare, holm
+from lossmith.study.statistics.power import what_can_be_shown
+from lossmith.study.statistics.signed_rank import signed_rank
 from lossmith.study.summary import Sizes, Summary
 
 from .made_up import around, result
@@ -197,6 +197,10 @@ class TestTable:
         ]
         with pytest.raises(ValueError, match="metric differs from study to study"):
             StudyTable.of(made)
+
+    def test_a_split_of_one_s_own_has_no_place_in_a_table(self):
+        with pytest.raises(ValueError, match="wine has a split of its own"):
+            StudyTable.of([Summary(result({"ce": around(0.7), "gce": around(0.8)}, split_column="part"))])
 
     @pytest.mark.parametrize(
         ("values", "message"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from lossmith.study.bayes import Chances, bayesian_sign_test, bayesian_signed_rank_test, correlated_t
-from lossmith.study.statistics import corrected_t
+from lossmith.study.statistics.bayes import Chances, bayesian_sign_test, bayesian_signed_rank_test, correlated_t
+from lossmith.study.statistics.paired import corrected_t
 
 # What baycomp 1.0.3 answered for `drawn(n, n)`, as CorrelatedTTest.probs(zeros, d, rope), and for `drawn(seed, 9, spread=0.03)`, as
 # SignTest.probs(zeros, d, rope=0.01, nsamples=200_000, random_state=0) and SignedRankTest.probs with nsamples=20_000. It is recorded and

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lossmith.study.corruption import Noise, add_noise, long_tail
+from lossmith.study.data.corruption import Noise, add_noise, long_tail
+from lossmith.study.data.splits import stream
 from lossmith.study.errors import StudyError
-from lossmith.study.splits import stream
 
 
 def test_symmetric_noise_goes_to_every_other_class_alike() -> None:

@@ -46,8 +46,8 @@ def test_nothing_is_computed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     store = tmp_path / "s.sqlite"
     first = study.run(small(), store, jobs=1)
     computed = []
-    run_trial = engine_module.run_trial
-    monkeypatch.setattr(engine_module, "run_trial", lambda trial, dataset: computed.append(trial) or run_trial(trial, dataset))
+    run_trials = engine_module.run_trials
+    monkeypatch.setattr(engine_module, "run_trials", lambda trials, dataset: computed.extend(trials) or run_trials(trials, dataset))
     calls: list[tuple[int, int, Any]] = []
     again = study.run(small(), store, jobs=1, on_progress=lambda *call: calls.append(call))
     assert computed == []
@@ -140,6 +140,67 @@ def test_a_killed_study_goes_on_where_it_stopped(tmp_path: Path, name: str, jobs
     assert calls[0] == 5  # what was stored is kept, and only the rest is computed
     assert calls[-1] == 16
     assert table(resumed) == table(study.run(spec, jobs=1))
+
+
+KILLED_WITHIN_A_STACK = """
+import os, signal
+from lossmith import study
+from lossmith.study.training.trial import Run
+
+def finish(run, epoch, loss, real=Run.finish):
+    if run.trial.objective.name != "cross_entropy" and epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(run, epoch, loss)
+
+Run.finish = finish
+study.run(study.StudySpec.from_dict({plain!r}), {store!r}, jobs=1)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_a_killed_stack_loses_its_unfinished_trials_only(tmp_path: Path) -> None:
+    """Killed in the last epoch of the second stack, after a first one of four trials: those stay, the rest is computed anew."""
+    spec, store, script = small(seeds=4), tmp_path / "s.sqlite", tmp_path / "script.py"
+    script.write_text(KILLED_WITHIN_A_STACK.format(plain=spec.as_dict(), store=str(store)))
+    ran = subprocess.run([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, check=False)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    calls: list[int] = []
+    resumed = study.run(spec, store, jobs=1, on_progress=lambda done, total, record: calls.append(done))
+    assert calls == list(range(4, 17))
+    assert table(resumed) == table(study.run(spec, jobs=1))
+
+
+@pytest.mark.parametrize(("jobs", "sizes"), [(1, [16] * 4), (2, [8] * 8), (100, [1] * 64)])
+def test_every_trial_is_in_one_stack(jobs: int, sizes: list[int]) -> None:
+    spec = small(seeds=8, learning_rates=[0.001, 0.01, 0.1, 1.0])
+    dataset = study.load_data("wine")
+    trials = spec.trials(dataset.fingerprint)
+    stacks = engine_module._stacks(trials, dataset, jobs)
+    assert sorted(trial.key for stack in stacks for trial in stack) == sorted(trial.key for trial in trials)
+    assert [len(stack) for stack in stacks] == sizes
+    assert all(len({trial.objective for trial in stack}) == 1 for stack in stacks)
+    firsts = [stack[0].seed for stack in stacks]
+    assert firsts == sorted(firsts)  # the study goes seed by seed
+
+
+def test_stacks_that_keep_to_their_seed_finish_it_before_the_next() -> None:
+    dataset = study.load_data("wine")
+    trials = small(seeds=3, folds=2).trials(dataset.fingerprint)
+    stacks = engine_module._stacks(trials, dataset, 1, seed_by_seed=True)
+    assert [len(stack) for stack in stacks] == [4] * 6  # both folds and both learning rates of an objective
+    assert [{trial.seed for trial in stack} for stack in stacks] == [{0}, {0}, {1}, {1}, {2}, {2}]
+
+
+def test_what_cannot_be_stacked_is_handed_out_one_by_one(user: ModuleType) -> None:
+    dataset = study.load_data("wine")
+    trials = small(model="objectives_of_a_user:with_dropout").trials(dataset.fingerprint)
+    assert engine_module._stacks(trials, dataset, 1) == [[trial] for trial in trials]
+
+
+def test_how_trials_are_stacked_moves_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    stacked = table(study.run(small(), jobs=1))
+    monkeypatch.setattr("lossmith.study.training.trial.LARGEST_STACK", 1)
+    assert table(study.run(small(), jobs=1)) == stacked
 
 
 def test_more_jobs_than_processors_are_warned_about() -> None:

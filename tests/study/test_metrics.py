@@ -9,7 +9,7 @@ import sklearn.metrics
 import torch
 from jaxtyping import TypeCheckError
 
-from lossmith.study.metrics import METRICS, SCALED, evaluate
+from lossmith.study.training.metrics import METRICS, SCALED, _area_under_precision, evaluate
 
 NAMES = [
     "accuracy", "balanced_accuracy", "worst_class_accuracy", "f1", "auroc", "average_precision", "log_loss", "brier",
@@ -173,3 +173,14 @@ def test_bad_input_is_one_line_that_names_the_argument(logits, target, options, 
     if isinstance(raised.value, ValueError):
         assert re.search(message, str(raised.value))
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 12])
+def test_average_precision_is_scikit_learn_s_to_the_bit(decimals):
+    draw = np.random.default_rng(decimals)
+    for n in (1, 2, 17, 180):
+        for _ in range(10):
+            positive = draw.random(n) < 0.3
+            positive[draw.integers(n)] = True
+            score = np.round(draw.normal(size=n) + positive, decimals)  # few decimals: many ties
+            assert _area_under_precision(positive, score) == sklearn.metrics.average_precision_score(positive, score)

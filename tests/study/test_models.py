@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lossmith.study import StudyError
-from lossmith.study.models import MODELS, build_model, check_model
+from lossmith.study.training.models import MODELS, build_model, check_model
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from lossmith.study.rank_diagram import rank_diagram
-from lossmith.study.ranks import _groups, friedman, nemenyi_critical_difference, rank
-from lossmith.study.signed_rank import signed_rank
-from lossmith.study.statistics import holm
+from lossmith.study.report.rank_diagram import rank_diagram
+from lossmith.study.statistics.paired import holm
+from lossmith.study.statistics.ranks import _groups, friedman, nemenyi_critical_difference, rank
+from lossmith.study.statistics.signed_rank import signed_rank
 
 # Demšar 2006, table 6: the AUC of C4.5 and three variants (+m, +cf, +m+cf) on fourteen data sets. On the thirteenth both last ones are
 # printed as 0.975; the printed mean ranks are those of unrounded values, in which +cf is ahead.

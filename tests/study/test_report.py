@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lossmith.study import Curves, Noise, StudyError, plots
-from lossmith.study.metrics import METRICS
-from lossmith.study.report import command, render, write_report
+from lossmith.study import Curves, Noise, StudyError
+from lossmith.study.report import plots
+from lossmith.study.report.page import command, render, write_report
 from lossmith.study.summary import Summary
+from lossmith.study.training.metrics import METRICS
 
 from .made_up import around, result
 

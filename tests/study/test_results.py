@@ -9,8 +9,8 @@ import pytest
 
 from lossmith import study
 from lossmith.study import StudyError, StudyResult, StudySpec
-from lossmith.study.metrics import METRICS
 from lossmith.study.results import select
+from lossmith.study.training.metrics import METRICS
 
 
 def spec(**changes: Any) -> StudySpec:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from lossmith.study.sequential import (
+from lossmith.study.statistics.paired import compare, corrected_t, holm
+from lossmith.study.statistics.sequential import (
     KAPPA,
     _log_scale_integral,
     anytime_t,
@@ -17,8 +18,7 @@ from lossmith.study.sequential import (
     log_evidence_against_advantage,
     seeds_until_hopeless,
 )
-from lossmith.study.statistics import compare, corrected_t, holm
-from lossmith.study.stopping import hopeless
+from lossmith.study.statistics.stopping import hopeless
 
 OVERLAP = 1 / 8
 SIZES = {"train_size": 800, "test_size": 100}

@@ -118,11 +118,17 @@ def test_a_key_changes_with_every_field() -> None:
     other = {
         "data": "g", "model": "linear", "model_source": "x", "objective": ObjectiveSpec("brier_loss"), "objective_source": "x",
         "noise": spec(noise="symmetric:0.1").noise, "imbalance": 0.5, "validation": 0.3, "test": 0.3, "epochs": 1, "batch_size": 2,
-        "metric": "f1", "seed": 7, "learning_rate": 0.7,
+        "metric": "f1", "seed": 7, "learning_rate": 0.7, "folds": 5, "fold": 1, "clean_validation": True,
     }  # fmt: skip
     assert set(other) == {field.name for field in fields(TrialSpec)}
     keys = {trial.key} | {replace(trial, **{name: value}).key for name, value in other.items()}
     assert len(keys) == 1 + len(other)
+
+
+def test_keys_outlive_new_options() -> None:
+    """Trials stored by earlier versions are found again."""
+    (trial,) = spec(objectives="gce:q=0.7", noise="symmetric:0.4", seeds=1, learning_rates=0.1).trials("f" * 64)
+    assert replace(trial, objective_source="o", model_source="m").key == "2a15b2be81de4f67b6ac8842aea94deb5f5c2e51eb16b9cac01a37afa8a01910"
 
 
 def test_the_selection_rule_is_a_sentence() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lossmith.study import Dataset, Noise, StudyError, load_data
-from lossmith.study.splits import make_split
-from lossmith.study.tables import encode_table
+from lossmith.study.data.dataset import Roles
+from lossmith.study.data.splits import make_split
+from lossmith.study.data.tables import encode_table
 
 NOISE = Noise("symmetric", 0.4)
 
@@ -111,12 +112,13 @@ def test_a_table_is_filled_scaled_and_encoded_by_its_training_rows() -> None:
 
 def test_nothing_outside_the_training_rows_moves_the_preparation() -> None:
     frame = table()
-    split = make_split(encode_table(frame, "y", "t"), 0)
+    apart = Roles(duplicates="apart")  # what is done to the rows outside makes copies of them
+    split = make_split(encode_table(frame, "y", "t", apart), 0)
     outside = np.concatenate([split.rows_validation, split.rows_test])
     frame.loc[outside, "x"] = 1e6
     frame.loc[outside, "z"] = np.nan
     frame.loc[outside, "colour"] = "a colour never seen in training"
-    moved = make_split(encode_table(frame, "y", "t"), 0)
+    moved = make_split(encode_table(frame, "y", "t", apart), 0)
     assert (moved.rows_train == split.rows_train).all()
     assert torch.equal(moved.x_train, split.x_train)
     assert moved.x_test[:, 3:].abs().sum() == 0  # an unseen category is none of the known ones

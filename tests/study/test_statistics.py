@@ -9,10 +9,10 @@ import pytest
 from jaxtyping import TypeCheckError
 from scipy import stats
 
-from lossmith.study.power import accuracy_spread, recommended_seeds, what_can_be_shown
-from lossmith.study.sequential import anytime_t
-from lossmith.study.signed_rank import fewest_pairs, signed_rank
-from lossmith.study.statistics import compare, corrected_t, holm, what_p_means
+from lossmith.study.statistics.paired import compare, corrected_t, holm, what_p_means
+from lossmith.study.statistics.power import accuracy_spread, recommended_seeds, what_can_be_shown
+from lossmith.study.statistics.sequential import anytime_t
+from lossmith.study.statistics.signed_rank import fewest_pairs, signed_rank
 
 SIZES = {"train_size": 800, "test_size": 100}
 

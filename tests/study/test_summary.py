@@ -8,12 +8,12 @@ import pytest
 from scipy import stats
 
 from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data
-from lossmith.study import words as say
-from lossmith.study.bayes import correlated_t
-from lossmith.study.metrics import METRICS
-from lossmith.study.splits import make_split
-from lossmith.study.statistics import Test
-from lossmith.study.summary import Summary, prospect, sizes
+from lossmith.study.data.splits import make_split
+from lossmith.study.report import words as say
+from lossmith.study.statistics.bayes import correlated_t
+from lossmith.study.statistics.paired import Test
+from lossmith.study.summary import Sizes, Summary, prospect, sizes
+from lossmith.study.training.metrics import METRICS
 
 from .made_up import around, result
 
@@ -27,7 +27,7 @@ def test_sizes_are_those_of_a_split(imbalance, fractions):
     validation, test = fractions
     spec = StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=imbalance, validation=validation, test=test)
     split = make_split(wine, 3, imbalance=imbalance, validation=validation, test=test)
-    found = sizes(spec, wine.describe()["class_counts"])
+    found = sizes(spec, wine)
     assert (found.train, found.validation, found.test) == (len(split.y_train), len(split.y_validation), len(split.y_test))
 
 
@@ -71,7 +71,7 @@ def test_one_seed_has_no_interval():
 
 def test_the_prospect_needs_something_to_compare():
     spec = StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),))
-    assert prospect(spec, sizes(spec, [60, 40])) is None
+    assert prospect(spec, Sizes(80, 10, 10)) is None
 
 
 def test_findings_begin_with_the_winners_and_say_how_much():
@@ -206,9 +206,10 @@ def test_what_can_be_seen_is_said_in_points_before_and_after():
     summary = Summary(made)
     effect = summary.prospect.smallest_effect
     between = f"{effect:.1f} points of accuracy to {2 * effect:.1f} points of accuracy"
-    assert say.seen(summary) == f"By the spread seen here, that is {between}: smaller ones may well have been missed."
+    told = f"{effect:.1f} deviations are {between}: smaller differences may well have been missed."
+    assert say.seen(summary) == f"By the spread seen here, {told}"
     points = 100 * effect * math.sqrt(0.05 / 10)
-    assert say.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy that is {points:.1f} points or more")
+    assert say.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy, {effect:.1f} deviations are {points:.1f} points")
     assert say.seen(Summary(result({"ce": around(0.8)}))) == ""
     one = Summary(result({"ce": [0.7], "gce": [0.8]}))
     assert say.seen(one) == say.beforehand(one.prospect, one.sizes) == ""

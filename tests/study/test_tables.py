@@ -52,15 +52,18 @@ def test_a_table_is_read(read: Callable[[pd.DataFrame, str], Dataset]) -> None:
     assert data.class_names == ("no", "yes")
     assert data.labels.tolist() == [int(i % 3 == 0) for i in range(ROWS)]
     assert {column.name: column.kind for column in data.columns} == {
-        "age": "numeric", "colour": "categorical", "member": "numeric", "since": "numeric",
+        "age": "numeric", "colour": "categorical", "member": "numeric", "since": "numeric", "since (month)": "numeric",
+        "since (day of the week)": "numeric",
     }  # fmt: skip
-    age, colour, member, since = data.features.T
+    age, colour, member, since, month, day = data.features.T
     assert np.isnan(age).tolist() == [i % 10 == 0 for i in range(ROWS)]
     assert np.isnan(colour).tolist() == [i % 7 == 0 for i in range(ROWS)]
     assert data.columns[1].categories == ("blue", "green", "red")
     assert [data.columns[1].categories[int(code)] for code in colour[1:3]] == ["green", "blue"]
     assert member.tolist() == [float(i % 2 == 0) for i in range(ROWS)]
     assert since[:2].tolist() == [18262.0, 18263.0]  # days from 1970-01-01 to 2020-01-01
+    assert month.tolist() == [1.0] * 31 + [2.0] * 29
+    assert day[:8].tolist() == [2, 3, 4, 5, 6, 0, 1, 2]  # 2020-01-01 was a Wednesday
 
 
 def test_every_decision_is_reported(read: Callable[[pd.DataFrame, str], Dataset]) -> None:
@@ -70,7 +73,7 @@ def test_every_decision_is_reported(read: Callable[[pd.DataFrame, str], Dataset]
         "name: left out as a name or free text, with 60 different values in 60 rows",
         "constant: left out, it is constant",
         "nothing: left out, it is always missing",
-        "since: dates, read as days since 1970-01-01",
+        "since: dates, read as days since 1970-01-01, month, day of the week",
         "missing values (age 6, colour 9)",
         "categorical columns",
     ):

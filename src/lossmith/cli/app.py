@@ -72,6 +72,8 @@ Examples:
       --objectives cross_entropy,gce:q=0.7,classification_mae --seeds 10
   lossmith compare --data patients.csv --target outcome \\
       --objectives cross_entropy,focal_loss:gamma=2 --metric balanced_accuracy
+  lossmith compare --data visits.csv --target ill --objectives ce,gce \\
+      --group patient --folds 5 --seeds 2 --time 90m
   lossmith compare --data my_data:load --model my_models:resnet \\
       --objectives ce,my_loss:my_loss --stop best
   lossmith compare --data wine --objectives ce,gce --dry-run      the plan alone

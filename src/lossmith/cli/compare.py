@@ -15,7 +15,7 @@ from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
 
 if TYPE_CHECKING:
     from lossmith.study import ObjectiveSpec, StudyResult, StudySpec
-    from lossmith.study.statistics import Comparison, Test
+    from lossmith.study.statistics.paired import Comparison, Test
     from lossmith.study.summary import Line, Summary
 
 FOLDER = Path("lossmith-report")
@@ -43,6 +43,14 @@ def compare(
     learning_rates: str = RATES,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    folds: int | None = None,
+    group: str | None = None,
+    split_column: str | None = None,
+    duplicates: str = "together",
+    clean_target: str | None = None,
+    clean_validation: bool = False,
+    no_references: bool = False,
+    time: str | None = None,
     test: str = "corrected_t",
     jobs: int | None = None,
     store: Path | None = None,
@@ -68,7 +76,24 @@ def compare(
         learning_rates: tried for every objective inside each seed, and chosen on validation.
         validation_fraction: of the rows.
         test_fraction: of the rows.
+        folds: K-fold cross-validation in place of random splits: every row is tested once a seed.
+            --folds 5 --seeds 2 makes 10 paired differences.
+        group: a column of a table, such as a patient: all rows with one value train, or validate, or test.
+            The study then speaks of new patients, not of new rows of known ones.
+        split_column: a column of a table with your own split: train, validation (or val), test.
+            Its test rows are the same for all seeds, and the claim is about them alone.
+        duplicates: rows of a table that are equal in every feature: together on one side of every split, or apart.
+            Apart is for tables whose rows coincide because their columns take few values.
+        clean_target: a column of a table with labels known to be right: --target is trained on, this scores test rows.
+            Scores against noisy labels favour fitting the noise.
+        clean_validation: let labels known to be right choose learning rates and epochs too: those of --clean-target,
+            or those without --noise.
+        no_references: on a table, leave out scikit-learn's logistic regression and gradient boosting beside the objectives.
+            When one of them is ahead of every objective, the report begins with it.
+        time: end in so much time: 90m, 1.5h, 1h30m. Seeds are finished one after the other, and whole ones are reported.
+            The same command goes on from there.
         test: corrected_t (new splits of rows like these), signed_rank (exact; splits of these very rows), or anytime_t (at any time).
+            With --split-column, where nothing is redrawn, corrected_t is the plain paired t-test.
         jobs: worker processes; one a processor when left out.
         store: where trials are kept; OUT/trials.sqlite when left out.
         out: folder of the report.
@@ -77,10 +102,12 @@ def compare(
     """
     need("compare", "lossmith compare")
     from lossmith import study
+    from lossmith.study.protocol import fitting_test
+    from lossmith.study.report.words import plan
     from lossmith.study.summary import prospect, sizes
-    from lossmith.study.words import plan
+    from lossmith.study.training.yardsticks import announced
 
-    tested = known_test(test)
+    wanted = known_test(test)
     spec = study.StudySpec(
         data=data,
         target=target,
@@ -96,14 +123,23 @@ def compare(
         learning_rates=_numbers("--learning-rates", learning_rates),
         validation=validation_fraction,
         test=test_fraction,
+        folds=folds,
+        group=group,
+        split_column=split_column,
+        clean_validation=clean_validation,
+        clean_target=clean_target,
+        references=not no_references,
+        time=None if time is None else study.parse_time(time),
+        duplicates=duplicates,
     )
-    dataset = study.load_data(data, target)
+    tested = fitting_test(spec, wanted)
+    dataset = spec.load()
     study.check(spec, dataset)
     described = dataset.describe()
-    rows = sizes(spec, described["class_counts"])
+    rows = sizes(spec, dataset)
     talk = console(stderr=as_json)
-    said = plan(spec, described, rows, tested, prospect(spec, rows, tested))
-    talk.print(fields([said[0], *(("", note) for note in described["notes"]), *said[1:]]))
+    said = plan(spec, described, rows, tested, prospect(spec, rows, tested), announced(spec, dataset))
+    talk.print(fields([said[0], *(("", note) for note in (*described["notes"], *described["warnings"])), *said[1:]]))
     if dry_run:
         talk.print("dry run: nothing was computed")
         return 0
@@ -116,7 +152,7 @@ def compare(
 def known_test(test: str) -> "Test":
     """The test of that name; refused before anything is computed when there is none."""
     from lossmith._checks import nearest
-    from lossmith.study.words import TESTS
+    from lossmith.study.report.words import TESTS
 
     if test not in TESTS:
         raise Problem(f"--test must be one of {', '.join(TESTS)}; got {test!r}{nearest(test, TESTS)}", USAGE)
@@ -125,7 +161,7 @@ def known_test(test: str) -> "Test":
 
 def present(result: "StudyResult", test: "Test", out: Path, *, as_json: bool) -> int:
     """Write the report, then print the table, or JSON."""
-    from lossmith.study.report import write_report
+    from lossmith.study.report.page import write_report
     from lossmith.study.summary import Summary
 
     summary = Summary(result, test)
@@ -189,12 +225,12 @@ def _run(spec: "StudySpec", path: Path, jobs: int | None) -> "StudyResult":
 
 
 def _print(summary: "Summary", page: Path) -> None:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     out, spec = console(), summary.spec
     unit = ", %" if words.percent(summary.metric) else ""
     where = words.setting(spec, summary.result.data["name"])
-    name = f"{where}: {summary.metric.title}{unit}, mean over {len(spec.seeds)} seeds [95 % interval]"
+    name = f"{where}: {summary.metric.title}{unit}, mean over {len(spec.draws)} {spec.unit}s [95 % interval]"
     declared, other = _declared_columns(summary), _other_columns(summary)
     out.print()
     if out.width >= WIDE:
@@ -202,8 +238,13 @@ def _print(summary: "Summary", page: Path) -> None:
     else:
         out.print(_table(summary, name, declared))
         out.print(_table(summary, "not declared, and so not tested", other))
+    for one in summary.standings:
+        reached = words.number(summary.metric, one.mean)
+        out.print(
+            Text(f"reference: {one.name} {reached}, {words.difference(summary.metric, one.comparison.mean_difference)} to {one.best}")
+        )
     out.print(Text(words.headline(summary), style="bold"))
-    for warning in summary.result.notes:
+    for warning in summary.notes:
         out.print(Text(f"warning: {warning}", style="yellow"))
     out.print(f"report: {page}")
 
@@ -221,7 +262,7 @@ def _table(summary: "Summary", title: str, columns: Sequence[tuple[str, list[Tex
 
 
 def _declared_columns(summary: "Summary") -> list[tuple[str, list[Text]]]:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     lines = summary.lines()
     found = [line.comparison for line in lines]
@@ -248,14 +289,14 @@ def _verdict(found: "Comparison | None") -> Text:
 
 
 def _estimate(summary: "Summary", line: "Line") -> Text:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     ends = words.mean_interval(summary.metric, line.estimate.low, line.estimate.high)
     return Text(f"{words.number(summary.metric, line.estimate.mean).removesuffix(' %')}\n{ends}")
 
 
 def _difference(summary: "Summary", found: "Comparison | None") -> Text:
-    from lossmith.study import words
+    from lossmith.study.report import words
 
     if found is None:
         return Text("")
@@ -265,9 +306,9 @@ def _difference(summary: "Summary", found: "Comparison | None") -> Text:
 def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from lossmith.study import words
-    from lossmith.study.metrics import METRICS
+    from lossmith.study.report import words
     from lossmith.study.spec import STOPS
+    from lossmith.study.training.metrics import METRICS
 
     tables = {
         stop: {
@@ -290,7 +331,11 @@ def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
         "declared": {"metric": summary.spec.metric, "stop": summary.spec.stop, "baseline": summary.baseline, "test": summary.test},
         "headline": words.headline(summary),
         "findings": [{"objective": label, "verdict": verdict, "text": text} for label, verdict, text in words.findings(summary)],
-        "warnings": summary.result.notes,
+        "references": [
+            {"name": one.name, "mean": one.mean, "best_objective": one.best, "comparison": asdict(one.comparison)}
+            for one in summary.standings
+        ],
+        "warnings": summary.notes,
         "results": tables,
         "report": str(page),
     }

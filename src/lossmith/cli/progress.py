@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 FEW = 3
-"""Trials after the first that are too few to tell the pace from."""
+"""Trials that are too few to tell the pace from."""
 
 SHARES = 10
 """How many lines at most a study prints where there is no terminal."""
@@ -23,7 +23,7 @@ class Progress:
         self.done = self.total = self.diverged = 0
         self._stored = 0
         self._said = -1
-        self._first = 0.0
+        self._started = 0.0
         self._bar: Bar | None = None
         if console.is_terminal:
             columns = (TextColumn("trials"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
@@ -42,10 +42,8 @@ class Progress:
     def __call__(self, done: int, total: int, record: dict[str, Any] | None) -> None:
         self.done, self.total = done, total
         if record is None:
-            self._stored = done
+            self._stored, self._started = done, time.monotonic()
         else:
-            if done - self._stored <= 1:
-                self._first = time.monotonic()
             self.diverged += record.get("status") == "diverged"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, left=self._note())
@@ -53,11 +51,11 @@ class Progress:
             self._line(first=record is None)
 
     def left(self) -> float | None:
-        """Seconds that remain at the pace since the first trial, which also started the workers; None while few say little."""
-        since = self.done - self._stored - 1
-        if since < FEW:
+        """Seconds that remain at the pace since the start: results come several at a time. None while few say little."""
+        since = self.done - self._stored
+        if since <= FEW:
             return None
-        return (time.monotonic() - self._first) / since * (self.total - self.done)
+        return (time.monotonic() - self._started) / since * (self.total - self.done)
 
     def _note(self) -> str:
         left = self.left()

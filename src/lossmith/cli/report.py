@@ -29,9 +29,10 @@ def report(
     """
     need("compare", "lossmith report")
     from lossmith.study import load
+    from lossmith.study.protocol import fitting_test
 
     tested = known_test(test)
     if study is not None and study < 1:
         raise Problem(f"--study counts from 1; got {study}", USAGE)
     result = load(store, -1 if study is None else study - 1)
-    return present(result, tested, store.parent if out is None else out, as_json=as_json)
+    return present(result, fitting_test(result.spec, tested), store.parent if out is None else out, as_json=as_json)

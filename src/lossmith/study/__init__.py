@@ -1,14 +1,15 @@
 """Compare objectives honestly: the same data, model, seeds and tuning budget for each."""
 
-from lossmith.study.corruption import Noise
-from lossmith.study.data import load_data
-from lossmith.study.dataset import Dataset
+from lossmith.study.budget import parse_time
+from lossmith.study.data.corruption import Noise
+from lossmith.study.data.dataset import Dataset, Roles
+from lossmith.study.data.sources import load_data
 from lossmith.study.engine import check, run
 from lossmith.study.errors import StudyError
 from lossmith.study.results import Curves, Outcome, StudyResult, load
 from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
 from lossmith.study.store import Store
-from lossmith.study.trial import run_trial
+from lossmith.study.training.trial import run_trial, run_trials
 
 __all__ = [
     "LEARNING_RATES",
@@ -17,6 +18,7 @@ __all__ = [
     "Noise",
     "ObjectiveSpec",
     "Outcome",
+    "Roles",
     "Store",
     "StudyError",
     "StudyResult",
@@ -25,6 +27,8 @@ __all__ = [
     "check",
     "load",
     "load_data",
+    "parse_time",
     "run",
     "run_trial",
+    "run_trials",
 ]

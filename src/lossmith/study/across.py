@@ -25,13 +25,13 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import stats
 
-from lossmith.study.bayes import Chances, bayesian_signed_rank_test, correlated_t
-from lossmith.study.power import count
-from lossmith.study.ranks import Method, Ranking, rank
-from lossmith.study.signed_rank import fewest_pairs, signed_rank
-from lossmith.study.statistics import Verdict, direction, holm, mean_and_error, rounded
+from lossmith.study.report.words import setting
+from lossmith.study.statistics.bayes import Chances, bayesian_signed_rank_test, correlated_t
+from lossmith.study.statistics.paired import Verdict, direction, holm, mean_and_error, rounded
+from lossmith.study.statistics.power import count
+from lossmith.study.statistics.ranks import Method, Ranking, rank
+from lossmith.study.statistics.signed_rank import fewest_pairs, signed_rank
 from lossmith.study.summary import Sizes, Summary
-from lossmith.study.words import setting
 
 Population = Literal["these", "alike"]
 
@@ -78,9 +78,11 @@ class StudyTable:
         if not summaries:
             raise ValueError("summaries: none; wanted 1 or more")
         first = summaries[0].spec
-        for summary in summaries[1:]:
+        for summary in summaries:
             spec = summary.spec
-            for what in ("objectives", "metric", "stop", "noise", "imbalance", "model"):
+            if spec.split_column is not None:
+                raise ValueError(f"summaries: {summary.result.data['name']} has a split of its own; wanted splits that seeds redraw")
+            for what in ("objectives", "metric", "stop", "noise", "imbalance", "model", "folds", "clean_validation"):
                 if getattr(spec, what) != getattr(first, what):
                     raise ValueError(f"summaries: {what} differs from study to study; wanted it declared alike, a table for each otherwise")
         prints = [summary.result.data["fingerprint"] for summary in summaries]

@@ -1,9 +1,11 @@
 """Running a study: what is missing from the store is computed by joblib's workers and stored as it arrives.
 
-The coordinating process alone writes. Each worker trains one trial at a time with one thread, so `jobs` is the number of busy
-processors. Another joblib backend (Dask, Ray, Spark) set by ``joblib.parallel_config`` is used when there is one.
+The coordinating process alone writes. Each worker trains one stack of trials at a time with one thread, so `jobs` is the number of busy
+processors. How trials are stacked is a matter of time alone: it moves none of their numbers. Another joblib backend (Dask, Ray, Spark)
+set by ``joblib.parallel_config`` is used when there is one.
 """
 
+import math
 import os
 import signal
 import sys
@@ -11,20 +13,27 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from lossmith.study.data import load_data
-from lossmith.study.dataset import Dataset
+from lossmith.study.budget import Budget, time_text
+from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
-from lossmith.study.trial import rehearse, run_trial
+from lossmith.study.training.objectives import ObjectiveSpec
+from lossmith.study.training.trial import rehearse, run_trials, worth_stacking
+from lossmith.study.training.yardsticks import Yardstick, measure, names, yardsticks
 
-_Answer = tuple[int, dict[str, Any] | None, tuple[str, str] | None]
+_Task = TrialSpec | Yardstick
+_Outcome = tuple[dict[str, Any] | None, tuple[str, str] | None]
+
+STACKS_A_WORKER = 4
+"""As many at least, if there are trials enough, so that no worker waits long for the last one."""
 
 OnProgress = Callable[[int, int, dict[str, Any] | None], None]
 """Called with the trials done (stored ones included), all trials, and the latest record; first with what was stored, and None."""
@@ -34,6 +43,9 @@ def run(
     spec: StudySpec, store_path: str | os.PathLike[str] | None = None, *, jobs: int | None = None, on_progress: OnProgress | None = None
 ) -> StudyResult:
     """Run a study, or what is left of it, and return what it found.
+
+    With a time budget (`StudySpec.time`) the seeds are finished one after the other, each for all objectives, and the result is that of
+    the whole seeds done in time; the same call goes on from there.
 
     Trials already in the store are not computed again, whichever study put them there. Interrupted (Ctrl-C, a kill, a power cut), the
     same call goes on where it stopped and ends with the same numbers.
@@ -53,21 +65,52 @@ def run(
         >>> result.values("accuracy").shape
         (2, 2)
     """
+    budget = Budget(spec.time)
     jobs = _checked_jobs(jobs)
-    dataset = load_data(spec.data, spec.target)
+    dataset = spec.load()
     check(spec, dataset)
-    trials = spec.trials(dataset.fingerprint)
-    asked = StoredStudy(spec, dataset.describe(), tuple(trial.key for trial in trials))
+    trials, references = spec.trials(dataset.fingerprint), yardsticks(spec, dataset)
+    everything = [*trials, *references]
+    described = {**dataset.describe(), "references": names(spec, dataset)}
+    asked = StoredStudy(spec, described, tuple(trial.key for trial in everything))
     with Store(store_path) as store:
         store.put_study(asked)
         known = store.known(asked.keys)
-        pending = [trial for trial in trials if trial.key not in known]
-        done = len(trials) - len(pending)
+        done = sum(trial.key in known for trial in everything)
         if on_progress is not None:
-            on_progress(done, len(trials), None)
-        if pending:
-            _compute(pending, dataset, store, min(jobs, len(pending)), done, on_progress)
+            on_progress(done, len(everything), None)
+        # references first: they are quick, and every seed that is done should have them
+        stacks: list[Sequence[_Task]] = [[one] for one in references if one.key not in known]
+        stacks += _stacks([trial for trial in trials if trial.key not in known], dataset, jobs, seed_by_seed=budget.limited)
+        with closing(_results(stacks, dataset, min(jobs, max(1, len(stacks))), budget)) as results:
+            for task, result in results:
+                store.put(task, result)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, len(everything), result)
+        if spec.time is not None:
+            asked = _finished(asked, everything, store)
         return load_result(asked, store)
+
+
+def _finished(asked: StoredStudy, trials: Sequence[TrialSpec | Yardstick], store: Store) -> StoredStudy:
+    """The part of a study whose seeds are whole, remembered as a study of its own when that is not all of it."""
+    known = store.known(asked.keys)
+    missing = {trial.seed for trial in trials if trial.key not in known}
+    if not missing:
+        return asked
+    spec = asked.spec
+    whole = tuple(seed for seed in spec.seeds if seed not in missing)
+    if not whole:
+        kept = "were done" if store.path is None else f"are kept in {store.name}, and the same command goes on from there"
+        raise StudyError(
+            f"--time {time_text(spec.time or 0)} was over before one seed was done for all objectives: "
+            f"{len(known)} of {len(trials)} trials {kept}"
+        )
+    keys = tuple(trial.key for trial in trials if trial.seed not in missing)
+    part = StoredStudy(replace(spec, seeds=whole, planned_seeds=spec.seeds), asked.data, keys)
+    store.put_study(part)
+    return part
 
 
 def check(spec: StudySpec, dataset: Dataset) -> None:
@@ -92,34 +135,69 @@ def _checked_jobs(jobs: int | None) -> int:
     return jobs
 
 
-def _compute(pending: list[TrialSpec], dataset: Dataset, store: Store, jobs: int, done: int, on_progress: OnProgress | None) -> None:
-    """Run the trials and store each result as it arrives."""
+def _results(
+    stacks: Sequence[Sequence[_Task]], dataset: Dataset, jobs: int, budget: Budget
+) -> Generator[tuple[_Task, dict[str, Any]], None, None]:
+    """What the stacks give, begun in their order and as many as the time allows; a task that fails is told of when all else is stored."""
     from joblib import Parallel, delayed
 
-    total = done + len(pending)
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    shipped = replace(dataset, notes=())
+    shipped = replace(dataset, notes=(), warnings=())
     home = (os.getpid(), tuple(sys.path))
-    answers = parallel(delayed(_work)(i, trial, shipped, home) for i, trial in enumerate(pending))
+    failed: StudyError | None = None
+
+    def calls() -> Iterator[Any]:
+        for number, stack in enumerate(stacks):
+            if failed is not None or not budget.allows(type(stack[0]), len(stack)):  # what is under way is stored, and nothing else begun
+                return
+            yield delayed(_work)(number, stack, shipped, home)
+
+    answers = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")(calls())
     try:
-        for i, result, failure in answers:
-            if failure is not None:
-                error = StudyError(f"trial {pending[i].objective.label}, seed {pending[i].seed}, learning rate "
-                                   f"{pending[i].learning_rate:g} failed: {failure[0]}")  # fmt: skip
-                error.add_note(failure[1])
-                raise error
-            store.put(pending[i], result)
-            done += 1
-            if on_progress is not None:
-                on_progress(done, total, result)
+        for number, outcomes in answers:
+            for task, (result, failure) in zip(stacks[number], outcomes, strict=True):
+                if failure is not None:
+                    failed = failed or _failed(task, failure)
+                    continue
+                budget.took(result["seconds"], type(task))
+                yield task, result
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joblib says that it cancels what was under way; so it should
             answers.close()
+    if failed is not None:
+        raise failed
 
 
-def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> _Answer:
-    """One trial in a worker: its number, and either its record or why it failed, as a line and as a traceback.
+def _failed(task: _Task, failure: tuple[str, str]) -> StudyError:
+    error = StudyError(f"trial {task.objective.label}, seed {task.seed}, learning rate {task.learning_rate:g} failed: {failure[0]}")
+    error.add_note(failure[1])
+    return error
+
+
+def _stacks(pending: Sequence[TrialSpec], dataset: Dataset, jobs: int, *, seed_by_seed: bool = False) -> list[list[TrialSpec]]:
+    """The trials that are trained together: of one objective, in parts of about equal size, in the order they were asked for.
+
+    Args:
+        pending: the trials.
+        dataset: the data.
+        jobs: how many workers share them.
+        seed_by_seed: whether a stack keeps to one seed, so that a study that ends early has whole seeds.
+    """
+    groups: dict[tuple[ObjectiveSpec, int | None], list[int]] = {}
+    for i, trial in enumerate(pending):
+        groups.setdefault((trial.objective, trial.seed if seed_by_seed else None), []).append(i)
+    first = {trial.objective: trial for trial in reversed(pending)}
+    largest = {objective: worth_stacking(trial, dataset) for objective, trial in first.items()}
+    fair = math.ceil(len(pending) / (STACKS_A_WORKER * jobs))
+    found = []
+    for (objective, _), numbers in groups.items():
+        pieces = math.ceil(len(numbers) / min(largest[objective], fair))
+        found += [numbers[len(numbers) * k // pieces : len(numbers) * (k + 1) // pieces] for k in range(pieces)]
+    return [[pending[i] for i in stack] for stack in sorted(found)]
+
+
+def _work(number: int, stack: Sequence[_Task], dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> tuple[int, list[_Outcome]]:
+    """A stack in a worker: its number, and of each task either the record or why it failed, as a line and as a traceback.
 
     `home` is the coordinator's process number and module path: workers that joblib keeps may have started before a folder was added.
     """
@@ -128,10 +206,23 @@ def _work(i: int, trial: TrialSpec, dataset: Dataset, home: tuple[int, tuple[str
         _serve(coordinator)
     if os.getpid() != coordinator:
         sys.path.extend(folder for folder in path if folder not in sys.path)
+    trials = [task for task in stack if isinstance(task, TrialSpec)]
+    outcomes = run_trials(trials, dataset) if trials else [_measured(task, dataset) for task in stack if isinstance(task, Yardstick)]
+    return number, [_plainly(outcome) for outcome in outcomes]
+
+
+def _measured(yardstick: Yardstick, dataset: Dataset) -> dict[str, Any] | Exception:
     try:
-        return i, run_trial(trial, dataset), None
-    except Exception as error:  # it must travel back as plain data: a user's exception may not unpickle
-        return i, None, (one_line(error), traceback.format_exc())
+        return measure(yardstick, dataset)
+    except Exception as error:  # as it comes with trials
+        return error
+
+
+def _plainly(outcome: dict[str, Any] | Exception) -> _Outcome:
+    """An outcome that can travel: a user's exception may not unpickle."""
+    if isinstance(outcome, Exception):
+        return None, (one_line(outcome), "".join(traceback.format_exception(outcome)))
+    return outcome, None
 
 
 @cache

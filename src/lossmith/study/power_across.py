@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from scipy import stats
 
 from lossmith.study.across import Population
-from lossmith.study.power import count, signed_rank_power
-from lossmith.study.signed_rank import fewest_pairs
-from lossmith.study.statistics import check_sizes
+from lossmith.study.statistics.paired import check_sizes
+from lossmith.study.statistics.power import count, signed_rank_power
+from lossmith.study.statistics.signed_rank import fewest_pairs
 
 _MOST_SEEDS, _MOST_DATA_SETS = 1000, 200
 _LARGEST_EFFECT = 1e4

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossmith.study.errors import StudyError
-from lossmith.study.metrics import METRICS
 from lossmith.study.spec import STOPS, StudySpec
 from lossmith.study.store import Store, StoredStudy
+from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.yardsticks import Reference, references
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an objective achieved on a seed, with the learning rate that the seed's validation rows chose.
+    """What an objective achieved on one split, with the learning rate that the split's validation rows chose.
 
     Attributes:
         objective: its label.
@@ -41,6 +42,7 @@ class Outcome:
         calibration: "raw", or "temperature" when the metrics of probabilities were taken after temperature scaling on validation.
         temperature: that temperature; 1 when raw.
         reliability: bins of test confidence, each with lower, upper, confidence, accuracy and count.
+        fold: which fold of the seed tested; None without folds.
     """
 
     objective: str
@@ -55,11 +57,12 @@ class Outcome:
     calibration: str
     temperature: float
     reliability: tuple[Mapping[str, float], ...]
+    fold: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """An objective's epochs with the chosen learning rates: one row a seed, one column an epoch, NaN after a divergence.
+    """An objective's epochs with the chosen learning rates: one row a split, one column an epoch, NaN after a divergence.
 
     Attributes:
         epochs: 0 (untrained) to the last.
@@ -81,8 +84,9 @@ class StudyResult:
         spec: what was asked.
         data: a description of the data (`Dataset.describe`).
         outcomes: by stop, objective and seed, in the order of the specification.
-        trials: every trial's record, by objective label, seed and learning rate.
+        trials: every trial's record, by objective label, number of the split (`StudySpec.draws`; the seed without folds) and learning rate.
         versions: the different sets of library versions the trials were computed with; one, unless the store was used across upgrades.
+        references: outside the comparison, see `lossmith.study.training.yardsticks`; empty where there are none.
     """
 
     spec: StudySpec
@@ -90,6 +94,7 @@ class StudyResult:
     outcomes: tuple[Outcome, ...]
     trials: Mapping[tuple[str, int, float], Mapping[str, Any]]
     versions: tuple[Mapping[str, str], ...]
+    references: tuple[Reference, ...] = ()
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -108,25 +113,30 @@ class StudyResult:
 
     @cached_property
     def _by_place(self) -> dict[tuple[str, str, int], Outcome]:
-        return {(outcome.stop, outcome.objective, outcome.seed): outcome for outcome in self.outcomes}
+        number = {place: draw for draw, place in self.spec.draws.items()}
+        return {(one.stop, one.objective, number[one.seed, one.fold]): one for one in self.outcomes}
 
-    def outcome(self, objective: str, seed: int, stop: str | None = None) -> Outcome:
-        """One outcome; `stop` is the study's own unless said otherwise."""
-        return self._by_place[stop or self.spec.stop, objective, seed]
+    def outcome(self, objective: str, draw: int, stop: str | None = None) -> Outcome:
+        """One outcome, by the number of its split (`StudySpec.draws`); `stop` is the study's own unless said otherwise."""
+        return self._by_place[stop or self.spec.stop, objective, draw]
+
+    def over(self, objective: str, stop: str | None = None) -> list[Outcome]:
+        """An objective's outcomes on all splits, in their order."""
+        return [self.outcome(objective, draw, stop) for draw in self.spec.draws]
 
     def values(self, metric: str | None = None, stop: str | None = None) -> NDArray[np.float64]:
-        """A metric on the test rows, `(objectives, seeds)`, aligned; the primary metric at the study's stop unless said otherwise."""
+        """A metric on the test rows, `(objectives, splits)`, aligned; the primary metric at the study's stop unless said otherwise."""
         name = metric or self.spec.metric
         if name not in METRICS:
             raise StudyError(f"metric must be one of {', '.join(METRICS)}; got {name!r}")
-        return np.array([[self.outcome(label, seed, stop).metrics[name] for seed in self.spec.seeds] for label in self.objectives])
+        return np.array([[outcome.metrics[name] for outcome in self.over(label, stop)] for label in self.objectives])
 
     def curves(self, objective: str, stop: str | None = None) -> Curves:
         """An objective's epochs, with the learning rate chosen for each seed at this stop."""
         length = self.spec.epochs + 1
-        loss, validation, test = (np.full((len(self.spec.seeds), length), np.nan) for _ in range(3))
-        for i, seed in enumerate(self.spec.seeds):
-            record = self.trials[objective, seed, self.outcome(objective, seed, stop).learning_rate]
+        loss, validation, test = (np.full((len(self.spec.draws), length), np.nan) for _ in range(3))
+        for i, draw in enumerate(self.spec.draws):
+            record = self.trials[objective, draw, self.outcome(objective, draw, stop).learning_rate]
             for entry in record["epochs"]:
                 loss[i, entry["epoch"]] = _number(entry["train_loss"])
                 validation[i, entry["epoch"]] = _number(entry["val"][self.spec.metric])
@@ -134,10 +144,10 @@ class StudyResult:
         return Curves(np.arange(length), loss, validation, test)
 
     def reliability(self, objective: str, stop: str | None = None) -> list[dict[str, float]]:
-        """The reliability bins of an objective, all seeds' test rows together."""
+        """The reliability bins of an objective, the test rows of all splits together."""
         together: dict[tuple[float, float], list[tuple[float, float, float]]] = {}
-        for seed in self.spec.seeds:
-            for row in self.outcome(objective, seed, stop).reliability:
+        for outcome in self.over(objective, stop):
+            for row in outcome.reliability:
                 entry = (row["count"], row["count"] * row["confidence"], row["count"] * row["accuracy"])
                 together.setdefault((row["lower"], row["upper"]), []).append(entry)
         bins = []
@@ -148,24 +158,24 @@ class StudyResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know before believing the numbers: no tuning, divergence, learning rates at the edge, mixed versions."""
-        rates, seeds = self.spec.learning_rates, len(self.spec.seeds)
-        notes = []
+        """What a reader must know before believing the numbers: the data, no tuning, divergence, rates at the edge, mixed versions."""
+        rates, counted = self.spec.learning_rates, f"{len(self.spec.draws)} {self.spec.unit}s"
+        notes = list(self.data.get("warnings", ()))
         if len(rates) == 1 and len(self.objectives) > 1:
             notes.append(
                 f"One learning rate, {rates[0]:g}, for every objective: each has a best rate of its own, so what is compared is objectives "
                 "at this rate. Give several --learning-rates to tune each."
             )
-        chosen = {label: [self.outcome(label, seed) for seed in self.spec.seeds] for label in self.objectives}
+        chosen = {label: self.over(label) for label in self.objectives}
         for label, outcomes in chosen.items():
             diverged = sum(outcome.status != "ok" for outcome in outcomes)
             if diverged:
-                notes.append(f"{label}: every learning rate diverged on {diverged} of {seeds} seeds, which have no result.")
+                notes.append(f"{label}: every learning rate diverged on {diverged} of {counted}, which have no result.")
         for extreme, rate in (("smallest", min(rates)), ("largest", max(rates))):
             there = {
                 label: sum(outcome.at_edge and outcome.learning_rate == rate for outcome in outcomes) for label, outcomes in chosen.items()
             }
-            often = [f"{label} ({count} of {seeds} seeds)" for label, count in there.items() if 2 * count > seeds]
+            often = [f"{label} ({count} of {counted})" for label, count in there.items() if 2 * count > len(self.spec.draws)]
             if often:
                 notes.append(
                     f"The chosen learning rate is the {extreme} tried, {rate:g}, for {', '.join(often)}. One beyond it may do better and "
@@ -182,7 +192,8 @@ class StudyResult:
 
         rows = [
             {
-                "stop": outcome.stop, "objective": outcome.objective, "seed": outcome.seed, "learning_rate": outcome.learning_rate,
+                "stop": outcome.stop, "objective": outcome.objective, "seed": outcome.seed,
+                **({} if outcome.fold is None else {"fold": outcome.fold}), "learning_rate": outcome.learning_rate,
                 "epoch": outcome.epoch, "status": outcome.status, "calibration": outcome.calibration, **outcome.metrics,
             }
             for outcome in self.outcomes
@@ -224,13 +235,15 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
     missing = len(set(study.keys) - records.keys())
     if missing:
         raise StudyError(f"{missing} of {len(study.keys)} trials are not in {store.name} yet; run the same study again to compute them")
-    places = product(spec.seeds, (objective.label for objective in spec.objectives), spec.learning_rates)
-    trials = {(label, seed, rate): records[key] for (seed, label, rate), key in zip(places, study.keys, strict=True)}
+    places = product(spec.draws, (objective.label for objective in spec.objectives), spec.learning_rates)
+    own = len(spec.draws) * len(spec.objectives) * len(spec.learning_rates)
+    trials = {(label, draw, rate): records[key] for (draw, label, rate), key in zip(places, study.keys[:own], strict=True)}
     outcomes = []
-    for stop, objective, seed in product(STOPS, spec.objectives, spec.seeds):
-        rate = select(spec, {rate: trials[objective.label, seed, rate] for rate in spec.learning_rates}, stop)
-        outcomes.append(_outcome(spec, objective.label, seed, stop, rate, trials[objective.label, seed, rate]))
-    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)))
+    for stop, objective, draw in product(STOPS, spec.objectives, spec.draws):
+        rate = select(spec, {rate: trials[objective.label, draw, rate] for rate in spec.learning_rates}, stop)
+        outcomes.append(_outcome(spec, objective.label, draw, stop, rate, trials[objective.label, draw, rate]))
+    beside = references(study.data.get("references", ()), [records[key] for key in study.keys[own:]])
+    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside)
 
 
 def select(spec: StudySpec, records: Mapping[float, Mapping[str, Any]], stop: str) -> float:
@@ -248,11 +261,13 @@ def select(spec: StudySpec, records: Mapping[float, Mapping[str, Any]], stop: st
     return min(records, key=rank)
 
 
-def _outcome(spec: StudySpec, label: str, seed: int, stop: str, rate: float, record: Mapping[str, Any]) -> Outcome:
+def _outcome(spec: StudySpec, label: str, draw: int, stop: str, rate: float, record: Mapping[str, Any]) -> Outcome:
     seen = record[stop]
+    seed, fold = spec.draws[draw]
     return Outcome(
         objective=label,
         seed=seed,
+        fold=fold,
         stop=stop,
         learning_rate=rate,
         metrics={name: _number(value) for name, value in seen["test"].items()},

@@ -10,14 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from lossmith._checks import nearest
-from lossmith.study.corruption import Noise
-from lossmith.study.dataset import Dataset
+from lossmith.study.budget import parse_time
+from lossmith.study.data.corruption import Noise
+from lossmith.study.data.dataset import Dataset, Roles
+from lossmith.study.data.sources import load_data
 from lossmith.study.errors import StudyError
-from lossmith.study.metrics import METRICS
-from lossmith.study.models import check_model
-from lossmith.study.objectives import ObjectiveSpec, source
 from lossmith.study.references import is_reference
+from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.models import check_model
+from lossmith.study.training.objectives import ObjectiveSpec, source
 
 PROTOCOL = 1
 """Version of the training protocol; a change of anything that moves a trial's numbers raises it, and old trials are left alone."""
@@ -31,6 +35,10 @@ OPTIMIZER = {"name": "AdamW", "weight_decay": 0.01, "schedule": "constant"}
 STOPS = ("last", "best")
 
 
+_UNUSED = {"folds": None, "fold": None, "clean_validation": False}
+"""Fields that the keys of trials stored by earlier versions do not have, and the values at which they stay out of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
     """One training run, completely: what is not in here does not change its numbers.
@@ -40,6 +48,8 @@ class TrialSpec:
         model: name of the model, or ``module:function``; `model_source` is the hash of that function's file.
         objective: what is minimised; `objective_source` is the hash of the file that defines it.
         seed: draws the split, the corruption, the initial weights and the batches; nothing else does.
+        folds, fold: of a cross-validation, how many and which one tests; None where every seed draws one test set.
+        clean_validation: whether validation rows keep labels known to be right.
         metric: the primary metric, which is followed over the epochs and chooses the best one.
     """
 
@@ -57,10 +67,19 @@ class TrialSpec:
     metric: str
     seed: int
     learning_rate: float
+    folds: int | None = None
+    fold: int | None = None
+    clean_validation: bool = False
+
+    @property
+    def draw(self) -> int:
+        """The number of the split, which also draws the initial weights and the batches: a fold has its own."""
+        return self.seed if self.folds is None or self.fold is None else self.seed * self.folds + self.fold
 
     def as_dict(self) -> dict[str, Any]:
-        """A JSON-able form, the one that is hashed."""
+        """A JSON-able form, the one that is hashed; what a trial does not use is left out, so that keys outlive new options."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: value for name, value in plain.items() if name not in _UNUSED or value != _UNUSED[name]}
         plain["objective"] = self.objective.label
         plain["noise"] = None if self.noise is None else str(self.noise)
         return {"protocol": PROTOCOL, "optimizer": OPTIMIZER, **plain}
@@ -84,13 +103,23 @@ class StudySpec:
         objectives: what to compare, the first being the baseline.
         model: ``linear``, ``mlp``, ``cnn`` (images), or ``module:function``.
         noise: label noise of training and validation rows, see `Noise`.
-        imbalance: smallest class over largest among the training rows, see `lossmith.study.corruption.long_tail`.
+        imbalance: smallest class over largest among the training rows, see `lossmith.study.data.corruption.long_tail`.
         seeds: how many (0, 1, 2, ...), or which.
         metric: the primary metric, declared before the run: it selects learning rates and epochs, and it alone is tested.
         stop: which epoch the verdict is about: the "last", or the "best" on the validation rows. Both are always recorded.
         epochs, batch_size: of every trial.
         learning_rates: the tuning budget, the same for every objective, spent anew inside each seed.
         validation, test: fractions of the rows of each class.
+        folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
+        group: column of a table; rows with the same value stay on one side of every split.
+        split_column: column of a table with the user's own split: train, validation (or val), test.
+        clean_validation: whether learning rates and epochs are chosen by labels known to be right: without the added noise, and by
+            `clean_target` where there is one.
+        clean_target: column of a table with labels known to be right; test rows are scored by them.
+        references: whether scikit-learn's logistic regression and gradient boosting are run beside the objectives, on tables.
+        time: seconds, or a text such as ``90m``: how long the study may take; None for as long as it needs. Whole seeds count.
+        planned_seeds: the seeds that were asked for, of a study that its time cut short.
+        duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
     """
 
     data: str | Dataset
@@ -107,23 +136,61 @@ class StudySpec:
     learning_rates: tuple[float, ...] = LEARNING_RATES
     validation: float = 0.1
     test: float = 0.1
+    folds: int | None = None
+    group: str | None = None
+    split_column: str | None = None
+    clean_validation: bool = False
+    clean_target: str | None = None
+    references: bool = True
+    time: float | None = None
+    planned_seeds: tuple[int, ...] | None = None
+    duplicates: str = "together"
 
     def __post_init__(self) -> None:
         for name, value in _read(self).items():
             object.__setattr__(self, name, value)
         _check(self)
 
+    @property
+    def roles(self) -> Roles:
+        """What columns of a table are for, besides features and target."""
+        return Roles(group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates)
+
+    def load(self) -> Dataset:
+        """The data of the study."""
+        dataset = load_data(self.data, self.target, self.roles)
+        if dataset.parts is not None and self.split_column is None:
+            raise StudyError(f"data {dataset.name} bring their own split: say so with --split-column parts")
+        if dataset.parts is not None and (dataset.parts == 1).any() and self.validation != StudySpec.validation:
+            raise StudyError(f"--split-column {self.split_column} says which rows validate: leave out --validation-fraction")
+        if dataset.trusted is not None:
+            _check_trusted(self, dataset)
+        return dataset
+
+    @property
+    def draws(self) -> dict[int, tuple[int, int | None]]:
+        """The splits by number, each with its seed and its fold: the seeds as they are, or ``seed * folds + fold``."""
+        if self.folds is None:
+            return {seed: (seed, None) for seed in self.seeds}
+        return {seed * self.folds + fold: (seed, fold) for seed in self.seeds for fold in range(self.folds)}
+
+    @property
+    def unit(self) -> str:
+        """What one paired difference comes from: a "seed", or a "fold"."""
+        return "seed" if self.folds is None else "fold"
+
     def trials(self, fingerprint: str) -> list[TrialSpec]:
-        """Every trial of the study, seed by seed, on the data with this fingerprint."""
+        """Every trial of the study, seed by seed and fold by fold, on the data with this fingerprint."""
         model_source = check_model(self.model)
         sources = {objective: source(objective.name) for objective in self.objectives}
         return [
             TrialSpec(
                 data=fingerprint, model=self.model, model_source=model_source, objective=objective, objective_source=sources[objective],
                 noise=self.noise, imbalance=self.imbalance, validation=self.validation, test=self.test, epochs=self.epochs,
-                batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate,
+                batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate, folds=self.folds, fold=fold,
+                clean_validation=self.clean_validation,
             )
-            for seed in self.seeds
+            for seed, fold in self.draws.values()
             for objective in self.objectives
             for learning_rate in self.learning_rates
         ]  # fmt: skip
@@ -134,6 +201,7 @@ class StudySpec:
         plain["data"] = self.data if isinstance(self.data, str) else self.data.name
         plain["objectives"] = [{"name": objective.name, "hyper": dict(objective.hyper)} for objective in self.objectives]
         plain["noise"] = None if self.noise is None else str(self.noise)
+        plain = {name: value for name, value in plain.items() if name not in _LATER or value != _LATER[name]}
         return plain | {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
 
     @classmethod
@@ -147,18 +215,33 @@ class StudySpec:
     def selection_rule(self) -> str:
         """How learning rates and epochs are chosen, as a sentence."""
         better = "highest" if METRICS[self.metric].higher_is_better else "lowest"
-        noisy = " (whose labels carry the same noise as the training labels)" if self.noise else ""
+        noisy = ""
+        if self.clean_validation:
+            noisy = " (by labels known to be right)"
+        elif self.noise:
+            noisy = " (whose labels carry the same noise as the training labels)"
+        elif self.clean_target:
+            noisy = f" (by the labels to be learnt, not by {self.clean_target})"
         if len(self.learning_rates) == 1:
             return (
                 f"The learning rate is {self.learning_rates[0]:g} throughout; the best epoch is the earliest with the {better} "
-                f"{self.metric} on the seed's validation rows{noisy}. Test rows choose nothing."
+                f"{self.metric} on the {self.unit}'s validation rows{noisy}. Test rows choose nothing."
             )
         return (
-            f"For every objective and inside every seed, the learning rate is the one of {len(self.learning_rates)} "
-            f"({', '.join(f'{rate:g}' for rate in self.learning_rates)}) with the {better} {self.metric} on that seed's validation "
+            f"For every objective and inside every {self.unit}, the learning rate is the one of {len(self.learning_rates)} "
+            f"({', '.join(f'{rate:g}' for rate in self.learning_rates)}) with the {better} {self.metric} on that {self.unit}'s validation "
             f"rows{noisy}, at the last epoch for stop=last and at the best epoch for stop=best; ties go to the smaller learning rate and "
             "the earlier epoch, and a run that diverged is chosen only if all did. Test rows choose nothing."
         )
+
+
+_LATER = {
+    field.name: field.default
+    for field in fields(StudySpec)
+    if field.name
+    in ("folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates")
+}
+"""Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
 
 
 def _read(spec: StudySpec) -> dict[str, Any]:
@@ -167,9 +250,9 @@ def _read(spec: StudySpec) -> dict[str, Any]:
     if isinstance(data, tuple) and len(data) == 2:
         data = Dataset.from_arrays("arrays", *data)
     elif hasattr(data, "columns") and not isinstance(data, Dataset):
-        from lossmith.study.tables import encode_table
+        from lossmith.study.data.tables import encode_table
 
-        data = encode_table(data, spec.target, "table")
+        data = encode_table(data, spec.target, "table", spec.roles)
     given: Any = spec.objectives
     objectives = ObjectiveSpec.parse_list(given) if isinstance(given, str) else tuple(given)
     noise: Any = spec.noise
@@ -180,6 +263,8 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),
         "noise": Noise.parse(noise) if isinstance(noise, str) else noise,
         "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        "planned_seeds": None if spec.planned_seeds is None else tuple(spec.planned_seeds),
+        "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
         "learning_rates": tuple(float(rate) for rate in ([rates] if isinstance(rates, int | float) else rates)),
     }
 
@@ -213,8 +298,38 @@ def _check(spec: StudySpec) -> None:
         wanted(0 < getattr(spec, name) < 1, name, "a fraction in (0, 1)")
     if spec.validation + spec.test >= 1:
         raise StudyError(f"validation and test leave nothing to train on: {spec.validation} + {spec.test} must be < 1")
+    wanted(spec.folds is None or (whole(spec.folds) and spec.folds >= 2), "folds", "a whole number >= 2")
+    if spec.folds is not None and spec.test != StudySpec.test:
+        raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
+    if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
+        raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
+    if spec.clean_validation and spec.noise is None and spec.clean_target is None:
+        raise StudyError("--clean-validation needs labels that are not clean: it goes with --noise or --clean-target")
+    wanted(spec.time is None or 0 < spec.time < float("inf"), "time", "a length of time such as 90m, 1.5h or 1h30m")
+    if spec.split_column is not None:
+        for name, value, default in (("--folds", spec.folds, None), ("--test-fraction", spec.test, StudySpec.test)):
+            if value != default:
+                raise StudyError(f"--split-column {spec.split_column} says which rows are tested: leave out {name}")
     if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
         raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
+
+
+def _check_trusted(spec: StudySpec, dataset: Dataset) -> None:
+    """Refuse trusted labels that are missing where they are needed: in test rows, and for a clean validation in validation rows."""
+    trusted, parts = dataset.trusted, dataset.parts
+    if spec.clean_target is None:
+        raise StudyError(f"data {dataset.name} bring trusted labels: say so with --clean-target trusted")
+    needed = np.ones(len(dataset.labels), dtype=bool)
+    if parts is not None:
+        held_out = 1 if (parts == 1).any() else 0
+        needed = (parts == 2) | ((parts == held_out) & spec.clean_validation)
+    lacking = np.flatnonzero(needed & (np.asarray(trusted) < 0))
+    if len(lacking):
+        where = "any row may be tested" if parts is None else "they are tested or validated with"
+        raise StudyError(
+            f"--clean-target {spec.clean_target}: {len(lacking)} rows have no trusted label (first in row {int(lacking[0]) + 1}), and "
+            f"{where}: leave them out, or test on others by --split-column"
+        )
 
 
 def _repeated(values: Iterable[Any]) -> Any:

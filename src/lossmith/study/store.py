@@ -14,13 +14,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 import lossmith
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.spec import StudySpec, TrialSpec
+
+if TYPE_CHECKING:
+    from lossmith.study.training.yardsticks import Yardstick
 
 APPLICATION = 0x4C534D54  # "LSMT": marks the file as ours
 SCHEMA = 1
@@ -39,7 +42,8 @@ CREATE TABLE IF NOT EXISTS studies (
 
 
 class StoredStudy(NamedTuple):
-    """A study that was asked for: what, on data so described (`Dataset.describe`), and the keys of its trials in their order.
+    """A study that was asked for: what, on data so described (`Dataset.describe` and the names of the references), and the keys of its
+    trials in their order, those of the references last.
 
     With these it can be read again without the data, and without the modules its objectives and model come from.
     """
@@ -123,7 +127,7 @@ class Store:
             with self._plainly():
                 yield from self._connection.execute(query.format(",".join("?" * len(some))), some).fetchall()
 
-    def put(self, trial: TrialSpec, result: dict[str, Any]) -> None:
+    def put(self, trial: "TrialSpec | Yardstick", result: dict[str, Any]) -> None:
         """Keep a trial's result; a trial that is already there stays as it is."""
         asked, got = json.dumps(trial.as_dict(), sort_keys=True), json.dumps(_without_nan(result), allow_nan=False)
         versions = json.dumps(_versions(), sort_keys=True)

@@ -1,23 +1,27 @@
 """What a finished study says: means with intervals, differences to the baseline, and which of them are tested.
 
 One metric at one stop was declared before the run, and it alone gets p-values and verdicts. Every other number gets an interval and no
-verdict. Words are put to all this in :mod:`lossmith.study.words`.
+verdict. Words are put to all this in :mod:`lossmith.study.report.words`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
-from lossmith.study.bayes import Chances, correlated_t
-from lossmith.study.corruption import long_tail
-from lossmith.study.metrics import METRICS, Metric
-from lossmith.study.power import Prospect, what_can_be_shown
+from lossmith.study.data.dataset import Dataset
+from lossmith.study.data.splits import draw_rows
+from lossmith.study.protocol import fitting_test, time_note
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.spec import StudySpec
-from lossmith.study.statistics import Comparison, Test, compare, corrected_t, rounded
+from lossmith.study.standing import Standing, standings
+from lossmith.study.statistics.bayes import Chances, correlated_t
+from lossmith.study.statistics.paired import Comparison, Test, compare, corrected_t, rounded
+from lossmith.study.statistics.power import Prospect, what_can_be_shown
+from lossmith.study.training.metrics import METRICS, Metric
 
 ALPHA = 0.05
 """The share of studies in which a false winner is acceptable, and one less the level of every interval."""
@@ -26,29 +30,37 @@ ALPHA = 0.05
 ROPE = 0.01
 """A difference this small matters to nobody, unless said otherwise: one point of what is measured in percent."""
 
+FEW = 10
+"""Splits that are drawn to tell their sizes beforehand."""
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows that train, validate and test, for each seed."""
+    """Rows that train, validate and test, for each split; where groups make them differ, their means over the splits."""
 
     train: int
     validation: int
     test: int
 
+    @classmethod
+    def mean(cls, counts: Iterable[tuple[int, int, int]]) -> "Sizes":
+        """Of the counts (training, validation, test) of several splits."""
+        return cls(*(max(1, round(sum(column) / len(column))) for column in zip(*counts, strict=True)))
 
-def sizes(spec: StudySpec, class_counts: Sequence[int]) -> Sizes:
-    """The sizes of a seed's split: the same for every seed, since every class gives the same share each time."""
-    parts = [(max(1, round(spec.test * n)), max(1, round(spec.validation * n)), n) for n in class_counts]
-    labels = np.repeat(np.arange(len(parts)), [n - tested - held_out for tested, held_out, n in parts])
-    train = long_tail(labels, len(parts), spec.imbalance, np.random.default_rng(0))
-    return Sizes(len(train), sum(held_out for _, held_out, _ in parts), sum(tested for tested, _, _ in parts))
+
+def sizes(spec: StudySpec, dataset: Dataset) -> Sizes:
+    """The sizes of the splits that a study will make, from the first few of them: where groups make them differ, it is by little."""
+    options = {name: getattr(spec, name) for name in ("imbalance", "validation", "test", "folds")}
+    drawn = (draw_rows(dataset, seed, fold=fold, **options) for seed, fold in islice(spec.draws.values(), FEW))
+    return Sizes.mean((len(train), len(held_out), len(tested)) for train, held_out, tested in drawn)
 
 
 def prospect(spec: StudySpec, rows: Sizes, test: Test = "corrected_t") -> Prospect | None:
     """What the study can show; None when there is nothing to compare."""
     if len(spec.objectives) < 2:
         return None
-    return what_can_be_shown(len(spec.seeds), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test)
+    shown = what_can_be_shown(len(spec.draws), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test)
+    return replace(shown, unit=spec.unit)
 
 
 @dataclass(frozen=True)
@@ -89,13 +101,16 @@ class Summary:
 
     Attributes:
         result: the study.
-        test: how differences are tested.
+        test: how differences are tested; ``paired_t`` takes the place of ``corrected_t`` where all seeds share one split.
         stopped: for each objective that was ended early as hopeless, how many of the seeds, the first ones, it was run on.
     """
 
     result: StudyResult
     test: Test = "corrected_t"
     stopped: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test", fitting_test(self.result.spec, self.test))
 
     @property
     def spec(self) -> StudySpec:
@@ -115,13 +130,33 @@ class Summary:
         """The stop that was not declared."""
         return "best" if self.spec.stop == "last" else "last"
 
+    @property
+    def redrawn(self) -> bool:
+        """Whether seeds redraw the split, so that their rows overlap."""
+        return self.spec.split_column is None
+
     @cached_property
     def sizes(self) -> Sizes:
-        return sizes(self.spec, self.result.data["class_counts"])
+        rows = (record["rows"] for record in self.result.trials.values())
+        return Sizes.mean((row["train"], row["validation"], row["test"]) for row in rows)
 
     @cached_property
     def prospect(self) -> Prospect | None:
         return prospect(self.spec, self.sizes, self.test)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before believing the numbers."""
+        return [*time_note(self.spec, self.prospect), *self.result.notes]
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """The references beside the best objective, the best reference first."""
+        name, rows = self.spec.metric, self.sizes
+        values = {label: self._values(label, name, self.spec.stop) for label in self.result.objectives}
+        return standings(
+            self.result.references, values, name, train_size=rows.train, test_size=rows.test, alpha=ALPHA, test=self.test
+        )  # fmt: skip
 
     def lines(self, metric: str | None = None, stop: str | None = None) -> list[Line]:
         """Every objective in one metric at one stop, the baseline first; the primary metric at the declared stop unless said otherwise."""
@@ -153,22 +188,26 @@ class Summary:
             theirs = baseline[: len(ours)]
             if len(ours) > 1 and np.isfinite(ours).all() and np.isfinite(theirs).all():
                 differences = sign * rounded(ours, theirs)
-                found[label] = correlated_t(differences, train_size=self.sizes.train, test_size=self.sizes.test, rope=self.rope)
+                found[label] = correlated_t(
+                    differences, train_size=self.sizes.train, test_size=self.sizes.test, rope=self.rope, overlap=self.redrawn
+                )
         return found
 
     def _values(self, label: str, metric: str, stop: str) -> list[float]:
-        return [_value(self.result.outcome(label, seed, stop), metric) for seed in self.spec.seeds[: self.stopped.get(label)]]
+        return [_value(outcome, metric) for outcome in self.result.over(label, stop)[: self.stopped.get(label)]]
 
     def _estimate(self, label: str, metric: str, stop: str, values: tuple[float, ...]) -> Estimate:
         finite = np.array([value for value in values if math.isfinite(value)])
-        scaled = METRICS[metric].needs == "probabilities" and self.result.outcome(label, self.spec.seeds[0], stop).calibration != "raw"
+        scaled = METRICS[metric].needs == "probabilities" and self.result.over(label, stop)[0].calibration != "raw"
         mean = float(finite.mean()) if len(finite) else math.nan
         low, high = -math.inf, math.inf
         if len(finite) > 1:
             if np.ptp(finite) == 0:
                 low = high = mean  # the same on every seed: the rounding error of one row is for differences
             else:
-                _, lower, upper, _ = corrected_t(finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA)
+                _, lower, upper, _ = corrected_t(
+                    finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA, overlap=self.redrawn
+                )
                 low, high = _within(self._range(metric), float(lower), float(upper))
         return Estimate(values, mean, low, high, scaled)
 
@@ -179,11 +218,11 @@ class Summary:
 
     def at_edge(self, label: str, stop: str | None = None) -> int:
         """Seeds on which the chosen learning rate is the smallest or largest tried."""
-        return sum(self.result.outcome(label, seed, stop).at_edge for seed in self.spec.seeds)
+        return sum(outcome.at_edge for outcome in self.result.over(label, stop))
 
     def rates(self, label: str, stop: str | None = None) -> dict[float, int]:
         """How many seeds chose each learning rate."""
-        chosen = [self.result.outcome(label, seed, stop).learning_rate for seed in self.spec.seeds]
+        chosen = [outcome.learning_rate for outcome in self.result.over(label, stop)]
         return {rate: chosen.count(rate) for rate in self.spec.learning_rates}
 
 

@@ -1,0 +1,1 @@
+"""A study told: in plain words, plots and one HTML page."""

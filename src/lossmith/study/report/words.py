@@ -1,0 +1,333 @@
+"""A study in plain words: numbers with their unit, and the sentences that a report begins and ends with."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lossmith.study.budget import time_text
+from lossmith.study.protocol import counted, noise_limits, scope, scored_by, splitting, what_p_means
+from lossmith.study.spec import OPTIMIZER, StudySpec
+from lossmith.study.statistics.paired import Comparison, Test
+from lossmith.study.statistics.power import Prospect, accuracy_spread, count
+from lossmith.study.summary import ALPHA, Line, Sizes, Summary
+from lossmith.study.training.metrics import METRICS, SCALED, Metric
+
+EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
+MINUS = "−"
+ORDER = ("better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested")
+"""Verdicts as a summary lists them."""
+
+
+def number(metric: Metric, value: float) -> str:
+    """A value with its unit: a share of rows or a chance in percent, everything else as it is."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.1f} %" if percent(metric) else f"{value:.3f}"
+
+
+def difference(metric: Metric, value: float) -> str:
+    """A signed difference, in points of a hundredth for what is in percent."""
+    if not math.isfinite(value):
+        return "–"
+    scaled, digits = (100 * value, 1) if percent(metric) else (value, 3)
+    text = f"{abs(scaled):.{digits}f}"
+    sign = "±" if float(text) == 0 else "+" if scaled > 0 else MINUS
+    return sign + text
+
+
+def interval(metric: Metric, low: float, high: float) -> str:
+    """``[low, high]`` of differences; what cannot be said is said so."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    return f"[{difference(metric, low)}, {difference(metric, high)}]"
+
+
+def mean_interval(metric: Metric, low: float, high: float) -> str:
+    """``[low, high]`` of values."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    scale, digits = (100, 1) if percent(metric) else (1, 3)
+    return f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "not tested"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def percent(metric: Metric) -> bool:
+    """Whether the metric reads best in percent."""
+    return metric.needs in ("labels", "scores")
+
+
+def setting(spec: StudySpec, data: str) -> str:
+    """``digits with 40 % symmetric label noise``."""
+    parts = []
+    if spec.noise is not None:
+        parts.append(f"{100 * spec.noise.rate:g} % {spec.noise.kind} label noise")
+    if spec.imbalance is not None:
+        parts.append(f"classes thinned {1 / spec.imbalance:.3g} : 1")
+    return data + (f" with {' and '.join(parts)}" if parts else "")
+
+
+def headline(summary: Summary) -> str:
+    """The whole study in a sentence, after one that says so where a reference outside the comparison is ahead of every objective."""
+    return f"{_outdone(summary)} {_compared(summary)}".lstrip()
+
+
+def _outdone(summary: Summary) -> str:
+    if not summary.standings or not summary.standings[0].ahead:
+        return ""
+    first, metric = summary.standings[0], summary.metric
+    verb = "does better than" if first.surely else "is ahead of"
+    bounds = "no interval"
+    if math.isfinite(first.comparison.low):
+        tail = "" if first.surely else ", which leaves no difference possible"
+        bounds = f"95 % interval {_ends(metric, first.comparison)}{tail}"
+    return (
+        f"{first.name[0].upper()}{first.name[1:]}, a reference outside the comparison, {verb} every objective here: "
+        f"{number(metric, first.mean)} {metric.title} against {number(metric, first.best_mean)} for {first.best}, the best of them "
+        f"(difference {_signed(metric, first.comparison)}, {bounds})."
+    )
+
+
+def _compared(summary: Summary) -> str:
+    where = f"On {setting(summary.spec, summary.result.data['name'])}, {EPOCHS[summary.spec.stop]}"
+    compared = {line.objective: line.comparison.verdict for line in summary.lines() if line.comparison}
+    verdicts = list(compared.values())
+    if not verdicts:
+        line = summary.lines()[0]
+        reached = number(summary.metric, line.estimate.mean)
+        return f"{where}, {line.objective} reaches {reached} {summary.metric.title}.{scope(summary.spec)}"
+    of = len(verdicts) if len(verdicts) > 1 else next(iter(compared))
+    said = []
+    for verdict in ORDER:
+        if n := verdicts.count(verdict):
+            who = _count(n, of)
+            told = {
+                "no difference shown": f"for {who} no difference is shown",
+                "hopeless": f"{who} {'was' if n == 1 else 'were'} ended early as hopeless",
+                "failed": f"{who} could not be compared",
+            }
+            said.append(told.get(verdict, f"{who} {'is' if n == 1 else 'are'} {verdict}"))
+    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}.{scope(summary.spec)}"
+
+
+def findings(summary: Summary) -> list[tuple[str, str, str]]:
+    """For each objective but the baseline, the winners first: its label, its verdict, and what was found, in a sentence or two."""
+    other = {line.objective: line for line in summary.lines(stop=summary.other_stop)}
+    found = [
+        (line.objective, line.comparison.verdict, f"{_finding(summary, line)} {_elsewhere(summary, other[line.objective])}".rstrip())
+        for line in summary.lines()
+        if line.comparison is not None
+    ]
+    return sorted(found, key=lambda one: ORDER.index(one[1]))
+
+
+def _finding(summary: Summary, line: Line) -> str:
+    metric, found = summary.metric, line.comparison
+    assert found is not None
+    where, name, base = EPOCHS[summary.spec.stop], line.objective, summary.baseline
+    if found.verdict == "identical":
+        return f"{name} is identical to {base} on every {summary.spec.unit}."
+    if found.verdict == "failed":
+        return f"{name} could not be compared with {base}: {found.note}."
+    bounds = f"95 % interval {_ends(metric, found)}" if math.isfinite(found.low) else "no interval"
+    evidence = f"({bounds}, adjusted p {_p(found.p_adjusted)})"
+    size = _points(metric, abs(found.mean_difference))
+    if found.verdict == "hopeless":
+        return (
+            f"{name} was ended after {count(found.n, summary.spec.unit)}: the advantage over {base} that the study was to find is "
+            f"excluded. The difference until then is {_signed(metric, found)} ({bounds}, which holds whenever one stops)."
+        )
+    if found.verdict in ("better", "worse"):
+        verb = "beats" if found.verdict == "better" else "loses to"
+        said = f"{name} {verb} {base} {where} by {size} {evidence}."
+    else:
+        said = f"No difference between {name} and {base} is shown {where}: {_signed(metric, found)} {evidence}."
+        if found.low > 0 or found.high < 0:
+            said += " The interval, taken alone, leaves out 0; counted among all the comparisons made, that is too little."
+    return said + (f" Note: {found.note}." if found.note else "")
+
+
+def _elsewhere(summary: Summary, line: Line) -> str:
+    """The same at the other stop, which was not declared and so gets no verdict."""
+    metric, found, where = summary.metric, line.comparison, EPOCHS[summary.other_stop]
+    assert found is not None
+    if not math.isfinite(found.low):
+        return ""
+    return f"{where[0].upper()}{where[1:]} the difference is {_signed(metric, found)} ({_ends(metric, found)}; not tested)."
+
+
+def _ends(metric: Metric, found: Comparison) -> str:
+    return f"{difference(metric, found.low)} to {difference(metric, found.high)}"
+
+
+def _signed(metric: Metric, found: Comparison) -> str:
+    return difference(metric, found.mean_difference) + (" points" if percent(metric) else "")
+
+
+def _points(metric: Metric, value: float) -> str:
+    return f"{100 * value:.1f} points of {metric.title}" if percent(metric) else f"{value:.3f} in {metric.title}"
+
+
+def _p(p: float | None) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _count(n: int, of: int | str) -> str:
+    """``2 of 4``, ``both``, ``all 4``; the only objective there is by its name."""
+    if isinstance(of, str):
+        return of
+    if n < of:
+        return f"{n} of {of}"
+    return "both" if of == 2 else f"all {of}"
+
+
+def plan(
+    spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None, references: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """What is about to be run and what it could show, said before it starts, as names and values."""
+    trials = len(spec.objectives) * len(spec.draws) * len(spec.learning_rates)
+    counts = " x ".join((count(len(spec.objectives), "objective"), counted(spec), count(len(spec.learning_rates), "learning rate")))
+    better = "higher" if METRICS[spec.metric].higher_is_better else "lower"
+    said = [
+        ("data", f"{setting(spec, data['name'])}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
+        ("split", splitting(spec, rows)),
+        ("trials", f"{trials} = {counts}, {spec.epochs} epochs each, model {spec.model}"),
+        (
+            "declared",
+            f"{METRICS[spec.metric].title} ({better} is better) {EPOCHS[spec.stop]}, against {spec.objectives[0].label}; "
+            "only this is tested",
+        ),
+        ("selection", spec.selection_rule),
+    ]
+    if references:
+        said.append(("references", f"{'; '.join(references)}: scikit-learn's, on the same splits, outside the comparison"))
+    if spec.time is not None:
+        said.append(
+            ("time", f"at most {time_text(spec.time)}, give or take the trials under way: each seed is finished for all objectives before "
+                     "the next, and only whole seeds are reported")
+        )  # fmt: skip
+    if prospect is None:
+        return [*said, ("power", "one objective: there is nothing to compare")]
+    reach = "can" if prospect.can_reach_alpha else "cannot"
+    guess = beforehand(prospect, rows) if spec.metric == "accuracy" else ""
+    said.append(("power", f"An adjusted p-value {reach} fall below {ALPHA:g}. {prospect.sentence} {guess}".rstrip()))
+    said.append(("p-values", what_p_means(spec, test)))
+    return said
+
+
+def beforehand(prospect: Prospect, rows: Sizes, disagreement: float = 0.05) -> str:
+    """The smallest difference in accuracy that would be found, in points, guessed before there are trials; empty where there is none."""
+    if not math.isfinite(prospect.smallest_effect):
+        return ""
+    points = 100 * prospect.in_units(accuracy_spread(disagreement, rows.test))
+    return (
+        f"In accuracy, {prospect.smallest_effect:.1f} deviations are {points:.1f} points or more if, of two networks, one is right and the "
+        f"other wrong on {100 * disagreement:g} % of the test rows."
+    )
+
+
+def seen(summary: Summary) -> str:
+    """The smallest difference that would have been found, in the metric's unit, by the spread that was seen; empty where there is none."""
+    spreads = sorted(
+        line.comparison.standard_deviation
+        for line in summary.lines()
+        if line.comparison is not None and line.comparison.standard_deviation > 0
+    )
+    if summary.prospect is None or not spreads or not math.isfinite(summary.prospect.smallest_effect):
+        return ""
+    low, high = (_points(summary.metric, summary.prospect.in_units(spread)) for spread in (spreads[0], spreads[-1]))
+    between = low if low == high else f"{low} to {high}"
+    deviations = f"{summary.prospect.smallest_effect:.1f} deviations"
+    return f"By the spread seen here, {deviations} are {between}: smaller differences may well have been missed."
+
+
+def chances(summary: Summary) -> list[tuple[str, tuple[str, str, str]]]:
+    """For each objective the posterior probabilities, in percent, that it is worse, equivalent and better; none where no rope is set."""
+    return [(label, (_chance(found.worse), _chance(found.equivalent), _chance(found.better))) for label, found in summary.chances().items()]
+
+
+def _chance(probability: float) -> str:
+    if 0 < probability < 0.01:
+        return "< 1 %"
+    return "> 99 %" if 0.99 < probability < 1 else f"{100 * probability:.0f} %"
+
+
+def protocol(summary: Summary) -> list[tuple[str, str]]:
+    """What was run, as names and values."""
+    spec, data, rows = summary.spec, summary.result.data, summary.sizes
+    trials = len(summary.result.trials)
+    seconds = sum(float(record.get("seconds") or 0) for record in summary.result.trials.values())
+    target = f", target {spec.target}" if spec.target else ""
+    found = [
+        ("data", f"{data['name']}{target}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
+        ("split", splitting(spec, rows)),
+        ("label noise", spec.noise.describe(clean_validation=spec.clean_validation) if spec.noise else "none added"),
+        (
+            "imbalance",
+            f"training classes thinned, the smallest to {spec.imbalance:g} of the largest" if spec.imbalance else "as in the data",
+        ),
+        ("labels", scored_by(spec)),
+        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
+        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
+        ("budget", f"{count(len(spec.learning_rates), 'learning rate')} for every objective and {spec.unit}: {_rates(spec)}"),
+        ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
+        ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
+        ("test", TESTS[summary.test]),
+        ("trials", f"{trials}, {_duration(seconds)} of computing in all"),
+        (
+            "versions",
+            "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in summary.result.versions),
+        ),
+    ]
+    return found
+
+
+TESTS = {
+    "corrected_t": "paired t-test corrected for overlapping training sets (Nadeau & Bengio 2003), Holm over all comparisons, two-sided",
+    "paired_t": "paired t-test over seeds that share one split, Holm over all comparisons, two-sided",
+    "signed_rank": "exact signed-rank test over seeds, Holm over all comparisons, two-sided",
+    "anytime_t": (
+        "paired t-test that holds after any number of seeds, corrected for overlapping training sets, Holm over all comparisons, two-sided"
+    ),
+}
+
+
+def _rates(spec: StudySpec) -> str:
+    return ", ".join(f"{rate:g}" for rate in spec.learning_rates)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def limits(summary: Summary) -> list[str]:
+    """What the study does not show."""
+    spec = summary.spec
+    said = [
+        what_p_means(spec, summary.test),
+        f"One data set, one model ({spec.model}), {spec.epochs} epochs: another of any of these may order the objectives otherwise.",
+        f"{'Only the learning rate' if len(spec.learning_rates) > 1 else 'Nothing'} was tuned. "
+        "Hyper-parameters of the objectives were taken as given, and a better value may exist for any.",
+        f"Only {summary.metric.title} {EPOCHS[spec.stop]} was declared and tested. All other intervals are single ones, not adjusted for "
+        "their number: among many, some leave out 0 by chance, and none is a verdict.",
+        "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
+    ]
+    if spec.noise is not None:
+        said.append(
+            "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise "
+            "does not promise robustness to another."
+        )
+    said += noise_limits(spec)
+    if any(line.estimate.scaled for line in summary.lines("log_loss")):
+        said.append(
+            f"Objectives that do not predict probabilities have log loss, Brier score, ECE and AURC {SCALED}, marked T; beside raw ones "
+            "they are not the same quantity."
+        )
+    return said

@@ -1,0 +1,1 @@
+"""What paired differences can show: tests, posteriors, rankings, and what they could show beforehand."""

@@ -1,0 +1,1 @@
+"""One trial: a model trained with an objective on a split, and measured."""

@@ -1,0 +1,194 @@
+"""Trials trained in step: what a batch costs beside its matrix products is paid once for all of them.
+
+Trials take their batches at the same time. Those that minimise the same objective have it evaluated in one call on the logits of all,
+where that gives the bits that one call each gives; every other objective is called trial by trial, with the state, the row numbers and the
+random numbers that are that trial's own. No number of a trial depends on which others were trained beside it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lossmith.study.data.splits import Split
+from lossmith.study.training.chain import Chain, Layer, Scratch, same_bits
+from lossmith.study.training.criterion import Criterion
+from lossmith.study.training.objectives import ObjectiveSpec
+
+if TYPE_CHECKING:
+    from lossmith.study.training.trial import Run
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Features, labels, and the numbers of the rows within the training set."""
+
+
+def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """One pass over the training rows in a new order, in batches of equal size, give or take one."""
+    order = torch.randperm(len(split.y_train), generator=generator)
+    pieces = math.ceil(len(order) / batch_size)
+    yield from zip(
+        split.x_train[order].tensor_split(pieces), split.y_train[order].tensor_split(pieces), order.tensor_split(pieces), strict=True
+    )
+
+
+def batch_sizes(n: int, batch_size: int) -> set[int]:
+    """The sizes of those batches."""
+    pieces = math.ceil(n / batch_size)
+    return {n // pieces, -(-n // pieces)}
+
+
+def can_stack(run: "Run", layers: Sequence[Layer] | None) -> bool:
+    """Whether a run can be trained in step with others, its numbers unmoved: by what its model and its objective are."""
+    if layers is None or any(True for _ in run.criterion.parameters()):
+        return False
+    return all(same_bits(layers, n) for n in batch_sizes(len(run.split.y_train), run.trial.batch_size))
+
+
+def train_stack(runs: Sequence["Run"], layers: Sequence[Sequence[Layer]]) -> None:
+    """Train runs that `can_stack`, with these layers, equally many training rows, epochs and batches, to the end.
+
+    A run that fails keeps the exception as its `failure` and leaves; a run that diverges leaves after its epoch; the others go on.
+    """
+    scratch = Scratch()
+    feeds: dict[int, _Feed] = {}
+    members = [
+        _Member(run, Chain(own, run.trial.learning_rate, scratch), feeds.setdefault(id(run.split), _Feed(run)))
+        for run, own in zip(runs, layers, strict=True)
+    ]
+    often = Counter(run.trial.objective for run in runs)
+    members = [member for member in members if member.guarded(member.run.begin)]
+    members = [member for member in members if member.guarded(member.settle, often[member.run.trial.objective])]
+    for epoch in range(1, runs[0].trial.epochs + 1):
+        if not members:
+            return
+        for feed in {id(member.feed): member.feed for member in members}.values():
+            feed.turn()
+        members = _epoch(members)
+        members = [member for member in members if member.guarded(member.finish, epoch) and member.run.status == "ok"]
+
+
+class _Feed:
+    """The batches of one seed, for all runs of that seed."""
+
+    def __init__(self, run: "Run") -> None:
+        self._split, self._size, self._generator = run.split, run.trial.batch_size, run.batches
+        self.rows = len(run.split.y_train)
+
+    def turn(self) -> None:
+        """Draw the order of another epoch."""
+        self.batches = [(x.flatten(1), y, index) for x, y, index in batches(self._split, self._size, self._generator)]
+
+
+class _Member:
+    """A run in a stack."""
+
+    def __init__(self, run: "Run", chain: Chain, feed: _Feed) -> None:
+        self.run, self.chain, self.feed = run, chain, feed
+        self.random = run.random_state()
+        self.logits = self.gradient = torch.empty(0)
+        self.total = 0.0
+        self.by_rows = False
+
+    def guarded(self, action: Callable[..., None], *arguments: int) -> bool:
+        """Whether an action on behalf of this run went well; what it raised otherwise is the run's failure."""
+        try:
+            action(*arguments)
+        except Exception as error:  # a user's objective or model may raise anything
+            self.run.failure = error
+        return self.run.failure is None
+
+    def settle(self, often: int) -> None:
+        """Find out whether the objective, that of so many members, can be evaluated for all of them in one call."""
+        if often > 1 and self.run.criterion.by_rows:
+            sizes = batch_sizes(self.feed.rows, self.run.trial.batch_size)
+            # 15 rows are all end of an array, and many small batches find what is seldom rounded otherwise there
+            tried = [(15, 64), *((n, 4) for n in sizes)]
+            self.by_rows = all(same_rows(self.run.trial.objective, self.run.n_classes, n, k) for n, k in tried)
+
+    def finish(self, epoch: int) -> None:
+        self.run.finish(epoch, self.total / self.feed.rows)
+
+    def forward(self, i: int) -> None:
+        """The logits of batch i."""
+        self.logits = self.chain.forward(self.feed.batches[i][0])
+
+    def evaluate(self, i: int) -> None:
+        """The objective and its gradient on the logits of batch i alone, with the random numbers of this run."""
+        _, target, index = self.feed.batches[i]
+        torch.set_rng_state(self.random)
+        logits = self.logits.clone().requires_grad_()
+        loss = self.run.criterion(logits, target, index)
+        (self.gradient,) = torch.autograd.grad(loss, logits)
+        self.random = torch.get_rng_state()
+        self.total += loss.item() * len(target)
+
+    def step(self, i: int) -> None:
+        self.chain.step(self.feed.batches[i][0], self.gradient)
+
+
+def _epoch(members: list[_Member]) -> list[_Member]:
+    """One pass over the training rows; the members that came through."""
+    together, alone = _by_objective(members)
+    for member in members:
+        member.total = 0.0
+    for i in range(len(members[0].feed.batches)):
+        for member in members:
+            member.forward(i)
+        for group in together:
+            _evaluate_together(group, i)
+        if not all([member.guarded(member.evaluate, i) for member in alone]) or any(group[0].run.failure for group in together):
+            members, alone = ([member for member in some if member.run.failure is None] for some in (members, alone))
+            together = [group for group in together if group[0].run.failure is None]
+        for member in reversed(members):  # the latest logits are still in the cache
+            member.step(i)
+    return members
+
+
+def _by_objective(members: Sequence[_Member]) -> tuple[list[list[_Member]], list[_Member]]:
+    """The groups whose objective is evaluated in one call, and the members whose objective is not."""
+    groups: dict[tuple[ObjectiveSpec, int], list[_Member]] = {}
+    for member in members:
+        if member.by_rows:  # an objective that counts classes is another one for another training set
+            key = (member.run.trial.objective, id(member.feed) if member.run.criterion.counts else 0)
+            groups.setdefault(key, []).append(member)
+    return list(groups.values()), [member for member in members if not member.by_rows]
+
+
+def _evaluate_together(group: Sequence[_Member], i: int) -> None:
+    """The objective of a group and its gradient on the logits of batch i of each; if it fails, it fails all of them."""
+    logits = torch.stack([member.logits for member in group]).requires_grad_()
+    targets = torch.stack([member.feed.batches[i][1] for member in group])
+    try:
+        losses = group[0].run.criterion.of_batches(logits, targets)
+        (gradients,) = torch.autograd.grad(losses.sum(), logits)
+    except Exception as error:  # another package's objective may raise anything
+        for member in group:
+            member.run.failure = error
+        return
+    for member, gradient, loss in zip(group, gradients.unbind(), losses.tolist(), strict=True):
+        member.gradient = gradient
+        member.total += loss * targets.shape[1]
+
+
+@lru_cache(maxsize=1024)
+def same_rows(objective: ObjectiveSpec, n_classes: int, n: int, k: int) -> bool:
+    """Whether, on this machine and with this torch, one call for k batches of n rows gives the bits of a call each.
+
+    Tried on made-up logits. It need not be so: a power, for one, may be rounded otherwise at the end of an array than in its middle.
+    """
+    draw = torch.Generator().manual_seed(n)
+    criterion = Criterion(objective, torch.arange(1, n_classes + 1), n)
+    logits = (3 * torch.randn(k, n, n_classes, generator=draw)).requires_grad_()
+    targets = torch.randint(n_classes, (k, n), generator=draw)
+    losses = criterion.of_batches(logits, targets)
+    (gradients,) = torch.autograd.grad(losses.sum(), logits)
+    for z, target, loss, gradient in zip(logits.detach(), targets, losses, gradients, strict=True):
+        z = z.clone().requires_grad_()
+        wanted = criterion(z, target, torch.arange(n))
+        if not torch.equal(loss, wanted) or not torch.equal(gradient, *torch.autograd.grad(wanted, z)):
+            return False
+    return True
