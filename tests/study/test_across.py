@@ -10,11 +10,12 @@ from lossmith.study import Noise
 from lossmith.study.across import StudyTable, compare_across, what_is_claimed
 from lossmith.study.power_across import what_data_sets_can_show
 from lossmith.study.report import words_across as say
+from lossmith.study.sizes import Sizes
 from lossmith.study.statistics.bayes import bayesian_signed_rank_test, correlated_t
 from lossmith.study.statistics.paired import compare, holm
 from lossmith.study.statistics.power import what_can_be_shown
 from lossmith.study.statistics.signed_rank import signed_rank
-from lossmith.study.summary import Sizes, Summary
+from lossmith.study.summary import Summary
 
 from .made_up import around, result
 

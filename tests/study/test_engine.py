@@ -145,7 +145,7 @@ def test_a_killed_study_goes_on_where_it_stopped(tmp_path: Path, name: str, jobs
 KILLED_WITHIN_A_STACK = """
 import os, signal
 from lossmith import study
-from lossmith.study.training.trial import Run
+from lossmith.study.training.run import Run
 
 def finish(run, epoch, loss, real=Run.finish):
     if run.trial.objective.name != "cross_entropy" and epoch == 2:

@@ -16,8 +16,9 @@ from lossmith.study.data.splits import make_split
 from lossmith.study.protocol import fitting_test
 from lossmith.study.report import words as say
 from lossmith.study.report.page import command, render
+from lossmith.study.sizes import sizes
 from lossmith.study.statistics.paired import Test, corrected_t
-from lossmith.study.summary import Summary, prospect, sizes
+from lossmith.study.summary import Summary, prospect
 from lossmith.study.training.trial import split_of
 
 from .made_up import around, result
@@ -77,9 +78,9 @@ def test_a_fold_starts_from_weights_of_its_own(wine: Dataset) -> None:
     assert [(trial.seed, trial.fold) for trial in trials] == [(seed, fold) for seed in range(2) for fold in range(3)]
     assert [trial.draw for trial in trials] == list(range(6))
     from lossmith.study.training.models import build_model
-    from lossmith.study.training.trial import _torch_seed
+    from lossmith.study.training.run import torch_seed
 
-    weights = [build_model("linear", (13,), 3, _torch_seed(trial.draw, "weights"))[1].weight for trial in trials[:2]]
+    weights = [build_model("linear", (13,), 3, torch_seed(trial.draw, "weights"))[1].weight for trial in trials[:2]]
     assert not torch.equal(weights[0], weights[1])
     assert set(split_of(trials[0], wine).rows_test).isdisjoint(split_of(trials[1], wine).rows_test)
 

@@ -14,12 +14,12 @@ import pytest
 from scipy import stats
 
 from lossmith.study.across import StudyTable, compare_across
+from lossmith.study.sizes import Sizes
 from lossmith.study.statistics.paired import compare, corrected_t, holm
 from lossmith.study.statistics.power import recommended_seeds
 from lossmith.study.statistics.sequential import anytime_t, log_evidence_against_advantage
 from lossmith.study.statistics.signed_rank import null_distribution, rank_sums
 from lossmith.study.statistics.stopping import EFFECT, MISS
-from lossmith.study.summary import Sizes
 
 ROWS, TRAIN, TEST = 200, 160, 20
 SIZES = {"train_size": TRAIN, "test_size": TEST}

@@ -14,7 +14,8 @@ from lossmith._rows import of_log_prob
 from lossmith.card import Claims, objective
 from lossmith.study import Dataset, ObjectiveSpec, StudySpec, TrialSpec, load_data, run_trial, run_trials
 from lossmith.study.training import trial as trial_module
-from lossmith.study.training.stacked import batch_sizes, batches, same_rows
+from lossmith.study.training.run import batches
+from lossmith.study.training.stacked import batch_sizes, same_rows
 from lossmith.study.training.trial import split_of, worth_stacking
 
 MINE = "objectives_of_a_user"

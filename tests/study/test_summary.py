@@ -10,9 +10,10 @@ from scipy import stats
 from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data
 from lossmith.study.data.splits import make_split
 from lossmith.study.report import words as say
+from lossmith.study.sizes import Sizes, sizes
 from lossmith.study.statistics.bayes import correlated_t
 from lossmith.study.statistics.paired import Test
-from lossmith.study.summary import Sizes, Summary, prospect, sizes
+from lossmith.study.summary import Summary, prospect
 from lossmith.study.training.metrics import METRICS
 
 from .made_up import around, result

@@ -104,7 +104,8 @@ def compare(
     from lossmith import study
     from lossmith.study.protocol import fitting_test
     from lossmith.study.report.words import plan
-    from lossmith.study.summary import prospect, sizes
+    from lossmith.study.sizes import sizes
+    from lossmith.study.summary import prospect
     from lossmith.study.training.yardsticks import announced
 
     wanted = known_test(test)

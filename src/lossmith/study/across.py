@@ -26,12 +26,13 @@ import numpy as np
 from scipy import stats
 
 from lossmith.study.report.words import setting
+from lossmith.study.sizes import Sizes
 from lossmith.study.statistics.bayes import Chances, bayesian_signed_rank_test, correlated_t
 from lossmith.study.statistics.paired import Verdict, direction, holm, mean_and_error, rounded
 from lossmith.study.statistics.power import count
 from lossmith.study.statistics.ranks import Method, Ranking, rank
 from lossmith.study.statistics.signed_rank import fewest_pairs, signed_rank
-from lossmith.study.summary import Sizes, Summary
+from lossmith.study.summary import Summary
 
 Population = Literal["these", "alike"]
 
@@ -195,7 +196,7 @@ def compare_across(*tables: StudyTable, population: Population, alpha: float = 0
     Example:
         >>> import numpy as np
         >>> from lossmith.study.across import StudyTable, compare_across
-        >>> from lossmith.study.summary import Sizes
+        >>> from lossmith.study.sizes import Sizes
         >>> rng = np.random.default_rng(0)
         >>> def seeds(mean):
         ...     return rng.normal(mean, 0.01, 10)

@@ -1,16 +1,12 @@
 """What the way of splitting changes, in words: what is redrawn, what a p-value then speaks of, and which tests fit."""
 
-from typing import TYPE_CHECKING
-
 from lossmith.study.budget import time_text
 from lossmith.study.errors import StudyError
+from lossmith.study.sizes import Sizes
 from lossmith.study.spec import StudySpec
 from lossmith.study.statistics import paired
 from lossmith.study.statistics.paired import Test
 from lossmith.study.statistics.power import Prospect, count
-
-if TYPE_CHECKING:
-    from lossmith.study.summary import Sizes
 
 
 def fitting_test(spec: StudySpec, test: Test) -> Test:
@@ -31,7 +27,7 @@ def fitting_test(spec: StudySpec, test: Test) -> Test:
     return test
 
 
-def splitting(spec: StudySpec, rows: "Sizes") -> str:
+def splitting(spec: StudySpec, rows: Sizes) -> str:
     """How the rows are split, in a sentence."""
     each = f"{rows.train} training, {rows.validation} validation, {rows.test} test rows"
     together = "" if spec.group is None else f"; all rows with the same {spec.group} on one side"

@@ -5,17 +5,15 @@ verdict. Words are put to all this in :mod:`lossmith.study.report.words`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 
-from lossmith.study.data.dataset import Dataset
-from lossmith.study.data.splits import draw_rows
 from lossmith.study.protocol import fitting_test, time_note
 from lossmith.study.results import Outcome, StudyResult
+from lossmith.study.sizes import Sizes
 from lossmith.study.spec import StudySpec
 from lossmith.study.standing import Standing, standings
 from lossmith.study.statistics.bayes import Chances, correlated_t
@@ -29,30 +27,6 @@ ALPHA = 0.05
 
 ROPE = 0.01
 """A difference this small matters to nobody, unless said otherwise: one point of what is measured in percent."""
-
-FEW = 10
-"""Splits that are drawn to tell their sizes beforehand."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Rows that train, validate and test, for each split; where groups make them differ, their means over the splits."""
-
-    train: int
-    validation: int
-    test: int
-
-    @classmethod
-    def mean(cls, counts: Iterable[tuple[int, int, int]]) -> "Sizes":
-        """Of the counts (training, validation, test) of several splits."""
-        return cls(*(max(1, round(sum(column) / len(column))) for column in zip(*counts, strict=True)))
-
-
-def sizes(spec: StudySpec, dataset: Dataset) -> Sizes:
-    """The sizes of the splits that a study will make, from the first few of them: where groups make them differ, it is by little."""
-    options = {name: getattr(spec, name) for name in ("imbalance", "validation", "test", "folds")}
-    drawn = (draw_rows(dataset, seed, fold=fold, **options) for seed, fold in islice(spec.draws.values(), FEW))
-    return Sizes.mean((len(train), len(held_out), len(tested)) for train, held_out, tested in drawn)
 
 
 def prospect(spec: StudySpec, rows: Sizes, test: Test = "corrected_t") -> Prospect | None:

@@ -6,10 +6,11 @@ from typing import Any
 
 from lossmith.study.budget import time_text
 from lossmith.study.protocol import counted, noise_limits, scope, scored_by, splitting, what_p_means
+from lossmith.study.sizes import Sizes
 from lossmith.study.spec import OPTIMIZER, StudySpec
 from lossmith.study.statistics.paired import Comparison, Test
 from lossmith.study.statistics.power import Prospect, accuracy_spread, count
-from lossmith.study.summary import ALPHA, Line, Sizes, Summary
+from lossmith.study.summary import ALPHA, Line, Summary
 from lossmith.study.training.metrics import METRICS, SCALED, Metric
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}

@@ -7,32 +7,15 @@ random numbers that are that trial's own. No number of a trial depends on which 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from lossmith.study.data.splits import Split
-from lossmith.study.training.chain import Chain, Layer, Scratch, same_bits
+from lossmith.study.training.chain import Chain, Layer, Scratch, layers_of, same_bits
 from lossmith.study.training.criterion import Criterion
 from lossmith.study.training.objectives import ObjectiveSpec
-
-if TYPE_CHECKING:
-    from lossmith.study.training.trial import Run
-
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Features, labels, and the numbers of the rows within the training set."""
-
-
-def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """One pass over the training rows in a new order, in batches of equal size, give or take one."""
-    order = torch.randperm(len(split.y_train), generator=generator)
-    pieces = math.ceil(len(order) / batch_size)
-    yield from zip(
-        split.x_train[order].tensor_split(pieces), split.y_train[order].tensor_split(pieces), order.tensor_split(pieces), strict=True
-    )
+from lossmith.study.training.run import Run, batches
 
 
 def batch_sizes(n: int, batch_size: int) -> set[int]:
@@ -41,15 +24,17 @@ def batch_sizes(n: int, batch_size: int) -> set[int]:
     return {n // pieces, -(-n // pieces)}
 
 
-def can_stack(run: "Run", layers: Sequence[Layer] | None) -> bool:
-    """Whether a run can be trained in step with others, its numbers unmoved: by what its model and its objective are."""
+def stackable(run: Run) -> list[Layer] | None:
+    """The layers of a run's model, when it can be trained in step with others, its numbers unmoved: by what model and objective are."""
+    layers = layers_of(run.model, run.split.x_train.shape[1:])
     if layers is None or any(True for _ in run.criterion.parameters()):
-        return False
-    return all(same_bits(layers, n) for n in batch_sizes(len(run.split.y_train), run.trial.batch_size))
+        return None
+    alike = all(same_bits(layers, n) for n in batch_sizes(len(run.split.y_train), run.trial.batch_size))
+    return layers if alike else None
 
 
-def train_stack(runs: Sequence["Run"], layers: Sequence[Sequence[Layer]]) -> None:
-    """Train runs that `can_stack`, with these layers, equally many training rows, epochs and batches, to the end.
+def train_stack(runs: Sequence[Run], layers: Sequence[Sequence[Layer]]) -> None:
+    """Train runs that are `stackable`, with these layers, equally many training rows, epochs and batches, to the end.
 
     A run that fails keeps the exception as its `failure` and leaves; a run that diverges leaves after its epoch; the others go on.
     """
@@ -74,7 +59,7 @@ def train_stack(runs: Sequence["Run"], layers: Sequence[Sequence[Layer]]) -> Non
 class _Feed:
     """The batches of one seed, for all runs of that seed."""
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Run) -> None:
         self._split, self._size, self._generator = run.split, run.trial.batch_size, run.batches
         self.rows = len(run.split.y_train)
 
@@ -86,7 +71,7 @@ class _Feed:
 class _Member:
     """A run in a stack."""
 
-    def __init__(self, run: "Run", chain: Chain, feed: _Feed) -> None:
+    def __init__(self, run: Run, chain: Chain, feed: _Feed) -> None:
         self.run, self.chain, self.feed = run, chain, feed
         self.random = run.random_state()
         self.logits = self.gradient = torch.empty(0)
