@@ -24,7 +24,7 @@ class Range:
     plain: bool = False
 
     def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
+        above = value > self.low if self.open_low or math.isinf(self.low) else value >= self.low
         below = value < self.high if self.open_high or math.isinf(self.high) else value <= self.high
         return above and below and (not self.whole or value == int(value))
 

@@ -72,3 +72,7 @@ def test_errors_say_what_is_wrong() -> None:
         get_entropy("unheard_of(x=1)")
     with pytest.raises(TypeError, match="has no parameters"):
         get("kl", alpha=1.0)
+    for _ in range(2):  # before and after the name is known
+        with pytest.raises(TypeError, match=r"'skew_kl\(skew=0.77\)' has its parameters in its name; got skew"):
+            get("skew_kl(skew=0.77)", skew=0.5)
+        get("skew_kl(skew=0.77)")

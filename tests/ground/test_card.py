@@ -96,6 +96,7 @@ def test_claims_are_three_valued_and_remember_their_proof():
         (Range(0, 1), "[0, 1]", [0, 0.5, 1], [-1e-9, 1.1, math.nan]),
         (Range(0, 1, open_low=True, open_high=True), "(0, 1)", [0.5], [0, 1]),
         (Range(0), "[0, inf)", [0, 1e300], [-1, math.inf, math.nan]),
+        (Range(-math.inf), "(-inf, inf)", [-1e300, 0, 1e300], [-math.inf, math.inf, math.nan]),
         (Range(1, whole=True), "the whole numbers of [1, inf)", [1, 3, 3.0], [0, 2.5]),
         (Choice("a", "b"), "'a' | 'b'", ["a"], ["c"]),
     ],

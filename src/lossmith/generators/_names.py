@@ -78,16 +78,17 @@ class Registry(Generic[C]):
         """The one of that name; a family takes its parameters by keyword, or within the name."""
         if name in self.families:
             return self.families[name].function(**parameters)
-        if name in self._written_out and not parameters:
+        if parameters and (name in self.instances or "(" in name):
+            has = "its parameters in its name" if "(" in name else "no parameters"
+            raise TypeError(f"generators: the {self._what} {name!r} has {has}; got {', '.join(parameters)}")
+        if name in self._written_out:
             return self._written_out[name]
         if name not in self.instances:
             member = self._member(name)
             if member is None:
                 raise self._unknown(f"no {self._what} is called {name!r}{nearest(name, [*self.instances, *self.families])}")
             self._written_out[name] = member
-            return self.get(name, **parameters)
-        if parameters:
-            raise TypeError(f"generators: the {self._what} {name!r} has no parameters; got {', '.join(parameters)}")
+            return member
         return self.instances[name]
 
     def _member(self, name: str) -> C | None:
