@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lossmith
+from lossmith.classification import ensemble
 from lossmith.classification.ensemble import calibrated_slopes
 from lossmith.conformance.problems import leaf
 
@@ -58,11 +59,20 @@ def test_of_one_sample_the_slope_is_the_draw() -> None:
             assert found == pytest.approx(-min(1.0, size) - 1e-6, rel=1e-12)
 
 
-def test_with_logistic_slopes_the_gradient_is_cross_entropys() -> None:
+@pytest.mark.parametrize("power", [1e-3, 1e-6, -1e-9])
+def test_small_powers_are_near_the_exponential_in_float32(power) -> None:
+    e, margin = torch.randn(50, generator=seeded()), torch.linspace(-2, -1, 50)
+    keep = torch.ones(50, dtype=torch.bool)
+    found = calibrated_slopes(margin, keep, e, power)
+    torch.testing.assert_close(found.double(), calibrated_slopes(margin.double(), keep, e.double(), power), rtol=2e-6, atol=0)
+    torch.testing.assert_close(found, calibrated_slopes(margin, keep, e, 0.0), rtol=5 * abs(power) + 1e-6, atol=0)
+
+
+def test_with_logistic_slopes_the_gradient_is_cross_entropys(monkeypatch) -> None:
     """What is returned is slope times margin: with the slopes of the logistic loss, -sigmoid(-s), its gradient is that loss's."""
     z, t = leaf(torch.randn(50, generator=seeded(), dtype=torch.float64)), (torch.arange(50) % 2).double()
-    margin = (2 * t - 1) * z
-    (ours,) = torch.autograd.grad((-torch.sigmoid(-margin.detach()) * margin).mean(), z)
+    monkeypatch.setattr(ensemble, "calibrated_slopes", lambda margin, keep, draws, power: -torch.sigmoid(-margin))
+    (ours,) = torch.autograd.grad(lossmith.EnsLoss()(z, t), z)
     (theirs,) = torch.autograd.grad(lossmith.binary_cross_entropy(z, t), z)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
@@ -148,6 +158,7 @@ def test_it_compiles_with_torchs_own_random_numbers() -> None:
     [
         (lambda z, t: lossmith.EnsLoss()(z, t / 2), ValueError, "target must hold the answers 0 and 1.*; got 0.5"),
         (lambda z, t: lossmith.EnsLoss(generator=3), TypeError, "generator must be a torch.Generator"),
+        (lambda z, t: lossmith.EnsLoss(power=-math.inf), ValueError, r"power must be in \(-inf, inf\); got -inf"),
         (lambda z, t: lossmith.EnsLoss(power=torch.tensor(0.5)), TypeError, "power must be a plain number"),
         (lambda z, t: lossmith.EnsLoss()(z, t[:-1]), ValueError, "target must have the input's shape"),
     ],

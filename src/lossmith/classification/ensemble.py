@@ -24,8 +24,7 @@ def calibrated_slopes(
     Normal draws become positive by the inverse of Box and Cox's transform (at power 0 the exponential), are cut off at 1, and sorted: the
     steepest goes to the smallest margin. Beyond a margin of 1 slopes fall with the margin, so that the loss has a finite pull there.
     """
-    base = (1 + power * draws).clamp_min(0)
-    size = draws.exp() if power == 0 else base.pow(1 / power)
+    size = draws.exp() if power == 0 else (torch.log1p((power * draws).clamp_min(-1)) / power).exp()
     steep = torch.where(keep, -size.clamp_max(1), torch.inf).sort().values  # draws of rows that are kept come first
     order = torch.where(keep, margin, torch.inf).argsort(stable=True)
     slope = torch.zeros_like(steep).scatter(0, order, steep)
