@@ -119,6 +119,8 @@ def test_it_is_concave(p) -> None:
     ("call", "error", "said"),
     [
         (lambda p: bayes_risk("dice_loss", p), TypeError, "whole sets"),
+        (lambda p: bayes_risk("EnsLoss", p[:, :2]), TypeError, "only the gradient does"),
+        (lambda p: bayes_risk("cross_entropy", p, ignore_index=0), TypeError, "no option 'ignore_index'"),
         (lambda p: bayes_risk("logit_adjusted", p), TypeError, "needs class_counts"),
         (lambda p: bayes_risk("gce", p, q=2.0), ValueError, r"q must be in \(0, 1\]"),
         (lambda p: bayes_risk("gce", p, p=2.0), TypeError, "no option 'p'"),

@@ -58,13 +58,13 @@ def bayes_risk(
         probabilities: `(*batch, c)`, summing to 1 over the last axis. For an objective of single logits `(*batch, 2)`: of yes, then of no.
             Of one with a teacher, the teacher's.
         form: of a callable without a card: "logits", "binary", "multilabel" or "teacher"; guessed when left out.
-        **hyper: hyper-parameters of the objective, and what it needs of the data, such as `class_counts`.
+        **hyper: hyper-parameters of the objective, what it needs of the data, such as `class_counts`, and weights of classes.
 
     Returns:
         A :class:`BayesRisk`: the risk and the report.
 
     Raises:
-        TypeError: the objective is one of whole sets, or needs what is not given.
+        TypeError: the objective is one of whole sets, has no value but only a gradient, or needs what is not given.
         ValueError: the probabilities are no probabilities.
 
     Example:
@@ -100,7 +100,9 @@ def _examined(objective: str | Callable[..., Any], form: str | None, hyper: dict
     if under.form == "set":
         raise TypeError(f"bayes_risk: objective must have a loss a row; {under.name} is one of whole sets")
     if under.card is not None:
-        under.card.check_names(hyper, under.card.options)
+        if under.card.surrogate:
+            raise TypeError(f"bayes_risk: objective must have a value that says something; of {under.name} only the gradient does")
+        under.card.check_names(hyper, [*under.card.hyper, *(name for name in ("weight", "pos_weight") if name in under.card.options)])
         under.card.check(hyper)
         missing = [need for need in under.card.needs if need == "class_counts" and need not in hyper]
         if missing:
