@@ -81,6 +81,18 @@ def test_a_class_of_probability_zero_costs_what_the_divergence_is_bounded_by() -
             assert gradient(loss, z).eq(0).all()
 
 
+@pytest.mark.parametrize("name", FINITE)
+@pytest.mark.parametrize("margin", [-50.0, -30.0, 30.0, 95.0])
+def test_the_gradient_at_far_margins_in_float32(name, margin) -> None:
+    """A label of probability 1e-22 has a loss, and a gradient, that are floats."""
+    z, y = torch.tensor([[margin, 0.0, 0.0]]), torch.tensor([0])
+    (found, exact) = ((lossmith.f_divergence_loss(at, y, generator=name), at) for at in (leaf(z), leaf(z.double())))
+    if exact[0].item() > 1e25:
+        pytest.skip("near the largest float32")
+    torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient(*found).double(), gradient(*exact), rtol=1e-4, atol=1e-6)
+
+
 def by_definition(predictions: list[torch.Tensor], y: torch.Tensor, w: float) -> torch.Tensor:
     """The weighted Jensen-Shannon divergence of e_y and the predictions, each compared with their mixture, over Z."""
     label = torch.nn.functional.one_hot(y, predictions[0].shape[1]).double()

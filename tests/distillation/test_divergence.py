@@ -130,6 +130,17 @@ def test_classes_that_one_side_rules_out(rows) -> None:
     )
 
 
+@pytest.mark.parametrize("generator", ["skew_kl(skew=0.1)", "skew_reverse_kl(skew=0.1)", "jensen_shannon_skewed(weight=0.1)"])
+@pytest.mark.parametrize("lead", [80.0, 90.0, 100.0, 103.0])
+def test_opposite_certainties_cost_the_bound_in_float32(generator, lead) -> None:
+    """Ratios of which the inverse is no float."""
+    student, teacher = leaf(torch.tensor([[0.0, lead, 3.0]])), leaf(torch.tensor([[lead, 0.0, 0.0]]))
+    loss = lossmith.divergence_distillation(student, teacher, generator=generator)
+    exact = lossmith.divergence_distillation(student.detach().double(), teacher.detach().double(), generator=generator)
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert all(slope.abs().max() < 1e-6 for slope in torch.autograd.grad(loss, (student, teacher)))
+
+
 def test_dtypes_of_student_and_teacher_may_differ(rows) -> None:
     """The loss is in the student's working dtype, the gradient in its own; a teacher in half precision is no coarser than its logits."""
     z, t = rows

@@ -94,7 +94,9 @@ def _in_two_halves(up_to_one: Elementwise, in_inverse: Elementwise) -> Elementwi
 
 def _log_share(u: Float[Tensor, "*n"], weight: float) -> Float[Tensor, "*n"]:
     """log of u / (weight u + 1 - weight)."""
-    return -(weight + (1 - weight) / u).log()
+    small = u < 1
+    v, w = torch.where(small, u, 1), torch.where(small, 1, u)  # 1/v would overflow, and v be lost beside a large w
+    return torch.where(small, v.log() - torch.log1p(weight * (v - 1)), -(weight + (1 - weight) / w).log())
 
 
 def _u_log_u(u: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

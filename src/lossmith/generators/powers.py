@@ -46,6 +46,7 @@ pearson_chi2 = register(
         d2f=lambda u: torch.full_like(u, 2),
         conjugate=lambda t: t * (1 + t / 4),
         inverse_link=lambda t: 1 + t / 2,
+        f_log=lambda r: torch.expm1(r).square(),
         df_log=lambda r: 2 * torch.expm1(r),
         score_weight=lambda r: 2 * (2 * r).exp(),
         at_zero=1.0, slope_at_zero=-2.0, slope_at_infinity=math.inf, twin=lambda: neyman_chi2,
@@ -61,6 +62,7 @@ neyman_chi2 = register(
         d2f=lambda u: 2 / u / u / u,
         conjugate=lambda t: 2 * t / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: (1 - t).rsqrt(),
+        f_log=lambda r: (2 * (r / 2).sinh()).square(),
         df_log=lambda r: -torch.expm1(-2 * r),
         score_weight=lambda r: 2 * (-r).exp(),
         activation=lambda v: -torch.expm1(-v),
@@ -123,6 +125,7 @@ def chi_p(p: float) -> FGenerator:
         d2f=lambda u: p * (p - 1) * (u - 1).abs().pow(p - 2),
         conjugate=lambda t: t + (p - 1) * (t / p).abs().pow(p / (p - 1)),
         inverse_link=lambda t: 1 + t.sign() * (t / p).abs().pow(1 / (p - 1)),
+        f_log=lambda r: _odds_below_one(r).pow(p) * (p * r.clamp(min=0)).exp(),
         df_log=lambda r: p * r.sign() * _odds_below_one(r).pow(p - 1) * ((p - 1) * r.clamp(min=0)).exp(),
         score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, p, 2.0) * r).exp(),
         at_zero=1.0, slope_at_zero=-p, slope_at_infinity=math.inf,
@@ -139,9 +142,15 @@ def _reverse_chi_p(p: float) -> FGenerator:
     def odds(u: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         return (1 - 1 / u).abs()
 
+    def f(u: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        large = u > 1
+        v, w = torch.where(large, 1, u), torch.where(large, u, 1)
+        return torch.where(large, w * (1 - 1 / w).pow(p), (1 - v).pow(p) * v.pow(1 - p))
+
     return FGenerator(
         name=f"reverse of chi_p(p={p})", formula=rf"|u - 1|^p / u^{{p - 1}}, p = {p:g}", source="Vajda 1973",
-        f=lambda u: (u - 1).abs() * odds(u).pow(p - 1),
+        f=f,
+        f_log=lambda r: _odds_below_one(r).pow(p) * (torch.where(r > 0, 1, 1 - p) * r).exp(),
         df=lambda u: odds(u).pow(p - 1) * (p * (u - 1).sign() - (p - 1) * odds(u)),
         d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
         score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, -1.0, 1 - p) * r).exp(),
