@@ -105,6 +105,23 @@ def test_a_step_is_a_bregman_proximal_step(psi):
     assert residual.abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("psi", [entropic_map(), p_norm_map(2), p_norm_map(3)], ids=repr)
+def test_half_precision_is_computed_in_float32(psi):
+    """What is near is not told apart by a difference that is rounded to 8 bits first."""
+    x = interior(5, 16).bfloat16()
+    y = (x.float() * (1 + 0.05 * logits(5, 16, dtype=torch.float32))).bfloat16()
+    torch.testing.assert_close(psi.bregman(x, y).double(), psi.bregman(x.double(), y.double()), rtol=2e-4, atol=2e-6)
+    torch.testing.assert_close(psi.step(x, y, 0.3).double(), psi.step(x.double(), y.double(), 0.3), rtol=1e-5, atol=1e-6)
+
+
+@norms
+def test_a_number_that_is_none_stays_none(p):
+    psi = p_norm_map(p)
+    for x in (torch.tensor([math.nan, 1.0]), torch.tensor([math.nan, math.nan])):
+        for member in (psi.potential, psi.gradient, psi.inverse, psi.conjugate):
+            assert member(x).isnan().any()
+
+
 def test_mirror_descent_arrives():
     """The least expected loss on the simplex is at its cheapest vertex."""
     cost, psi = torch.tensor([0.3, 0.1, 0.9], dtype=torch.float64), entropic_map()

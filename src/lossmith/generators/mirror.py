@@ -21,6 +21,7 @@ from lossmith.card import Range
 from lossmith.generators._names import inside
 from lossmith.generators.entropies import shannon
 from lossmith.generators.entropy import Entropy
+from lossmith.generators.threshold import power
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -58,6 +59,7 @@ class MirrorMap:
             >>> p_norm_map(2).bregman(x, y)
             tensor(12.5000)
         """
+        x, y = x.to(working_dtype(x)), y.to(working_dtype(y))  # their difference is small beside what half precision rounds
         slope = self.gradient(y)
         nothing = slope.isinf() & (x == y)
         return self.potential(x) - self.potential(y) - (torch.where(nothing, 0, slope) * (x - y)).sum(-1)
@@ -78,7 +80,7 @@ class MirrorMap:
             >>> p_norm_map(2).step(torch.tensor([0.25, 0.25, 0.5]), torch.tensor([0.0, 1.0, 1.0]), 1.0)
             tensor([ 0.2500, -0.7500, -0.5000])
         """
-        return self.inverse(self.gradient(x) - rate * gradient)
+        return self.inverse(self.gradient(x) - rate * gradient.to(working_dtype(gradient)))
 
 
 def p_norm_map(p: float) -> MirrorMap:
@@ -131,16 +133,16 @@ def p_norm_map(p: float) -> MirrorMap:
 
 def _half_squared_norm(x: Float[Tensor, "*rows d"], p: float) -> Float[Tensor, "*rows"]:
     size, magnitude, _ = _relative(x)
-    some = (magnitude > 0).any(-1)
-    total = _power(magnitude, p).sum(-1)
+    some = (magnitude != 0).any(-1)
+    total = power(magnitude, p).sum(-1)
     return torch.where(some, torch.where(some, total, 1).pow(2 / p) / 2, 0) * size.squeeze(-1).square()
 
 
 def _slope(x: Float[Tensor, "*rows d"], p: float) -> Float[Tensor, "*rows d"]:
     size, magnitude, sign = _relative(x)
-    total = _power(magnitude, p).sum(-1, keepdim=True)
-    norm = torch.where(total > 0, total, 1).pow((2 - p) / p)
-    return size * norm * sign * _power(magnitude, p - 1)
+    total = power(magnitude, p).sum(-1, keepdim=True)
+    norm = torch.where(total == 0, 1, total).pow((2 - p) / p)
+    return size * norm * sign * power(magnitude, p - 1)
 
 
 def _relative(x: Float[Tensor, "*rows d"]) -> tuple[Float[Tensor, "*rows 1"], Float[Tensor, "*rows d"], Float[Tensor, "*rows d"]]:
@@ -151,13 +153,6 @@ def _relative(x: Float[Tensor, "*rows d"]) -> tuple[Float[Tensor, "*rows 1"], Fl
     size = x.detach().abs().amax(-1, keepdim=True)
     size = torch.where(size > 0, size, 1)
     return size, (x / size).abs(), x.detach().sign()
-
-
-def _power(u: Float[Tensor, "*n"], r: float) -> Float[Tensor, "*n"]:
-    """u^r for u >= 0, with all derivatives 0 at 0."""
-    if r == 1:
-        return u
-    return torch.where(u > 0, torch.where(u > 0, u, 1).pow(r), 0)
 
 
 def entropic_map(entropy: Entropy = shannon) -> MirrorMap:

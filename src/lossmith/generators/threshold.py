@@ -132,13 +132,13 @@ def decided(condition: Bool[Tensor, ""]) -> bool:
 
 
 def power(u: Float[Tensor, "*n"], r: float) -> Float[Tensor, "*n"]:
-    """u_+^r, with all derivatives 0 where u <= 0."""
+    """u_+^r, with all derivatives 0 where u <= 0, and NaN where u is."""
     if r == 1:
         return u.relu()
     if r in (2, 3):
         return u.relu().pow(r)
-    inside = u > 0
-    return torch.where(inside, torch.where(inside, u, 1).pow(r), 0)
+    outside = u <= 0
+    return torch.where(outside, 0, torch.where(outside, 1, u).pow(r))
 
 
 def differentiable(s: Float[Tensor, "*rows 1"], d: Float[Tensor, "*rows k"], r: float, steps: int = 2) -> Float[Tensor, "*rows 1"]:
