@@ -123,6 +123,20 @@ def test_why_half_precision_is_not_returned():
     assert abs(third.double().sum().item() - 1) > 1e-3
 
 
+@pytest.mark.parametrize("alpha", [1.02, 1.001, 1.00001, 1.0000001, 0.9999])
+def test_float32_next_to_softmax(alpha):
+    """u^r with an r of up to ten million, in the digits of float32."""
+    theta = logits(4, 50, scale=3, dtype=torch.float32).requires_grad_()
+    p, exact = entmax(theta, alpha), entmax(theta.detach().double(), alpha)
+    assert p.dtype == torch.float32
+    assert (p.sum(-1) - 1).abs().max() <= 1e-6
+    torch.testing.assert_close(p.double(), exact, rtol=1e-5, atol=1e-7)
+    conjugate = tsallis(alpha).conjugate(theta)
+    torch.testing.assert_close(conjugate.double(), tsallis(alpha).conjugate(theta.detach().double()), rtol=1e-6, atol=1e-6)
+    (slope,) = torch.autograd.grad(conjugate.sum(), theta)
+    torch.testing.assert_close(slope, p, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("ratio", [0.5, 0.7, 0.9, 0.99])
 @pytest.mark.parametrize("alpha", [1.2, 1.5, 2.0])
 def test_newton_arrives_whatever_the_row(ratio, alpha):

@@ -267,6 +267,31 @@ def test_extreme_logits(e, dtype):
         assert gradient.isfinite().all()
 
 
+@registered
+@pytest.mark.parametrize("row", [[math.nan, 1.0, 0.0], [-math.inf] * 3, [math.inf, 0.0, 1.0]], ids=str)
+def test_a_row_without_a_prediction_is_nan_and_no_other_row_is(e, row):
+    theta = torch.tensor([row, [1.0, 0.5, 0.0]])
+    p, loss = e.argmax(theta), e.fenchel_young(theta, torch.tensor([0, 0]))
+    assert p[0].isnan().any()
+    assert loss[0].isnan()
+    torch.testing.assert_close(p[1], e.argmax(theta[1]))
+    q = torch.tensor([math.nan, 0.5, 0.5])
+    assert e.omega(q).isnan()
+    assert e.gradient(q)[0].isnan()
+
+
+@registered
+@pytest.mark.parametrize("small", [1e-20, 1e-27, 1e-38, 1e-42])
+def test_the_proper_loss_of_a_sure_and_right_report_has_a_gradient(e, small):
+    """Whose other probabilities are so small that the curvature of Omega there is no float32."""
+    p = torch.tensor([1.0, small, 0.0], requires_grad=True)
+    loss = e.proper_loss(p)[0]
+    (slope,) = torch.autograd.grad(loss, p)
+    wide = p.detach().double().requires_grad_()
+    (exact,) = torch.autograd.grad(e.proper_loss(wide)[0], wide)
+    torch.testing.assert_close(slope.double(), exact, rtol=1e-4, atol=1e-6)
+
+
 @every
 def test_large_logits_cost_no_digits(e):
     theta, label = logits(4, 5, dtype=torch.float32), torch.tensor([0, 1, 2, 3])

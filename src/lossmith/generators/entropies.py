@@ -86,7 +86,7 @@ def tsallis(alpha: float) -> Entropy:
         formula=rf"\frac{{\sum_k p_k^\alpha - 1}}{{\alpha (\alpha - 1)}}, \alpha = {alpha:g}",
         source="Tsallis 1988; Peters, Niculae & Martins 2019, arXiv:1905.05702",
         omega=lambda p: (power(p, alpha).sum(-1) - 1) / (alpha * (alpha - 1)),
-        gradient=lambda p: (torch.where(p == 0, torch.inf, power(p, alpha - 1)) if alpha < 1 else power(p, alpha - 1)) / (alpha - 1),
+        gradient=lambda p: _slope_of_power(p, alpha - 1) / (alpha - 1),
         argmax=lambda theta: tsallis_argmax(theta, alpha),
         conjugate=lambda theta: tsallis_conjugate(theta, alpha),
     )
@@ -128,7 +128,7 @@ def norm_entropy(q: float) -> Entropy:
     return Entropy(
         name=f"norm_entropy(q={q})", formula=rf"\|p\|_q - 1, q = {q:g}", source=f"{FENCHEL_YOUNG}, section 4.3",
         omega=lambda p: _norm(p, q).squeeze(-1) - 1,
-        gradient=lambda p: power(p / _norm(p, q), q - 1),
+        gradient=lambda p: _slope_of_power(p / _norm(p, q), q - 1),
         argmax=argmax,
         conjugate=conjugate,
     )  # fmt: skip
@@ -189,10 +189,21 @@ def squared_norm_entropy(q: float) -> Entropy:
     return Entropy(
         name=f"squared_norm_entropy(q={q})", formula=rf"\tfrac12 (\|p\|_q^2 - 1), q = {q:g}", source=f"{FENCHEL_YOUNG}, section 4.3",
         omega=lambda p: (_norm(p, q).squeeze(-1).square() - 1) / 2,
-        gradient=lambda p: _norm(p, q) * power(p / _norm(p, q), q - 1),
+        gradient=lambda p: _norm(p, q) * _slope_of_power(p / _norm(p, q), q - 1),
         argmax=argmax,
         conjugate=conjugate,
     )  # fmt: skip
+
+
+def _slope_of_power(p: Float[Tensor, "*n"], r: float) -> Float[Tensor, "*n"]:
+    """p^r, infinite at 0 for r < 0, there without a derivative.
+
+    For r < 1 by the logarithm: autograd multiplies r p^(r-1), which overflows for small p, by something as small only afterwards.
+    """
+    if r >= 1:
+        return power(p, r)
+    value = torch.where(p == 0, 1, p)
+    return torch.where(p == 0, torch.inf if r < 0 else 0.0, (r * value.log()).exp())
 
 
 def _norm(p: Float[Tensor, "*rows c"], q: float) -> Float[Tensor, "*rows 1"]:
