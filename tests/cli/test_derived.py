@@ -79,8 +79,23 @@ def test_a_picture_of_an_unknown_kind(refused, tmp_path):
 
 
 def test_an_unknown_name(refused):
-    assert refused("show", "kll", "--derived") == "lossmith show: no generator is called 'kll'; did you mean 'kl'?"
-    assert refused("show", "skew_kl(skew=7)", "--derived").startswith("lossmith show: skew_kl: skew must be in")
+    assert refused("show", "kll", "--derived") == "lossmith show: no generator or entropy is called 'kll'; did you mean 'kl'?"
+    assert refused("show", "shanon", "--derived").endswith("called 'shanon'; did you mean 'shannon'?")
+    assert refused("show", "tsallis", "--derived").endswith("called 'tsallis'; did you mean 'tsallis(alpha=...)'?")
+
+
+@pytest.mark.parametrize("option", [[], ["--derived"]], ids=["", "derived"])
+def test_parameters_out_of_range(refused, option):
+    assert refused("show", "skew_kl(skew=7)", *option).startswith("lossmith show: skew_kl: skew must be in")
+    assert refused("show", "tsallis(alpha=-1)", *option).startswith("lossmith show: tsallis: alpha must be in")
+
+
+def test_an_objective_names_the_functions_that_it_is_derived_from(refused):
+    assert "cross_entropy is an objective, and no convex function; it is D_f(e_y || p) with f = kl; " in refused(
+        "show", "cross_entropy", "--derived"
+    )
+    assert refused("show", "gce:q=1", "--derived").endswith("it is D_f(e_y || p) with f = total_variation")
+    assert refused("show", "focal_loss", "--derived") == "lossmith show: focal_loss is an objective, and no convex function"
 
 
 @pytest.mark.parametrize(

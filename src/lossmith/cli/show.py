@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ from lossmith.card import Card, Claims, Proved, all_cards
 from lossmith.cli import curves, naming, of_entropy, of_generator
 from lossmith.cli import derived as derived_sheet
 from lossmith.cli.output import console, fields, heading, print_json
-from lossmith.cli.problems import need
+from lossmith.cli.problems import Problem, need
+from lossmith.generators import Entropy, FGenerator
 from lossmith.generators.entropy_registry import ANY_ENTROPY
 from lossmith.generators.registry import ANY
 
@@ -70,13 +72,14 @@ def show(
 
 
 def _convex(name: str) -> bool:
-    """Whether a name is that of a generator or an entropy, and of no objective."""
-    return name not in all_cards() and (name in ANY or name in ANY_ENTROPY)
+    """Whether a name is that of a generator or an entropy, or is written as one of a family is, and is that of no objective."""
+    return name not in all_cards() and (name in ANY or name in ANY_ENTROPY or re.match(r"\w+\(", name) is not None)
 
 
 def _show_derived(name: str, plot: str | None, as_json: bool) -> int:
     """Everything derived from a convex function."""
-    drawn = of_generator.sheet(ANY(name)) if name in ANY or name not in ANY_ENTROPY else of_entropy.sheet(ANY_ENTROPY(name))
+    convex = _convex_function(name)
+    drawn = of_generator.sheet(convex) if isinstance(convex, FGenerator) else of_entropy.sheet(convex)
     if plot not in (None, "terminal"):
         need("plot", "lossmith show --derived --plot PATH")
         derived_sheet.picture(drawn, Path(str(plot)))
@@ -87,6 +90,22 @@ def _show_derived(name: str, plot: str | None, as_json: bool) -> int:
     if plot not in (None, "terminal"):
         console().print(Text(f"\nplot written to {plot}"))
     return 0
+
+
+def _convex_function(name: str) -> FGenerator | Entropy:
+    """The generator or entropy of a name, or what is wrong with it."""
+    kinds = (ANY, ANY_ENTROPY)
+    family = name.partition("(")[0]
+    for kind in kinds:
+        if name in kind or (family != name and any(known.startswith(f"{family}(") for known in kind.known())):
+            return kind(name)
+    card = next((card for card in all_cards().values() if name.partition(":")[0] in (card.name, *card.aliases)), None)
+    if card is not None:
+        card, given = naming.read(name)
+        said = "; ".join(instances(card, given))
+        raise Problem(f"{card.name} is an objective, and no convex function" + (f"; it is {said}" if said else ""))
+    either = dataclasses.replace(ANY, known=lambda: [known for kind in kinds for known in kind.known()])
+    raise Problem(f"no generator or entropy is called {name!r}{either.nearest(name)}")
 
 
 def facts(card: Card, given: Mapping[str, Any]) -> dict[str, Any]:
