@@ -152,6 +152,13 @@ def test_masks_soft_targets_and_gradients_of_several_views(rows) -> None:
     assert torch.autograd.gradcheck(lambda a, b: lossmith.generalized_jensen_shannon([a, b], y[:3]), (leaf(z[:3]), leaf(views[1][:3])))
 
 
+def test_views_that_contradict_the_label_and_one_another_cost_the_entropy_of_the_weights() -> None:
+    views = [300 * torch.eye(4, dtype=torch.float64)[k].unsqueeze(0) for k in (1, 2)]
+    weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    most = -(weights * weights.log()).sum() / (0.5 * math.log(2))
+    torch.testing.assert_close(lossmith.generalized_jensen_shannon(views, torch.tensor([0])), most, rtol=1e-12, atol=0)
+
+
 def test_pixels_in_several_views(rows) -> None:
     z, y = rows
     a, b = z.reshape(5, 6, 4).movedim(-1, 1), z.flip(0).reshape(5, 6, 4).movedim(-1, 1)

@@ -76,6 +76,18 @@ def test_an_omega_of_rows_need_not_treat_classes_alike():
     torch.testing.assert_close(tau, tau.mean().expand(3), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.parametrize("row", [[math.nan, 1.0, 0.0], [-math.inf] * 3, [math.inf, 0.0, 1.0]], ids=str)
+def test_a_row_without_a_prediction_is_nan_and_no_other_row_is(separable, row):
+    mine = Entropy.from_function(PAIRS["gini"][0] if separable else gini.omega, separable=separable)
+    theta = torch.tensor([row, [1.0, 0.5, 0.0]], dtype=torch.float64)
+    p, conjugate = mine.argmax(theta), mine.conjugate(theta)
+    assert p[0].isnan().any()
+    assert conjugate[0].isnan()
+    torch.testing.assert_close(p[1], gini.argmax(theta[1]))
+    torch.testing.assert_close(conjugate[1], gini.conjugate(theta[1]))
+
+
 def test_many_classes_are_searched_by_halves():
     theta = logits(66, 1000, dtype=torch.float32)
     p = Entropy.from_function(PAIRS["gini"][0]).argmax(theta)

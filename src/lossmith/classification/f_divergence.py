@@ -180,6 +180,9 @@ def generalized_jensen_shannon(
     one view and 0.9 with two, with 80 % 0.9 and 0.1, on clean labels 0.1 and 0.5. For WebVision the authors' code leaves Z out. It also
     raises every probability to 1e-7 at least before it takes a logarithm; there is no such floor here.
 
+    The card's bounds are those of one prediction. With several the loss is at most :math:`H(\pi) / Z`, the entropy of all the weights,
+    where the predictions contradict the label and one another.
+
     With class probabilities as the target this is the expectation of the above over the label, not the divergence between the target
     and the prediction.
 

@@ -40,6 +40,8 @@ def nonseparable_entropy(omega: Rows, name: str | None) -> Entropy:
 
     def argmax(theta: Float[Tensor, "*rows c"]) -> Float[Tensor, "*rows c"]:
         rows = theta.reshape(-1, theta.shape[-1]).double()
+        unanswerable = ~rows.detach().amax(-1, keepdim=True).isfinite()  # such a row would have no solution, and stop all others
+        rows = torch.where(unanswerable, 0, rows)
         rows = torch.where(rows.isneginf(), rows.detach().amax(-1, keepdim=True) - _FAR, rows)
         with torch.no_grad():
             p, support = _interior(gradient, curvature, rows.detach())
@@ -47,7 +49,7 @@ def nonseparable_entropy(omega: Rows, name: str | None) -> Entropy:
                 p = p + _on_support(curvature(p), rows.detach() - gradient(p), 1 - p.sum(-1, keepdim=True), support)
         for _ in range(2):
             p = p + _on_support(curvature(p), only_derivatives(rows - gradient(p)), -only_derivatives(p.sum(-1, keepdim=True)), support)
-        return p.to(theta.dtype).reshape(theta.shape)
+        return torch.where(unanswerable, torch.nan, p).to(theta.dtype).reshape(theta.shape)
 
     called = name or getattr(omega, "__name__", "omega")
     return Entropy(name=called, formula=rf"\text{{{called}}}(p)", omega=omega, gradient=gradient, argmax=argmax)

@@ -86,7 +86,7 @@ class _Separable:
         for _ in range(2):
             tracked = self._tracked(p, level + d)
             level = level - only_derivatives(tracked.sum(-1, keepdim=True)) / self._total_flow(tracked)
-        return self._tracked(p, level + d)
+        return torch.where(d.isnan().any(-1, keepdim=True), torch.nan, self._tracked(p, level + d))
 
     def _solve(self, d: Float[Tensor, "*rows c"]) -> tuple[Float[Tensor, "*rows 1"], Float[Tensor, "*rows c"]]:
         """The level, and every probability."""
