@@ -28,6 +28,9 @@ PROBABILITIES = {"p", "q", "probs", "probabilities", "target", "soft", "teacher"
 
 ALLOWED = {
     ("classification/bootstrap.py", "_bootstrap"): "the entropy of the prediction itself, whose gradient flows through both factors",
+    ("fused/reference.py", "row_stats"): "the entropy of the row, one of the numbers that are asked for",
+    ("fused/reference.py", "complement"): "-log p of the label by what all others have",
+    ("fused/second.py", "_moved"): "how that entropy moves with the logits",
 }
 """(file, function) -> why what looks like a divergence there is none."""
 
