@@ -18,7 +18,6 @@ from lossmith.card import Range
 from lossmith.generators._names import inside
 from lossmith.generators.threshold import differentiable, power, solve, without_slope
 
-
 _STEEP = 32
 """Beyond this exponent, which is that of alpha within 3 % of 1, powers are taken in float64: u^r is r times as wrong as u."""
 
