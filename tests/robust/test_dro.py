@@ -398,3 +398,15 @@ def test_mistakes_are_named():
         dro_risk(losses, "kl", radius=1.0, weights=-torch.ones(3))
     with lossmith.validate(True), pytest.raises(ValueError, match="penalty must be at least 0; got -2"):
         dro_risk(losses, "kl", penalty=torch.tensor(-2.0))
+
+
+@pytest.mark.parametrize("name", ["kl", "jensen_shannon", "gan", "skew_kl(skew=0.1)", "squared_hellinger", "reverse_kl", "pearson_chi2"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_one_outlier_among_many(name, dtype):
+    """The search for the ball passes penalties at which the divergence is nothing but rounding error, of either sign."""
+    losses = torch.linspace(-2, 2, 1000, dtype=torch.float64)
+    losses[0] = 50.0
+    q = dro_weights(losses.to(dtype), name, radius=0.1).double()
+    tight = 1e-7 if dtype == torch.float64 else 1e-3
+    assert divergence(q, torch.full_like(q, 1e-3), name).item() == pytest.approx(0.1, rel=tight)
+    assert dro_risk(losses.to(dtype), name, radius=0.1).item() == pytest.approx((q @ losses).item(), rel=tight)
