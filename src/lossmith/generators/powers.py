@@ -61,6 +61,7 @@ neyman_chi2 = register(
         d2f=lambda u: 2 / u / u / u,
         conjugate=lambda t: 2 * t / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: (1 - t).rsqrt(),
+        f_log=lambda r: -torch.expm1(r) * torch.expm1(-r),
         df_log=lambda r: -torch.expm1(-2 * r),
         score_weight=lambda r: 2 * (-r).exp(),
         activation=lambda v: -torch.expm1(-v),
@@ -139,11 +140,17 @@ def _reverse_chi_p(p: float) -> FGenerator:
     def odds(u: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         return (1 - 1 / u).abs()
 
+    def f(u: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        large = u > 1
+        v, w = torch.where(large, 1, u), torch.where(large, u, 1)
+        return torch.where(large, w * (1 - 1 / w).pow(p), (1 - v).pow(p) * v.pow(1 - p))
+
     return FGenerator(
         name=f"reverse of chi_p(p={p})", formula=rf"|u - 1|^p / u^{{p - 1}}, p = {p:g}", source="Vajda 1973",
-        f=lambda u: (u - 1).abs() * odds(u).pow(p - 1),
+        f=f,
         df=lambda u: odds(u).pow(p - 1) * (p * (u - 1).sign() - (p - 1) * odds(u)),
         d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
+        f_log=lambda r: _odds_below_one(r).pow(p) * torch.where(r > 0, r, (1 - p) * r).exp(),
         score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, -1.0, 1 - p) * r).exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: chi_p(p),
         alphas=neyman_chi2.alphas if p == 2 else None,
