@@ -167,3 +167,7 @@ def test_mistakes_are_named():
         bures(draw(0, 3), draw(0, 3))
     with pytest.raises(NotImplementedError, match="wasserstein1_normal: it has no closed form here for"):
         wasserstein1_normal(LogNormal(t(0.0), t(1.0)), Normal(t(0.0), t(1.0)))
+    with pytest.raises(ValueError, match="wasserstein_gaussian: p and q must have the same event shape; got MultivariateNormal"):
+        wasserstein_gaussian(*(MultivariateNormal(torch.zeros(d), torch.eye(d)) for d in (2, 3)))
+    with pytest.raises(TypeError, match=r"wasserstein_gaussian: q must be a distribution of torch; got float64 \(3,\)"):
+        wasserstein_gaussian(Normal(t(0.0), t(1.0)), draw(0, 3))

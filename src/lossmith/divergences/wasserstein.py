@@ -47,7 +47,7 @@ def wasserstein_gaussian(p: D.Distribution, q: D.Distribution) -> Float[Tensor, 
         >>> wasserstein_gaussian(Normal(0.0, 1.0), Normal(1.0, 2.0))
         tensor(2.)
     """
-    pair = pair_of(p, q, invariant=False)
+    pair = pair_of("wasserstein_gaussian", p, q, invariant=False)
     squared = None if pair is None else _squared_distance(pair)
     if squared is None:
         raise no_closed_form("wasserstein_gaussian", "it", p, q)
@@ -148,7 +148,7 @@ def wasserstein1_normal(p: D.Normal, q: D.Normal) -> Float[Tensor, "*batch"]:
         >>> wasserstein1_normal(Normal(0.0, 1.0), Normal(1.0, 2.0))
         tensor(1.1666)
     """
-    pair = pair_of(p, q, invariant=False)
+    pair = pair_of("wasserstein1_normal", p, q, invariant=False)
     if not isinstance(pair, Normals):
         raise no_closed_form("wasserstein1_normal", "it", p, q)
     difference, spread = pair.mean_p - pair.mean_q, (pair.scale_p - pair.scale_q).abs()
