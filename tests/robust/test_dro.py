@@ -132,6 +132,17 @@ def test_cvar_is_the_risk_of_the_indicator_generator():
     assert dro_risk(losses, wall, penalty=1.0).item() == pytest.approx(conditional_value_at_risk(losses, 0.5).item(), abs=1e-3)
 
 
+@pytest.mark.parametrize("at", range(3))
+def test_a_loss_that_is_no_number_is_not_hidden(at):
+    losses = torch.tensor([0.0, 1.0, 2.0])
+    losses[at] = math.nan
+    assert conditional_value_at_risk(losses, 0.5).isnan()
+    assert dro_risk(losses, "kl", penalty=1.0).isnan()
+    removed = torch.tensor([1.0, 1.0, 1.0])
+    removed[at] = 0
+    assert not conditional_value_at_risk(losses, 0.5, weights=removed).isnan()
+
+
 def test_cvar_weights_and_ties():
     losses = torch.tensor([[2.0, 5.0, 5.0, 1.0], [3.0, 3.0, 3.0, 3.0]], dtype=torch.float64, requires_grad=True)
     (q,) = torch.autograd.grad(conditional_value_at_risk(losses, 0.25).sum(), losses)
