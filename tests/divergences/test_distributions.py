@@ -324,9 +324,9 @@ def test_mistakes_are_named():
     with pytest.raises(TypeError, match=r"p must be a floating-point tensor .* or both p and q distributions; got Categorical"):
         divergence(D.Categorical(P), Q, "kl")
     for function in (lambda p, q: renyi(p, q, 2.0), cauchy_schwarz):
-        with pytest.raises(ValueError, match="(renyi|cauchy_schwarz): p and q must have the same outcomes; got 3 and 2 of them"):
+        with pytest.raises(ValueError, match=r"(renyi|cauchy_schwarz): p and q must have the same outcomes; got 3 and 2 of them"):
             function(D.Categorical(P), D.Categorical(P[:2]))
-        with pytest.raises(ValueError, match="(renyi|cauchy_schwarz): p and q must have the same event shape; got MultivariateNormal"):
+        with pytest.raises(ValueError, match=r"(renyi|cauchy_schwarz): p and q must have the same event shape; got MultivariateNormal"):
             function(*(D.MultivariateNormal(torch.zeros(d, dtype=f64), torch.eye(d, dtype=f64)) for d in (2, 3)))
     with pytest.raises(TypeError, match="renyi: q must be a floating-point tensor"):
         renyi(P, [0.5, 0.5], 2.0)

@@ -165,7 +165,8 @@ def test_a_weight_of_zero_removes_a_term(removed):
 @pytest.mark.parametrize("weights", [None, torch.ones(3)])
 def test_an_infinite_value_is_infinitely_unsure(weights):
     estimate = Estimate.of_mean(torch.tensor([1.0, 2.0, math.inf]), weights, assumption=ASSUMED)
-    assert estimate.value.isposinf() and estimate.standard_error.isposinf()
+    assert estimate.value.isposinf()
+    assert estimate.standard_error.isposinf()
 
 
 def test_under_vmap():

@@ -354,6 +354,16 @@ def test_losses_of_every_size_and_place():
         torch.testing.assert_close(dro_risk(losses + 1e6, g, penalty=0.5), base + 1e6, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("name", ["kl", "jeffreys", "skew_kl(skew=0.1)", "jensen_shannon", "gan"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("penalty", [1e6, 1e30])
+def test_large_penalties_are_not_multiplied_with_rounding_errors(name, dtype, penalty):
+    losses = torch.tensor([0.0, 1.0, 3.0], dtype=dtype)
+    curvature = EVERY[name].d2f(torch.ones((), dtype=torch.float64)).item()
+    wanted = losses.double().mean().item() + losses.double().var(correction=0).item() / (2 * penalty * curvature)
+    assert dro_risk(losses, name, penalty=penalty).item() == pytest.approx(wanted, rel=4e-6 if dtype == torch.float32 else 1e-8)
+
+
 def test_a_penalty_a_row():
     losses = torch.tensor(LOSSES).expand(3, 5)
     sizes = torch.tensor([0.0, 0.4, math.inf], dtype=torch.float64)

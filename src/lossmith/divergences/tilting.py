@@ -362,4 +362,7 @@ def _lagrangian(
     value = value - torch.where(moves, error * _residual(u), 0).sum(-1) - (penalty * mass).detach() * _residual(c)
     if radius is not None:
         value = value + (excess - c * mass).detach() * _residual(penalty)
-    return value
+    # A large penalty times a divergence that is rounding error would be anything; p itself and q without its price are bounds.
+    with torch.no_grad():
+        held = torch.clamp(value, _mean(p, x), _mean(p, u * x))
+    return held + _residual(value)
