@@ -363,6 +363,5 @@ def _lagrangian(
     if radius is not None:
         value = value + (excess - c * mass).detach() * _residual(penalty)
     # A large penalty times a divergence that is rounding error would be anything; p itself and q without its price are bounds.
-    with torch.no_grad():
-        held = torch.clamp(value, _mean(p, x), _mean(p, u * x))
+    held = torch.clamp(value.detach(), _mean(p, x).detach(), _mean(p, u * x).detach())
     return held + _residual(value)
