@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
+from lossmith._checks import describe
 from lossmith._typing import Float, Tensor
 
 Kind = Literal["estimate", "lower bound", "upper bound"]
@@ -106,15 +107,16 @@ class Estimate:
 
         Args:
             terms: one value a sample, in nats, `(n, *batch)`; gradients flow through them.
-            weights: not negative, of the same shape or one a sample; they need not sum to 1.
+            weights: not negative, of the same shape or one a sample; they need not sum to 1. A weight of 0 removes the term, whatever it
+                is.
             assumption, kind, warning: as for the constructor.
             effective_n: where the terms are weighted already, how many equal ones they are worth.
 
         Returns:
-            The estimate; its standard error is None for a single term.
+            The estimate; its standard error is None for a single term, and inf where the value is infinite.
 
         Raises:
-            ValueError: there are no terms, or weights of another shape.
+            TypeError, ValueError: the terms are no floating-point tensor, there are none, or weights of another shape.
 
         Example:
             >>> import torch
@@ -122,8 +124,7 @@ class Estimate:
             >>> Estimate.of_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0]), assumption="independent samples").value
             tensor(1.5000)
         """
-        if terms.ndim == 0 or terms.shape[0] == 0:
-            raise ValueError(f"Estimate.of_mean: terms must have at least one sample along the first axis; got shape {tuple(terms.shape)}")
+        _check_terms("Estimate.of_mean: terms", terms)
         if weights is None:
             return Estimate.of_means(terms, assumption=assumption, kind=kind, effective_n=effective_n, warning=warning)
         n = terms.shape[0]
@@ -131,6 +132,7 @@ class Estimate:
             raise ValueError(f"Estimate.of_mean: weights must have shape {tuple(terms.shape)} or ({n},); got {tuple(weights.shape)}")
         weights = weights.reshape(weights.shape + (1,) * (terms.ndim - weights.ndim))
         share = (weights / weights.sum(0)).expand_as(terms)
+        terms = torch.where(share == 0, 0, terms)
         value = (share * terms).sum(0)
         squares = (share * (terms - value)).detach().square()
         if effective_n is None:
@@ -142,7 +144,7 @@ class Estimate:
             kind=kind,
             effective_n=effective_n,
             warning=warning,
-            **_spread(squares * n / max(n - 1, 1), n),
+            **_spread(value, squares * n / max(n - 1, 1), n),
         )
 
     @staticmethod
@@ -165,7 +167,7 @@ class Estimate:
             The estimate; n counts all samples, and the standard error is None where a sample has a single term.
 
         Raises:
-            ValueError: some sample is empty.
+            TypeError, ValueError: some sample is no floating-point tensor, or empty.
 
         Example:
             >>> import torch
@@ -174,14 +176,14 @@ class Estimate:
             about 10.00 ± 2.92 nats: an estimate from n = 100, assuming independent samples of each
         """
         for part in terms:
-            if part.ndim == 0 or part.shape[0] == 0:
-                raise ValueError(f"Estimate.of_means: every sample must have terms along the first axis; got shape {tuple(part.shape)}")
+            _check_terms("Estimate.of_means: every sample", part)
         means = [part.mean(0) for part in terms]
         sizes = [part.shape[0] for part in terms]
         squares = [((part - mean).detach() / n).square() * (n / max(n - 1, 1)) for part, mean, n in zip(terms, means, sizes, strict=True)]
+        value = torch.stack(means).sum(0)
         return Estimate(
-            torch.stack(means).sum(0), n=sum(sizes), assumption=assumption, kind=kind, effective_n=effective_n, warning=warning,
-            **_spread(torch.cat(squares), min(sizes)),
+            value, n=sum(sizes), assumption=assumption, kind=kind, effective_n=effective_n, warning=warning,
+            **_spread(value, torch.cat(squares), min(sizes)),
         )  # fmt: skip
 
     def interval(self, level: float = 0.95) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
@@ -244,12 +246,20 @@ class Estimate:
         return f"{min(values):.4g} to {max(values):.4g} (a batch of {tuple(self.value.shape)})"
 
 
-def _spread(squares: Float[Tensor, "n *batch"], smallest: int) -> dict[str, Float[Tensor, "*batch"] | None]:
+def _check_terms(what: str, terms: Float[Tensor, "n *batch"]) -> None:
+    if not isinstance(terms, Tensor) or not terms.is_floating_point() or terms.ndim == 0:
+        raise TypeError(f"{what} must be a floating-point tensor of shape (n, *batch); got {describe(terms)}")
+    if terms.shape[0] == 0:
+        raise ValueError(f"{what} must have at least one term along the first axis; got {describe(terms)}")
+
+
+def _spread(value: Float[Tensor, "*batch"], squares: Float[Tensor, "n *batch"], smallest: int) -> dict[str, Float[Tensor, "*batch"] | None]:
     """The standard error and the largest single share in it, from what each term adds to the variance; unknown for single terms."""
     if smallest == 1:
         return {}
     variance = squares.sum(0)
-    return {"standard_error": variance.sqrt(), "heaviest": squares.amax(0) / torch.where(variance > 0, variance, 1)}
+    error = torch.where(value.detach().isinf(), torch.inf, variance.sqrt())
+    return {"standard_error": error, "heaviest": squares.amax(0) / torch.where(variance > 0, variance, 1)}
 
 
 def _least(effective_n: Float[Tensor, "*batch"] | float) -> float:

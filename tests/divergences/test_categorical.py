@@ -49,6 +49,22 @@ def test_the_calls_of_torch_that_the_documentation_names():
 
 
 @every
+@pytest.mark.parametrize("logit", [-60.0, -85.0, -100.0])
+def test_single_precision_gradients_of_confident_rows(name, logit):
+    """As in double precision, wherever that gradient is a float."""
+
+    def gradient(dtype, exchanged):
+        logits = torch.tensor([logit, 0.0, 1.0], dtype=dtype, requires_grad=True)
+        pair = [logits.log_softmax(-1), torch.tensor([0.3, 0.5, 0.2], dtype=dtype).log()]
+        return torch.autograd.grad(divergence(*(pair[::-1] if exchanged else pair), name, log=True), logits)[0]
+
+    for exchanged in (False, True):
+        wanted = gradient(torch.float64, exchanged)
+        if wanted.abs().max() < 1e35:
+            torch.testing.assert_close(gradient(torch.float32, exchanged).double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+@every
 def test_both_forms_agree_vanish_at_equality_and_reverse(name):
     g = GENERATORS[name]
     plain = divergence(P.exp(), Q.exp(), g)

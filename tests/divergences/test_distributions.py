@@ -269,6 +269,14 @@ def test_large_parameters_in_single_precision():
     assert double.item() == pytest.approx(0.5 * (1e3) ** 2 / 1e6, rel=1e-2)
 
 
+@pytest.mark.parametrize("name", ["kl", "squared_hellinger", "pearson_chi2"])
+def test_near_and_large_rates_in_single_precision(name):
+    """Rates are floats of single precision, and their logarithms must not be: those are too close."""
+    p, q = (torch.tensor(rate) for rate in (1e6, 1e6 + 10))
+    wanted = divergence(D.Poisson(p.double()), D.Poisson(q.double()), name)
+    torch.testing.assert_close(divergence(D.Poisson(p), D.Poisson(q), name).double(), wanted, rtol=1e-6, atol=0)
+
+
 def test_what_torch_knows_besides():
     p, q = D.Laplace(t(0.0), t(1.0)), D.Laplace(t(0.5), t(2.0))
     torch.testing.assert_close(divergence(p, q, "kl"), D.kl_divergence(p, q))
@@ -315,5 +323,10 @@ def test_mistakes_are_named():
         divergence(D.Categorical(P), D.Categorical(P[:2]), "kl")
     with pytest.raises(TypeError, match=r"p must be a floating-point tensor .* or both p and q distributions; got Categorical"):
         divergence(D.Categorical(P), Q, "kl")
+    for function in (lambda p, q: renyi(p, q, 2.0), cauchy_schwarz):
+        with pytest.raises(ValueError, match=r"(renyi|cauchy_schwarz): p and q must have the same outcomes; got 3 and 2 of them"):
+            function(D.Categorical(P), D.Categorical(P[:2]))
+        with pytest.raises(ValueError, match=r"(renyi|cauchy_schwarz): p and q must have the same event shape; got MultivariateNormal"):
+            function(*(D.MultivariateNormal(torch.zeros(d, dtype=f64), torch.eye(d, dtype=f64)) for d in (2, 3)))
     with pytest.raises(TypeError, match="renyi: q must be a floating-point tensor"):
         renyi(P, [0.5, 0.5], 2.0)

@@ -186,5 +186,6 @@ def test_mistakes_are_named(bound):
         bound(t, torch.zeros(0), "kl")
     with pytest.raises(ValueError, match=r"same batch after their samples; got float32 \(3,\) and float32 \(3, 2\)"):
         bound(t, torch.zeros(3, 2), "kl")
-    with pytest.raises(ValueError, match="weights"):
-        bound(t, t, "kl", weights_q=torch.ones(2))
+    for side in ("weights_p", "weights_q"):
+        with pytest.raises(ValueError, match=rf"{bound.__name__}: {side} must have shape \(3,\) or \(3,\); got float32 \(2,\)"):
+            bound(t, t, "kl", **{side: torch.ones(2)})

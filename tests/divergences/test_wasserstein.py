@@ -62,6 +62,17 @@ def test_every_way_to_write_a_gaussian():
         wasserstein_gaussian(*(Independent(LogNormal(m, t(1.0, 1.0)), 1) for m in (t(0.0, 1.0), t(1.0, 1.0))))
 
 
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-4), (torch.float64, 1e-9)], ids=str)
+def test_nearly_equal_covariances(dtype, apart):
+    """Far below the rounding error of the traces: about |a - b|^2, less what turning b takes off it."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(20, 20, dtype=torch.float64, generator=generator) for _ in range(2))
+    a, b = (3 * a).to(dtype), (3 * a + apart * b).to(dtype)
+    near = a.double() + (b.double() - a.double()) * (1e-3 / apart)  # the same direction, far enough for double precision
+    assert bures(a, b).item() == pytest.approx(bures(a.double(), near).item() * (apart / 1e-3) ** 2, rel=1e-2)
+    assert 0 <= bures(a, a).item() < 1e-9 * bures(a, torch.zeros_like(a)).item()
+
+
 def test_factors_of_any_width_and_singular_covariances():
     """Fewer samples than dimensions; and any rotation of a factor's columns is the same covariance."""
     a, b = draw(8, 5, 3), draw(9, 5, 7)
@@ -156,3 +167,7 @@ def test_mistakes_are_named():
         bures(draw(0, 3), draw(0, 3))
     with pytest.raises(NotImplementedError, match="wasserstein1_normal: it has no closed form here for"):
         wasserstein1_normal(LogNormal(t(0.0), t(1.0)), Normal(t(0.0), t(1.0)))
+    with pytest.raises(ValueError, match="wasserstein_gaussian: p and q must have the same event shape; got MultivariateNormal"):
+        wasserstein_gaussian(*(MultivariateNormal(torch.zeros(d), torch.eye(d)) for d in (2, 3)))
+    with pytest.raises(TypeError, match=r"wasserstein_gaussian: q must be a distribution of torch; got float64 \(3,\)"):
+        wasserstein_gaussian(Normal(t(0.0), t(1.0)), draw(0, 3))

@@ -114,6 +114,14 @@ def test_derivatives_are_derivatives(g, dtype):
     torch.testing.assert_close(second, g.d2f(u), **tolerance)
 
 
+@every
+def test_f_has_its_slope_at_one(g):
+    """Where the powers of |u - 1| meet, and where equal distributions are."""
+    u = torch.ones((), dtype=torch.float64, requires_grad=True)
+    for of_ratio in (g.f, lambda v: g.f_log(v.log())):
+        torch.testing.assert_close(torch.autograd.grad(of_ratio(u), u)[0], g.df(u).detach(), rtol=0, atol=1e-12)
+
+
 @both
 @every
 def test_the_derivative_of_the_conjugate_is_the_inverse_link(g, dtype):

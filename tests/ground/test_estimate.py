@@ -51,7 +51,7 @@ def test_a_sum_of_means():
     assert estimate.standard_error.item() == pytest.approx(math.sqrt(X.var().item() / 5 + y.var().item() / 3), rel=1e-13)
     assert (estimate.n, estimate.effective_n) == (8, 8.0)
     assert Estimate.of_means(X, y[:1], assumption=ASSUMED).standard_error is None
-    with pytest.raises(ValueError, match=r"every sample must have terms along the first axis; got shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"every sample must have at least one term along the first axis; got float64 \(0,\)"):
         Estimate.of_means(X, y[:0], assumption=ASSUMED)
 
 
@@ -139,14 +139,34 @@ def test_an_estimate_does_not_change_and_can_be_kept():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="kind must be one of 'estimate', 'lower bound', 'upper bound'; got 'bound'"):
         Estimate.of_mean(X, assumption=ASSUMED, kind="bound")  # pyrefly: ignore
-    with pytest.raises(ValueError, match=r"at least one sample along the first axis; got shape \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"at least one term along the first axis; got float32 \(0, 2\)"):
         Estimate.of_mean(torch.zeros(0, 2), assumption=ASSUMED)
+    for of in (Estimate.of_mean, Estimate.of_means):
+        with pytest.raises(TypeError, match=r"must be a floating-point tensor of shape \(n, \*batch\); got int64 \(3,\)"):
+            of(torch.arange(3), assumption=ASSUMED)  # pyrefly: ignore
     with pytest.raises(ValueError, match=r"weights must have shape \(5,\) or \(5,\); got \(4,\)"):
         Estimate.of_mean(X, W[:4], assumption=ASSUMED)
     with pytest.raises(ValueError, match="has no standard error"):
         Estimate.of_mean(X[:1], assumption=ASSUMED).interval()
     with pytest.raises(ValueError, match="level must be between 0 and 1; got 95"):
         Estimate.of_mean(X, assumption=ASSUMED).interval(95)
+
+
+@pytest.mark.parametrize("removed", [math.inf, -math.inf, math.nan])
+def test_a_weight_of_zero_removes_a_term(removed):
+    terms = torch.cat([X, X.new_tensor([removed])]).requires_grad_()
+    got, wanted = Estimate.of_mean(terms, torch.cat([W, W.new_zeros(1)]), assumption=ASSUMED), Estimate.of_mean(X, W, assumption=ASSUMED)
+    assert got.value.item() == pytest.approx(wanted.value.item(), rel=1e-12)
+    n = len(X)
+    assert got.standard_error.item() == pytest.approx(wanted.standard_error.item() * ((n + 1) / n * (n - 1) / n) ** 0.5, rel=1e-12)
+    assert torch.autograd.grad(got.value, terms)[0][-1] == 0
+
+
+@pytest.mark.parametrize("weights", [None, torch.ones(3)])
+def test_an_infinite_value_is_infinitely_unsure(weights):
+    estimate = Estimate.of_mean(torch.tensor([1.0, 2.0, math.inf]), weights, assumption=ASSUMED)
+    assert estimate.value.isposinf()
+    assert estimate.standard_error.isposinf()
 
 
 def test_under_vmap():

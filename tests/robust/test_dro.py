@@ -132,6 +132,17 @@ def test_cvar_is_the_risk_of_the_indicator_generator():
     assert dro_risk(losses, wall, penalty=1.0).item() == pytest.approx(conditional_value_at_risk(losses, 0.5).item(), abs=1e-3)
 
 
+@pytest.mark.parametrize("at", range(3))
+def test_a_loss_that_is_no_number_is_not_hidden(at):
+    losses = torch.tensor([0.0, 1.0, 2.0])
+    losses[at] = math.nan
+    assert conditional_value_at_risk(losses, 0.5).isnan()
+    assert dro_risk(losses, "kl", penalty=1.0).isnan()
+    removed = torch.tensor([1.0, 1.0, 1.0])
+    removed[at] = 0
+    assert not conditional_value_at_risk(losses, 0.5, weights=removed).isnan()
+
+
 def test_cvar_weights_and_ties():
     losses = torch.tensor([[2.0, 5.0, 5.0, 1.0], [3.0, 3.0, 3.0, 3.0]], dtype=torch.float64, requires_grad=True)
     (q,) = torch.autograd.grad(conditional_value_at_risk(losses, 0.25).sum(), losses)
@@ -343,6 +354,16 @@ def test_losses_of_every_size_and_place():
         torch.testing.assert_close(dro_risk(losses + 1e6, g, penalty=0.5), base + 1e6, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("name", ["kl", "jeffreys", "skew_kl(skew=0.1)", "jensen_shannon", "gan"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("penalty", [1e6, 1e30])
+def test_large_penalties_are_not_multiplied_with_rounding_errors(name, dtype, penalty):
+    losses = torch.tensor([0.0, 1.0, 3.0], dtype=dtype)
+    curvature = EVERY[name].d2f(torch.ones((), dtype=torch.float64)).item()
+    wanted = losses.double().mean().item() + losses.double().var(correction=0).item() / (2 * penalty * curvature)
+    assert dro_risk(losses, name, penalty=penalty).item() == pytest.approx(wanted, rel=4e-6 if dtype == torch.float32 else 1e-8)
+
+
 def test_a_penalty_a_row():
     losses = torch.tensor(LOSSES).expand(3, 5)
     sizes = torch.tensor([0.0, 0.4, math.inf], dtype=torch.float64)
@@ -398,3 +419,15 @@ def test_mistakes_are_named():
         dro_risk(losses, "kl", radius=1.0, weights=-torch.ones(3))
     with lossmith.validate(True), pytest.raises(ValueError, match="penalty must be at least 0; got -2"):
         dro_risk(losses, "kl", penalty=torch.tensor(-2.0))
+
+
+@pytest.mark.parametrize("name", ["kl", "jensen_shannon", "gan", "skew_kl(skew=0.1)", "squared_hellinger", "reverse_kl", "pearson_chi2"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_one_outlier_among_many(name, dtype):
+    """The search for the ball passes penalties at which the divergence is nothing but rounding error, of either sign."""
+    losses = torch.linspace(-2, 2, 1000, dtype=torch.float64)
+    losses[0] = 50.0
+    q = dro_weights(losses.to(dtype), name, radius=0.1).double()
+    tight = 1e-7 if dtype == torch.float64 else 1e-3
+    assert divergence(q, torch.full_like(q, 1e-3), name).item() == pytest.approx(0.1, rel=tight)
+    assert dro_risk(losses.to(dtype), name, radius=0.1).item() == pytest.approx((q @ losses).item(), rel=tight)

@@ -18,14 +18,15 @@ from lossmith.generators import FGenerator
 _DENSE = (D.MultivariateNormal, D.LowRankMultivariateNormal)
 
 
-def pair_of(p: D.Distribution, q: D.Distribution, *, invariant: bool = True) -> Pair | None:
-    """The pair with closed forms that two distributions make, or None.
+def pair_of(function: str, p: D.Distribution, q: D.Distribution, *, invariant: bool = True) -> Pair | None:
+    """The pair with closed forms that two distributions make, or None. Errors are in the function's name.
 
     Equal transforms are taken off both where what is asked for is invariant under them, as f-divergences are.
     """
+    _check_events(function, p, q)
     if invariant:
         p, q = _untransformed(p, q)
-    rows = rows_of(p, q)
+    rows = rows_of(function, p, q)
     if rows is not None:
         row_p, row_q, log = rows
         return Outcomes.of_rows(row_p, row_q, log)
@@ -35,14 +36,22 @@ def pair_of(p: D.Distribution, q: D.Distribution, *, invariant: bool = True) -> 
     if isinstance(p, D.Independent) and isinstance(q, D.Independent):
         if p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:
             return None
-        components = pair_of(p.base_dist, q.base_dist, invariant=invariant)
+        components = pair_of(function, p.base_dist, q.base_dist, invariant=invariant)
         return None if components is None else Independent(components, p.reinterpreted_batch_ndims)
     if isinstance(p, D.Normal) and isinstance(q, D.Normal):
         return Normals(*(_real(x) for x in (p.loc, p.scale, q.loc, q.scale)))
     family = FAMILIES.get(type(p))
     if family is not None and family is FAMILIES.get(type(q)):
-        return ExponentialFamily(family, _real(family.natural(p)), _real(family.natural(q)))
+        return ExponentialFamily.of_parameters(family, _real(family.parameters(p)), _real(family.parameters(q)))
     return None
+
+
+def _check_events(function: str, p: D.Distribution, q: D.Distribution) -> None:
+    for argument, x in (("p", p), ("q", q)):
+        if not isinstance(x, D.Distribution):
+            raise TypeError(f"{function}: {argument} must be a distribution of torch; got {describe(x)}")
+    if p.event_shape != q.event_shape:
+        raise ValueError(f"{function}: p and q must have the same event shape; got {_kind(p)} and {_kind(q)}")
 
 
 def _untransformed(p: D.Distribution, q: D.Distribution) -> tuple[D.Distribution, D.Distribution]:
@@ -88,13 +97,12 @@ def multiple_of_total_variation(g: FGenerator) -> float | None:
 
 def of_distributions(p: D.Distribution, q: D.Distribution, g: FGenerator) -> Float[Tensor, "*batch"]:
     """The f-divergence of two distributions, where it has a closed form; NotImplementedError elsewhere."""
-    if p.event_shape != q.event_shape:
-        raise ValueError(f"divergence: p and q must have the same event shape; got {_kind(p)} and {_kind(q)}")
-    rows = rows_of(p, q)
+    _check_events("divergence", p, q)
+    rows = rows_of("divergence", p, q)
     if rows is not None:
         row_p, row_q, log = rows
         return of_rows(row_p, row_q, g, log=log)
-    pair = pair_of(p, q)
+    pair = pair_of("divergence", p, q)
     if pair is not None:
         if g.alphas is not None:
             return torch.stack([weight * alpha_divergence(pair, order) for order, weight in g.alphas]).sum(0)

@@ -27,7 +27,8 @@ Scalar: TypeAlias = Float[Tensor, "*#batch"]
 class Family(NamedTuple):
     """One exponential family, its natural parameters along the last axis (up to a fixed linear map, which changes nothing)."""
 
-    natural: Callable[[Any], Vector]
+    parameters: Callable[[Any], Vector]
+    """What torch's distribution is given by."""
     log_normaliser: Callable[[Vector], Scalar]
     mean: Callable[[Vector], Vector]
     """The gradient of the log-normaliser, which is the mean of the sufficient statistics."""
@@ -37,21 +38,24 @@ class Family(NamedTuple):
     """The largest value that a parameter's product with the sufficient statistics takes: +inf, or less."""
     inside: float
     """A parameter of the natural space, if every component is this number."""
+    natural: Callable[[Vector], Vector] = lambda given: given
+    """The natural parameters of those."""
 
 
 class ExponentialFamily(Pair):
     """Two members of one exponential family, by their natural parameters."""
 
-    def __init__(self, family: Family, natural_p: Vector, natural_q: Vector) -> None:
-        self.family = family
-        self.dtype = torch.promote_types(natural_p.dtype, natural_q.dtype)
-        widest = self.dtype if natural_p.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
-        self.natural_p, self.natural_q = natural_p.to(widest), natural_q.to(widest)
+    def __init__(self, family: Family, natural_p: Vector, natural_q: Vector, dtype: torch.dtype) -> None:
+        self.family, self.natural_p, self.natural_q, self.dtype = family, natural_p, natural_q, dtype
+
+    @staticmethod
+    def of_parameters(family: Family, p: Vector, q: Vector) -> "ExponentialFamily":
+        dtype = torch.promote_types(p.dtype, q.dtype)
+        widest = dtype if p.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+        return ExponentialFamily(family, family.natural(p.to(widest)), family.natural(q.to(widest)), dtype)
 
     def exchanged(self) -> "ExponentialFamily":
-        pair = ExponentialFamily(self.family, self.natural_q, self.natural_p)
-        pair.dtype = self.dtype
-        return pair
+        return ExponentialFamily(self.family, self.natural_q, self.natural_p, self.dtype)
 
     def kl(self) -> Scalar:
         slope = self.family.mean(self.natural_p)
@@ -98,7 +102,7 @@ def _zero_or_infinite(finite: Bool[Tensor, "*#batch"], like: Vector) -> Scalar:
 
 
 _dirichlet = Family(
-    natural=lambda p: p.concentration,
+    parameters=lambda p: p.concentration,
     log_normaliser=_log_beta,
     mean=lambda c: torch.digamma(c) - torch.digamma(c.sum(-1, keepdim=True)),
     contains=lambda c: (c > 0).all(-1),
@@ -106,7 +110,7 @@ _dirichlet = Family(
     inside=1.0,
 )
 _gamma = Family(
-    natural=lambda p: torch.stack([p.concentration, p.rate], -1),
+    parameters=lambda p: torch.stack([p.concentration, p.rate], -1),
     log_normaliser=lambda n: torch.lgamma(n[..., 0]) - n[..., 0] * n[..., 1].log(),
     mean=lambda n: torch.stack([torch.digamma(n[..., 0]) - n[..., 1].log(), -n[..., 0] / n[..., 1]], -1),
     contains=lambda n: (n > 0).all(-1),
@@ -115,11 +119,11 @@ _gamma = Family(
 )
 FAMILIES: dict[type[D.Distribution], Family] = {
     D.Dirichlet: _dirichlet,
-    D.Beta: _dirichlet._replace(natural=lambda p: torch.stack([p.concentration1, p.concentration0], -1)),
+    D.Beta: _dirichlet._replace(parameters=lambda p: torch.stack([p.concentration1, p.concentration0], -1)),
     D.Gamma: _gamma,
     D.Chi2: _gamma,
     D.Exponential: Family(
-        natural=lambda p: p.rate.unsqueeze(-1),
+        parameters=lambda p: p.rate.unsqueeze(-1),
         log_normaliser=lambda r: -r[..., 0].log(),
         mean=lambda r: -1 / r,
         contains=lambda r: r[..., 0] > 0,
@@ -127,20 +131,22 @@ FAMILIES: dict[type[D.Distribution], Family] = {
         inside=1.0,
     ),
     D.Poisson: Family(
-        natural=lambda p: p.rate.log().unsqueeze(-1),
+        parameters=lambda p: p.rate.unsqueeze(-1),
         log_normaliser=lambda n: n[..., 0].exp(),
         mean=lambda n: n.exp(),
         contains=lambda n: n[..., 0] < torch.inf,
         supremum=lambda step: _zero_or_infinite(step[..., 0] <= 0, step),
         inside=0.0,
+        natural=torch.log,
     ),
     D.Geometric: Family(
-        natural=lambda p: torch.log1p(-p.probs).unsqueeze(-1),
+        parameters=lambda p: p.probs.unsqueeze(-1),
         log_normaliser=lambda n: -(-torch.expm1(n[..., 0])).log(),
         mean=lambda n: n.exp() / -torch.expm1(n),
         contains=lambda n: n[..., 0] < 0,
         supremum=lambda step: _zero_or_infinite(step[..., 0] <= 0, step),
         inside=-1.0,
+        natural=lambda chance: torch.log1p(-chance),
     ),
 }
 """The families by the class of torch's distribution."""

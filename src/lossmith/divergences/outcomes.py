@@ -68,7 +68,9 @@ _ROWS: dict[type[D.Distribution], Callable[..., Rows]] = {
 }
 
 
-def rows_of(p: D.Distribution, q: D.Distribution) -> tuple[Float[Tensor, "*#rows c"], Float[Tensor, "*#rows c"], bool] | None:
+def rows_of(
+    function: str, p: D.Distribution, q: D.Distribution
+) -> tuple[Float[Tensor, "*#rows c"], Float[Tensor, "*#rows c"], bool] | None:
     """The rows of two distributions of one kind and whether they are logarithms; None if they are of no kind with finitely many."""
     if type(p) is not type(q) or type(p) not in _ROWS:
         return None
@@ -79,7 +81,7 @@ def rows_of(p: D.Distribution, q: D.Distribution) -> tuple[Float[Tensor, "*#rows
         more = row_q.shape[-1] - row_p.shape[-1]
         row_p, row_q = F.pad(row_p, (0, max(more, 0)), value=-torch.inf), F.pad(row_q, (0, max(-more, 0)), value=-torch.inf)
     if row_p.shape[-1] != row_q.shape[-1]:
-        raise ValueError(f"divergence: p and q must have the same outcomes; got {row_p.shape[-1]} and {row_q.shape[-1]} of them")
+        raise ValueError(f"{function}: p and q must have the same outcomes; got {row_p.shape[-1]} and {row_q.shape[-1]} of them")
     return row_p, row_q, log_p or log_q
 
 

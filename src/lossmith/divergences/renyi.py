@@ -124,7 +124,7 @@ def _pair(
     if isinstance(p, D.Distribution) and isinstance(q, D.Distribution):
         if log:
             raise ValueError(f"{function}: log is for rows of log-probabilities; distributions have no such form")
-        pair = pair_of(p, q, invariant=invariant)
+        pair = pair_of(function, p, q, invariant=invariant)
         if pair is None:
             raise no_closed_form(function, "it", p, q)
         return pair

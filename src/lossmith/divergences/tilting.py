@@ -216,9 +216,13 @@ def _ball(x: Tensor, p: Tensor, centred: _Centred, radius: Tensor) -> tuple[Tens
         divergence, response = _divergence(u, p, centred), centred.response(u)
         weight = _mean(p, response)
         mean = _mean(p, response * y) / torch.where(weight > 0, weight, 1)
-        slope = _mean(p, response * (y - mean.unsqueeze(-1)).square()) / divergence
+        growth = _mean(p, response * (y - mean.unsqueeze(-1)).square())
+        # Near p a divergence rounds to 0 or below, which has no logarithm; there it is half its second derivative.
+        divergence = torch.where(divergence > 0, divergence, growth / 2)
         eps = torch.finfo(s.dtype).eps
-        return (divergence / radius).log(), slope, 8 * (eps * (1 + s.abs() * slope) + (eps / radius).clamp(max=1e-6))
+        slope = growth / divergence
+        rounding = 8 * (eps * (1 + s.abs() * slope) + (eps / radius).clamp(max=1e-6))
+        return (divergence / radius).log(), slope, rounding.clamp(max=1e-3)  # a slope that is itself rounding error excuses nothing
 
     variance = _mean(p, (x - _mean(p, x).unsqueeze(-1)).square())
     start = 0.5 * (2 * radius * centred.g.d2f(x.new_ones(())) / variance).log()  # right for small radii
@@ -358,4 +362,6 @@ def _lagrangian(
     value = value - torch.where(moves, error * _residual(u), 0).sum(-1) - (penalty * mass).detach() * _residual(c)
     if radius is not None:
         value = value + (excess - c * mass).detach() * _residual(penalty)
-    return value
+    # A large penalty times a divergence that is rounding error would be anything; p itself and q without its price are bounds.
+    held = torch.clamp(value.detach(), _mean(p, x).detach(), _mean(p, u * x).detach())
+    return held + _residual(value)

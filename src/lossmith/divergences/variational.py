@@ -88,7 +88,7 @@ def variational_bound(
         tensor(True)
     """
     g = named("variational_bound", generator)
-    t_p, t_q = _critic("variational_bound", t_p, t_q)
+    t_p, t_q = _critic("variational_bound", t_p, t_q, weights_p, weights_q)
     under_p, under_q = (g.df_log(t_p), -g.reverse().df_log(-t_q)) if log_ratio else (t_p, g.conjugate(t_q))
     of_p = Estimate.of_mean(under_p, weights_p, assumption=_SAMPLES)
     of_q = Estimate.of_mean(under_q, weights_q, assumption=_SAMPLES)
@@ -136,9 +136,9 @@ def tight_variational_bound(
     """
     name = "tight_variational_bound"
     g = named(name, generator)
-    t_p, t_q = _critic(name, t_p, t_q)
+    t_p, t_q = _critic(name, t_p, t_q, weights_p, weights_q)
     values = t_q.movedim(0, -1)
-    weights = torch.ones_like(values) if weights_q is None else _along_last(name, weights_q, values)
+    weights = torch.ones_like(values) if weights_q is None else _along_last(weights_q, values)
     share = weights / weights.sum(-1, keepdim=True)
     largest = penalised(values, share, g, values.new_ones(values.shape[:-1]))
     u = (largest.q / torch.where(share > 0, share, 1)).detach().movedim(-1, 0)
@@ -148,8 +148,8 @@ def tight_variational_bound(
     return _difference(of_p, of_q, of_p.value - largest.value, "estimate")
 
 
-def _critic(function: str, t_p: Tensor, t_q: Tensor) -> tuple[Tensor, Tensor]:
-    """The critic's values in float32 at least."""
+def _critic(function: str, t_p: Tensor, t_q: Tensor, weights_p: Tensor | None, weights_q: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The critic's values in float32 at least, beside weights that fit."""
     for argument, t in (("t_p", t_p), ("t_q", t_q)):
         if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim == 0:
             raise TypeError(f"{function}: {argument} must be a floating-point tensor of shape (n, *batch); got {describe(t)}")
@@ -157,14 +157,15 @@ def _critic(function: str, t_p: Tensor, t_q: Tensor) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{function}: {argument} must have at least one sample; got {describe(t)}")
     if t_p.shape[1:] != t_q.shape[1:]:
         raise ValueError(f"{function}: t_p and t_q must have the same batch after their samples; got {describe(t_p)} and {describe(t_q)}")
+    for argument, w, t in (("weights_p", weights_p, t_p), ("weights_q", weights_q, t_q)):
+        if w is not None and (not isinstance(w, Tensor) or w.shape not in (t.shape, t.shape[:1])):
+            raise ValueError(f"{function}: {argument} must have shape {tuple(t.shape)} or ({len(t)},); got {describe(w)}")
     p, q = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (t_p, t_q))
     return p, q
 
 
-def _along_last(function: str, weights: Tensor, values: Tensor) -> Tensor:
+def _along_last(weights: Tensor, values: Tensor) -> Tensor:
     """Weights of the samples in the first axis, or of shape (m,), beside values with the samples in the last."""
-    if weights.shape not in (values.movedim(-1, 0).shape, values.shape[-1:]):
-        raise ValueError(f"{function}: weights_q must have the shape of t_q or ({values.shape[-1]},); got {describe(weights)}")
     return (weights.expand_as(values) if weights.ndim == 1 else weights.movedim(0, -1)).to(values.dtype)
 
 

@@ -1,8 +1,10 @@
 r"""Wasserstein distances of Gaussians, where optimal transport has a closed form.
 
 The trace of :math:`(S_2^{1/2} S_1 S_2^{1/2})^{1/2}` is the sum of the singular values of :math:`L_1^T L_2`, for any factors
-:math:`S_i = L_i L_i^T`. No square root of a matrix is taken, so covariances may be equal, commute, or be singular. The derivatives do not
-go through those of the singular vectors, which are infinite where singular values coincide: the sum itself is smooth there.
+:math:`S_i = L_i L_i^T`, whose singular vectors give the rotation that brings the factors closest. No square root of a matrix is taken,
+so covariances may be equal, commute, or be singular; and no traces are subtracted, so the distance of covariances that are nearly equal
+is exact and never negative. The derivatives do not go through those of the singular vectors, which are infinite where singular values
+coincide: the sum itself is smooth there.
 """
 
 import math
@@ -45,7 +47,7 @@ def wasserstein_gaussian(p: D.Distribution, q: D.Distribution) -> Float[Tensor, 
         >>> wasserstein_gaussian(Normal(0.0, 1.0), Normal(1.0, 2.0))
         tensor(2.)
     """
-    pair = pair_of(p, q, invariant=False)
+    pair = pair_of("wasserstein_gaussian", p, q, invariant=False)
     squared = None if pair is None else _squared_distance(pair)
     if squared is None:
         raise no_closed_form("wasserstein_gaussian", "it", p, q)
@@ -100,23 +102,25 @@ def bures(a: Float[Tensor, "*#batch d k"], b: Float[Tensor, "*#batch d l"]) -> F
         raise ValueError(f"bures: a and b must have the same number of rows, the dimension; got {describe(a)} and {describe(b)}")
     a, b = (x if x.dtype in (torch.float32, torch.float64) else x.float() for x in (a, b))
     columns = max(a.shape[-1], b.shape[-1])
-    product = F.pad(a, (0, columns - a.shape[-1])).mT @ F.pad(b, (0, columns - b.shape[-1]))
-    return a.square().sum((-2, -1)) + b.square().sum((-2, -1)) - 2 * _sum_of_singular_values(product)
+    a, b = F.pad(a, (0, columns - a.shape[-1])), F.pad(b, (0, columns - b.shape[-1]))
+    rotation, curvature = _best_rotation(a.mT @ b)
+    return (a - b @ rotation).square().sum((-2, -1)) - curvature
 
 
-def _sum_of_singular_values(matrix: Float[Tensor, "*batch k k"]) -> Float[Tensor, "*batch"]:
-    r"""The nuclear norm of square matrices, with first and second derivatives that hold also where singular values coincide.
+def _best_rotation(matrix: Float[Tensor, "*batch k k"]) -> tuple[Float[Tensor, "*batch k k"], Float[Tensor, "*batch"]]:
+    r"""The R that minimises |a - b R|, from M = a^T b, and what the square has to lose for its second derivatives to be right.
 
-    With M = U (S + E) V^T and E small, the norm is tr S + tr E + sum over i < j of (E_ij - E_ji)^2 / (2 (s_i + s_j)) up to third
-    order: U, S and V are constants to autograd, and E is zero and carries the derivatives.
+    At R, a constant to autograd, the square is the minimum without any cancellation, and so are its first derivatives (envelope
+    theorem). With M = U (S + E) V^T and E small, R = V U^T, and the nuclear norm of M, which enters with -2, is tr S + tr E + sum over
+    i < j of (E_ij - E_ji)^2 / (2 (s_i + s_j)) up to third order: that last sum is zero in value and in its first derivatives.
     """
     u, s, vh = torch.linalg.svd(matrix.detach())
     rotated = u.mT @ matrix @ vh.mT
     change = rotated - rotated.detach()
     skew = change - change.mT
     sums = s.unsqueeze(-1) + s.unsqueeze(-2)
-    curvature = torch.where(sums > 0, 0.25 / torch.where(sums > 0, sums, 1), 0)  # each pair comes twice
-    return s.sum(-1) + change.diagonal(dim1=-2, dim2=-1).sum(-1) + (curvature * skew.square()).sum((-2, -1))
+    curvature = torch.where(sums > 0, 0.5 / torch.where(sums > 0, sums, 1), 0)  # each pair comes twice
+    return vh.mT @ u.mT, (curvature * skew.square()).sum((-2, -1))
 
 
 def wasserstein1_normal(p: D.Normal, q: D.Normal) -> Float[Tensor, "*batch"]:
@@ -144,7 +148,7 @@ def wasserstein1_normal(p: D.Normal, q: D.Normal) -> Float[Tensor, "*batch"]:
         >>> wasserstein1_normal(Normal(0.0, 1.0), Normal(1.0, 2.0))
         tensor(1.1666)
     """
-    pair = pair_of(p, q, invariant=False)
+    pair = pair_of("wasserstein1_normal", p, q, invariant=False)
     if not isinstance(pair, Normals):
         raise no_closed_form("wasserstein1_normal", "it", p, q)
     difference, spread = pair.mean_p - pair.mean_q, (pair.scale_p - pair.scale_q).abs()

@@ -167,6 +167,7 @@ gan = register(
         d2f=lambda u: 1 / u / (1 + u),
         conjugate=lambda t: -_log1m_exp(t) - 2 * _LOG2,
         inverse_link=lambda t: -t.exp() / torch.expm1(t),
+        f_log=lambda r: _times_exp(F.logsigmoid, r.clamp(max=30)) - F.softplus(r) + 2 * _LOG2,  # the first term tends to -1
         df_log=F.logsigmoid,
         score_weight=torch.sigmoid,
         at_zero=2 * _LOG2, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: _gan_reverse,
@@ -196,11 +197,18 @@ def skew_kl(skew: float) -> FGenerator:
         f=lambda u: u * _log_share(u, a),
         df=lambda u: _log_share(u, a) + (1 - a) / (a * u + (1 - a)),
         d2f=lambda u: ((1 - a) / (a * u + (1 - a))).square() / u,
+        f_log=lambda r: _times_exp(lambda s: _log_share_log(s, a), r),
         df_log=lambda r: _log_share_log(r, a) + _second_share(r, a),
         score_weight=lambda r: (1 - a) / a * _second_share(-r, 1 - a) * _second_share(r, a) if a > 0 else r.exp(),
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=-math.log(a) if a > 0 else math.inf, closed=a > 0,
         twin=lambda: skew_reverse_kl(a), alphas=None if a else kl.alphas,
     )  # fmt: skip
+
+
+def _times_exp(logarithm: Elementwise, r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """u times a logarithm of u, of a log ratio; 0 with no gradient where u is long 0 and the logarithm not finite."""
+    r = r.clamp(min=-2000)
+    return r.exp() * logarithm(r)
 
 
 def _log_share_log(r: Float[Tensor, "*n"], weight: float) -> Float[Tensor, "*n"]:
@@ -237,6 +245,7 @@ def skew_reverse_kl(skew: float) -> FGenerator:
         d2f=lambda u: (b / (a + b * u)).square(),
         conjugate=lambda t: math.log(b) - (-t).log() - a / b * t - 1,
         inverse_link=lambda t: (-1 / t) - a / b,
+        f_log=lambda r: -torch.logaddexp(r.new_tensor(math.log(a)), math.log(b) + r) if a > 0 else -r,
         df_log=lambda r: -b / a * _second_share(r, b) if a > 0 else -(-r).exp(),
         score_weight=lambda r: _second_share(-r, a).square(),
         at_zero=-math.log(a) if a > 0 else math.inf, slope_at_zero=-b / a if a > 0 else -math.inf, slope_at_infinity=0.0,

@@ -191,7 +191,7 @@ def conditional_value_at_risk(
         rest = (level - above.sum(-1, keepdim=True)).clamp(min=0)
         held = at.sum(-1, keepdim=True)
         share = above / level + at * torch.where(held > 0, rest / torch.where(held > 0, held, 1), 0) / level
-    return torch.where(share > 0, share * losses, 0).sum(-1)
+    return torch.where((share > 0) | kept.isnan(), share * losses, 0).sum(-1)
 
 
 def _solve(
