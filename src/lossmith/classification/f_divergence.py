@@ -62,7 +62,7 @@ def _from_label(log_p: Float[Tensor, "*rows"], generator: FGenerator) -> Float[T
         symmetric=False,
         shift_invariant=True,
         class_symmetric=True,
-        growth="linear",
+        growth=None,  # the generator's: bounded for jensen_shannon, linear for kl, exponential for pearson_chi2
         bounds=lambda generator: (0.0, ANY(generator).at_zero + ANY(generator).slope_at_infinity),
     ),
     provenance="derived from the generator; checked against the sum over the classes and the named losses it contains",

@@ -44,7 +44,7 @@ def _half_brier(input: Tensor, target: Tensor) -> Tensor:
         symmetric=False,
         shift_invariant=True,
         class_symmetric=True,
-        growth="bounded",
+        growth=None,  # the entropy's: bounded for gini, linear for shannon
         bounds=lambda entropy: (0.0, ANY_ENTROPY(entropy).margin),
     ),
     provenance="derived from the entropy; checked against the Brier, spherical and logarithmic scores, and a search for better reports",

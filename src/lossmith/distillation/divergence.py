@@ -44,7 +44,7 @@ def _from_teacher(
         symmetric=False,
         shift_invariant=True,
         class_symmetric=True,
-        growth="linear",
+        growth=None,  # the generator's: linear for kl, exponential for pearson_chi2
         bounds=lambda generator, temperature, rescale: (
             0.0,
             (ANY(generator).at_zero + ANY(generator).slope_at_infinity) * (temperature**2 if rescale else 1.0),
