@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lossmith.cli.compare import known_test, present
+from lossmith.cli.compare import known_test
+from lossmith.cli.presenting import present
 from lossmith.cli.problems import USAGE, Problem, need
 
 

@@ -1,0 +1,151 @@
+"""What ``lossmith compare`` and ``lossmith report`` show of a study: the report, and a table or JSON in the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from lossmith.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from lossmith.study import StudyResult
+    from lossmith.study.statistics.paired import Comparison, Test
+    from lossmith.study.summary import Line, Summary
+
+WIDE = 116
+"""Columns that a terminal needs for one table with both epochs; two are printed otherwise."""
+STYLES = {"better": "bold green", "worse": "bold red", "failed": "bold magenta"}
+
+
+def present(result: "StudyResult", test: "Test", out: Path, *, as_json: bool) -> int:
+    """Write the report, then print the table, or JSON."""
+    from lossmith.study.report.page import write_report
+    from lossmith.study.summary import Summary
+
+    summary = Summary(result, test)
+    page = write_report(summary, out)
+    if as_json:
+        print_json(_facts(summary, page))
+    else:
+        _print(summary, page)
+    return 0
+
+
+def _print(summary: "Summary", page: Path) -> None:
+    from lossmith.study.report import words
+
+    out, spec = console(), summary.spec
+    unit = ", %" if words.percent(summary.metric) else ""
+    where = words.setting(spec, summary.result.data["name"])
+    name = f"{where}: {summary.metric.title}{unit}, mean over {len(spec.draws)} {spec.unit}s [95 % interval]"
+    declared, other = _declared_columns(summary), _other_columns(summary)
+    out.print()
+    if out.width >= WIDE:
+        out.print(_table(summary, name, [*declared, *other]))
+    else:
+        out.print(_table(summary, name, declared))
+        out.print(_table(summary, "not declared, and so not tested", other))
+    for one in summary.standings:
+        reached = words.number(summary.metric, one.mean)
+        out.print(
+            Text(f"reference: {one.name} {reached}, {words.difference(summary.metric, one.comparison.mean_difference)} to {one.best}")
+        )
+    out.print(Text(words.headline(summary), style="bold"))
+    for warning in summary.notes:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+    out.print(f"report: {page}")
+
+
+def _table(summary: "Summary", title: str, columns: Sequence[tuple[str, list[Text]]]) -> Table:
+    """The objectives, and a column a pair of heading and cells."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("objective", style="bold", overflow="fold")
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading == "verdict" else "right", no_wrap=True)
+    for place, label in enumerate(summary.result.objectives):
+        broken = label if len(label) <= 26 else label.replace(":", ":\n", 1)
+        table.add_row(Text(broken), *(cells[place] for _, cells in columns))
+    return table
+
+
+def _declared_columns(summary: "Summary") -> list[tuple[str, list[Text]]]:
+    from lossmith.study.report import words
+
+    lines = summary.lines()
+    found = [line.comparison for line in lines]
+    return [
+        (f"{summary.spec.stop} epoch\n(declared)", [_estimate(summary, line) for line in lines]),
+        ("difference\nto baseline", [_difference(summary, one) for one in found]),
+        ("adjusted\np", [Text("" if one is None else words.p_value(one.p_adjusted)) for one in found]),
+        ("verdict", [_verdict(one) for one in found]),
+    ]
+
+
+def _other_columns(summary: "Summary") -> list[tuple[str, list[Text]]]:
+    lines = summary.lines(stop=summary.other_stop)
+    return [
+        (f"{summary.other_stop} epoch\n(not tested)", [_estimate(summary, line) for line in lines]),
+        ("difference\nto baseline", [_difference(summary, line.comparison) for line in lines]),
+    ]
+
+
+def _verdict(found: "Comparison | None") -> Text:
+    if found is None:
+        return Text("baseline", style="dim")
+    return Text(found.verdict.replace("no difference shown", "no difference\nshown"), style=STYLES.get(found.verdict, ""))
+
+
+def _estimate(summary: "Summary", line: "Line") -> Text:
+    from lossmith.study.report import words
+
+    ends = words.mean_interval(summary.metric, line.estimate.low, line.estimate.high)
+    return Text(f"{words.number(summary.metric, line.estimate.mean).removesuffix(' %')}\n{ends}")
+
+
+def _difference(summary: "Summary", found: "Comparison | None") -> Text:
+    from lossmith.study.report import words
+
+    if found is None:
+        return Text("")
+    return Text(f"{words.difference(summary.metric, found.mean_difference)}\n{words.interval(summary.metric, found.low, found.high)}")
+
+
+def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lossmith.study.report import words
+    from lossmith.study.spec import STOPS
+    from lossmith.study.training.metrics import METRICS
+
+    tables = {
+        stop: {
+            name: [
+                {
+                    "objective": line.objective,
+                    **asdict(line.estimate),
+                    "comparison": None if line.comparison is None else asdict(line.comparison),
+                }
+                for line in summary.lines(name, stop)
+            ]
+            for name in METRICS
+        }
+        for stop in STOPS
+    }
+    return {
+        "study": summary.spec.as_dict(),
+        "data": dict(summary.result.data),
+        "sizes": asdict(summary.sizes),
+        "declared": {"metric": summary.spec.metric, "stop": summary.spec.stop, "baseline": summary.baseline, "test": summary.test},
+        "headline": words.headline(summary),
+        "findings": [{"objective": label, "verdict": verdict, "text": text} for label, verdict, text in words.findings(summary)],
+        "references": [
+            {"name": one.name, "mean": one.mean, "best_objective": one.best, "comparison": asdict(one.comparison)}
+            for one in summary.standings
+        ],
+        "warnings": summary.notes,
+        "results": tables,
+        "report": str(page),
+    }
