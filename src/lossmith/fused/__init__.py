@@ -6,9 +6,10 @@
 :class:`Logits` is for logits that exist already.
 """
 
-from lossmith.fused.linear import LinearLogits, explain, linear_log_prob, linear_stats
+from lossmith.fused.linear import LinearLogits, explain
 from lossmith.fused.logits import Logits
 from lossmith.fused.plan import Plan
 from lossmith.fused.reference import RowStats
+from lossmith.fused.statistics import linear_log_prob, linear_stats
 
 __all__ = ["LinearLogits", "Logits", "Plan", "RowStats", "explain", "linear_log_prob", "linear_stats"]
