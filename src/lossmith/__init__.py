@@ -29,6 +29,7 @@ _SUBPACKAGES = (
     "estimate",
     "fused",
     "generators",
+    "integrations",
     "robust",
     "study",
 )
