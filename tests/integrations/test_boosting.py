@@ -158,6 +158,7 @@ def test_multilabel_scores():
     np.testing.assert_allclose(curvature, p * (1 - p), atol=1e-12)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -1,5 +1,7 @@
 """What to look at when something is odd: properties of objectives and of training, measured."""
 
 from lossmith.diagnostics.bayes_risk import BayesRisk, bayes_risk
+from lossmith.diagnostics.margins import logit_margins
+from lossmith.diagnostics.neural_collapse import NeuralCollapse, neural_collapse
 
-__all__ = ["BayesRisk", "bayes_risk"]
+__all__ = ["BayesRisk", "NeuralCollapse", "bayes_risk", "logit_margins", "neural_collapse"]
