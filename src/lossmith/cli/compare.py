@@ -28,6 +28,7 @@ def compare(
     model: str = "mlp",
     noise: str | None = None,
     imbalance: float | None = None,
+    labels_per_class: int | None = None,
     seeds: str = "10",
     metric: str = "accuracy",
     stop: str = "last",
@@ -43,6 +44,9 @@ def compare(
     duplicates: str = "together",
     clean_target: str | None = None,
     clean_validation: bool = False,
+    probes: str | None = None,
+    ood: str | None = None,
+    ood_classes: str | None = None,
     no_references: bool = False,
     time: str | None = None,
     test: str = "corrected_t",
@@ -59,8 +63,10 @@ def compare(
         objectives: separated by commas, with hyper-parameters after a colon: ce,gce:q=0.7; module:function for your own.
         target: the column to predict; for files.
         model: linear, mlp, cnn (images), or module:function returning a torch module.
-        noise: wrong labels in training and validation rows: symmetric:0.4 or asymmetric:0.3. Test labels stay right.
+        noise: wrong labels in training and validation rows: symmetric:0.4, asymmetric:0.3, or instance:0.4 (depending on the row).
+            Test labels stay right.
         imbalance: thin the training classes, the smallest to this fraction of the largest.
+        labels_per_class: train on so few rows of each class.
         seeds: how many, or which (0,1,7). Each redraws the split, the initial weights and the batches.
         metric: the one that is declared and tested (accuracy, balanced_accuracy, f1, auroc, log_loss, brier, ...); all are reported.
         stop: the epoch the verdict is about: last, or best on validation. Both are reported.
@@ -82,6 +88,10 @@ def compare(
             Scores against noisy labels favour fitting the noise.
         clean_validation: let labels known to be right choose learning rates and epochs too: those of --clean-target,
             or those without --noise.
+        probes: what else to look at in every trained model: corruptions (each at five severities; or by name, such as contrast),
+            fgsm:0.1 or pgd:0.1 (attacks of that radius), collapse, margins, cost. Nothing is chosen by them.
+        ood: data whose rows no class is right for, as for --data; how well they are told from test rows is a probe.
+        ood_classes: classes to hold out of the study, whose rows are such.
         no_references: on a table, leave out scikit-learn's logistic regression and gradient boosting beside the objectives.
             When one of them is ahead of every objective, the report begins with it.
         time: end in so much time: 90m, 1.5h, 1h30m. Seeds are finished one after the other, and whole ones are reported.
@@ -110,6 +120,7 @@ def compare(
         model=model,
         noise=None if noise is None else study.Noise.parse(noise),
         imbalance=imbalance,
+        labels=labels_per_class,
         seeds=_whole_numbers(seeds),
         metric=metric,
         stop=stop,
@@ -123,6 +134,9 @@ def compare(
         split_column=split_column,
         clean_validation=clean_validation,
         clean_target=clean_target,
+        probes=_names(probes),
+        ood=ood,
+        ood_classes=_names(ood_classes),
         references=not no_references,
         time=None if time is None else study.parse_time(time),
         duplicates=duplicates,
@@ -181,6 +195,10 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise Problem(f"{option} must be numbers separated by commas; got {text!r}", USAGE) from None
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _writable(folder: Path) -> None:

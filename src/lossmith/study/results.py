@@ -120,6 +120,10 @@ class StudyResult:
         """One outcome, by the number of its split (`StudySpec.draws`); `stop` is the study's own unless said otherwise."""
         return self._by_place[stop or self.spec.stop, objective, draw]
 
+    def chosen(self, objective: str, draw: int, stop: str | None = None) -> Mapping[str, Any]:
+        """The whole record of the trial that was chosen on a split."""
+        return self.trials[objective, draw, self.outcome(objective, draw, stop).learning_rate]
+
     def over(self, objective: str, stop: str | None = None) -> list[Outcome]:
         """An objective's outcomes on all splits, in their order."""
         return [self.outcome(objective, draw, stop) for draw in self.spec.draws]
@@ -136,7 +140,7 @@ class StudyResult:
         length = self.spec.epochs + 1
         loss, validation, test = (np.full((len(self.spec.draws), length), np.nan) for _ in range(3))
         for i, draw in enumerate(self.spec.draws):
-            record = self.trials[objective, draw, self.outcome(objective, draw, stop).learning_rate]
+            record = self.chosen(objective, draw, stop)
             for entry in record["epochs"]:
                 loss[i, entry["epoch"]] = _number(entry["train_loss"])
                 validation[i, entry["epoch"]] = _number(entry["val"][self.spec.metric])

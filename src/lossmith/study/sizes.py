@@ -28,6 +28,6 @@ class Sizes:
 
 def sizes(spec: StudySpec, dataset: Dataset) -> Sizes:
     """The sizes of the splits that a study will make, from the first few of them: where groups make them differ, it is by little."""
-    options = {name: getattr(spec, name) for name in ("imbalance", "validation", "test", "folds")}
+    options = {name: getattr(spec, name) for name in ("imbalance", "labels", "validation", "test", "folds")}
     drawn = (draw_rows(dataset, seed, fold=fold, **options) for seed, fold in islice(spec.draws.values(), FEW))
     return Sizes.mean((len(train), len(held_out), len(tested)) for train, held_out, tested in drawn)

@@ -17,11 +17,13 @@ from lossmith.study.budget import parse_time
 from lossmith.study.data.corruption import Noise
 from lossmith.study.data.dataset import Dataset, Roles
 from lossmith.study.data.sources import load_data
+from lossmith.study.data.strange import beside, hold_out_classes
 from lossmith.study.errors import StudyError
 from lossmith.study.references import is_reference
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.models import check_model
 from lossmith.study.training.objectives import ObjectiveSpec, source
+from lossmith.study.training.probes import read_probes
 
 PROTOCOL = 1
 """Version of the training protocol; a change of anything that moves a trial's numbers raises it, and old trials are left alone."""
@@ -35,7 +37,7 @@ OPTIMIZER = {"name": "AdamW", "weight_decay": 0.01, "schedule": "constant"}
 STOPS = ("last", "best")
 
 
-_UNUSED = {"folds": None, "fold": None, "clean_validation": False}
+_UNUSED = {"folds": None, "fold": None, "clean_validation": False, "labels": None, "probes": ()}
 """Fields that the keys of trials stored by earlier versions do not have, and the values at which they stay out of them."""
 
 
@@ -51,6 +53,8 @@ class TrialSpec:
         folds, fold: of a cross-validation, how many and which one tests; None where every seed draws one test set.
         clean_validation: whether validation rows keep labels known to be right.
         metric: the primary metric, which is followed over the epochs and chooses the best one.
+        labels: how many training rows of each class have labels; None for all.
+        probes: what else is looked at in the trained model, see `lossmith.study.training.probes`.
     """
 
     data: str
@@ -70,6 +74,8 @@ class TrialSpec:
     folds: int | None = None
     fold: int | None = None
     clean_validation: bool = False
+    labels: int | None = None
+    probes: tuple[str, ...] = ()
 
     @property
     def draw(self) -> int:
@@ -104,6 +110,7 @@ class StudySpec:
         model: ``linear``, ``mlp``, ``cnn`` (images), or ``module:function``.
         noise: label noise of training and validation rows, see `Noise`.
         imbalance: smallest class over largest among the training rows, see `lossmith.study.data.corruption.long_tail`.
+        labels: how many training rows of each class keep their label, the rest being left out; None for all.
         seeds: how many (0, 1, 2, ...), or which.
         metric: the primary metric, declared before the run: it selects learning rates and epochs, and it alone is tested.
         stop: which epoch the verdict is about: the "last", or the "best" on the validation rows. Both are always recorded.
@@ -120,6 +127,9 @@ class StudySpec:
         time: seconds, or a text such as ``90m``: how long the study may take; None for as long as it needs. Whole seeds count.
         planned_seeds: the seeds that were asked for, of a study that its time cut short.
         duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
+        probes: what else to look at in every trained model, see `lossmith.study.training.probes`: ``corruptions,fgsm:0.1,margins``.
+        ood: data, as for `data`, whose rows no class is right for; how well they are told from test rows is a probe.
+        ood_classes: classes to hold out of the study, whose rows are such.
     """
 
     data: str | Dataset
@@ -145,6 +155,10 @@ class StudySpec:
     time: float | None = None
     planned_seeds: tuple[int, ...] | None = None
     duplicates: str = "together"
+    labels: int | None = None
+    probes: tuple[str, ...] = ()
+    ood: str | Dataset | None = None
+    ood_classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in _read(self).items():
@@ -165,6 +179,11 @@ class StudySpec:
             raise StudyError(f"--split-column {self.split_column} says which rows validate: leave out --validation-fraction")
         if dataset.trusted is not None:
             _check_trusted(self, dataset)
+        if self.ood_classes:
+            dataset = hold_out_classes(dataset, self.ood_classes)
+        elif self.ood is not None:
+            dataset = beside(dataset, load_data(self.ood))
+        read_probes(self.probes, dataset)
         return dataset
 
     @property
@@ -173,6 +192,12 @@ class StudySpec:
         if self.folds is None:
             return {seed: (seed, None) for seed in self.seeds}
         return {seed * self.folds + fold: (seed, fold) for seed in self.seeds for fold in range(self.folds)}
+
+    @property
+    def looked_at(self) -> tuple[str, ...]:
+        """The probes, that of strange rows among them where there are any."""
+        strange = self.ood is not None or bool(self.ood_classes)
+        return (*self.probes, "ood") if strange and "ood" not in self.probes else self.probes
 
     @property
     def unit(self) -> str:
@@ -188,7 +213,7 @@ class StudySpec:
                 data=fingerprint, model=self.model, model_source=model_source, objective=objective, objective_source=sources[objective],
                 noise=self.noise, imbalance=self.imbalance, validation=self.validation, test=self.test, epochs=self.epochs,
                 batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate, folds=self.folds, fold=fold,
-                clean_validation=self.clean_validation,
+                clean_validation=self.clean_validation, labels=self.labels, probes=self.looked_at,
             )
             for seed, fold in self.draws.values()
             for objective in self.objectives
@@ -198,7 +223,8 @@ class StudySpec:
     def as_dict(self) -> dict[str, Any]:
         """A JSON-able form; a `Dataset` is represented by its name."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain["data"] = self.data if isinstance(self.data, str) else self.data.name
+        for name in ("data", "ood"):
+            plain[name] = value.name if isinstance(value := plain[name], Dataset) else value
         plain["objectives"] = [{"name": objective.name, "hyper": dict(objective.hyper)} for objective in self.objectives]
         plain["noise"] = None if self.noise is None else str(self.noise)
         plain = {name: value for name, value in plain.items() if name not in _LATER or value != _LATER[name]}
@@ -239,8 +265,11 @@ _LATER = {
     field.name: field.default
     for field in fields(StudySpec)
     if field.name
-    in ("folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates")
-}
+    in (
+        "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates",
+        "labels", "probes", "ood", "ood_classes",
+    )
+}  # fmt: skip
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
 
 
@@ -265,8 +294,16 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         "planned_seeds": None if spec.planned_seeds is None else tuple(spec.planned_seeds),
         "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
+        "probes": _words(spec.probes),
+        "ood_classes": _words(spec.ood_classes),
         "learning_rates": tuple(float(rate) for rate in ([rates] if isinstance(rates, int | float) else rates)),
     }
+
+
+def _words(given: Any) -> tuple[str, ...]:
+    """Words separated by commas, or a sequence of them; each once."""
+    words = given.split(",") if isinstance(given, str) else given
+    return tuple(dict.fromkeys(str(word).strip() for word in words if str(word).strip()))
 
 
 def _check(spec: StudySpec) -> None:
@@ -294,6 +331,9 @@ def _check(spec: StudySpec) -> None:
     if _repeated(rates) is not None:
         raise StudyError(f"learning rate {_repeated(rates)} is named twice: the budget counts different ones")
     wanted(spec.imbalance is None or 0 < spec.imbalance <= 1, "imbalance", "a fraction in (0, 1], smallest class over largest")
+    wanted(spec.labels is None or (whole(spec.labels) and spec.labels >= 1), "labels", "a whole number >= 1, rows a class")
+    if spec.ood is not None and spec.ood_classes:
+        raise StudyError("--ood and --ood-classes both say which rows are strange: give one of them")
     for name in ("validation", "test"):
         wanted(0 < getattr(spec, name) < 1, name, "a fraction in (0, 1)")
     if spec.validation + spec.test >= 1:

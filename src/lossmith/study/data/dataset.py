@@ -72,6 +72,7 @@ class Dataset:
         groups: int64 `(n,)`, or None; rows with the same number stay on one side of every split.
         parts: int64 `(n,)`, or None; the user's own split, positions in `PARTS`.
         trusted: int64 `(n,)`, or None; labels known to be right, positions in `class_names`, -1 where there is none.
+        strange: further rows of features, or None; of no class of the study, for looking at what a model makes of them.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Dataset:
     groups: NDArray[np.int64] | None = None
     parts: NDArray[np.int64] | None = None
     trusted: NDArray[np.int64] | None = None
+    strange: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -131,6 +133,9 @@ class Dataset:
             if numbers is not None:  # data without any keep the fingerprint that they always had
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(numbers, dtype=np.int64).data)
+        if self.strange is not None:
+            digest.update(f"strange{self.strange.dtype.str}{self.strange.shape}".encode())
+            digest.update(np.ascontiguousarray(self.strange).data)
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -180,6 +185,8 @@ def _check(dataset: Dataset) -> None:
             raise StudyError(f"data {name}: {what} must be one whole number a row, shape ({n},); got shape {np.shape(numbers)}")
     if dataset.parts is not None and not {0, 2} <= set(np.unique(dataset.parts).tolist()) <= {0, 1, 2}:
         raise StudyError(f"data {name}: parts must be 0 (train), 1 (validation) and 2 (test), with rows of 0 and 2 at least")
+    if dataset.strange is not None and np.shape(dataset.strange)[1:] != dataset.features.shape[1:]:
+        raise StudyError(f"data {name}: strange rows must have the features' shape; got {np.shape(dataset.strange)[1:]}")
     if dataset.trusted is not None and not -1 <= dataset.trusted.min() <= dataset.trusted.max() < dataset.n_classes:
         raise StudyError(f"data {name}: trusted labels must be positions in class_names, or -1 where there is none")
     counts = np.bincount(dataset.labels, minlength=dataset.n_classes)

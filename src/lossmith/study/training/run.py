@@ -16,6 +16,7 @@ from lossmith.study.training.criterion import Criterion
 from lossmith.study.training.metrics import METRICS, evaluate
 from lossmith.study.training.models import build_model
 from lossmith.study.training.objectives import predicts_probabilities
+from lossmith.study.training.probes import probe
 
 ROWS_AT_ONCE = 4096
 """How many rows a model sees at once when it is evaluated."""
@@ -113,7 +114,9 @@ class Run:
             "test": evaluate(test, self.split.y_test, names=[metric], temperature=temperature),
         }
         self.epochs.append({"epoch": epoch, "train_loss": loss, **{part: _plain(v) for part, v in values.items()}})
-        return _Seen(epoch, values["val"][metric], validation, test)
+        # probes are for the end: until then the weights that they may be asked of are kept
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()} if self.trial.probes else None
+        return _Seen(epoch, values["val"][metric], validation, test, weights)
 
     @torch.inference_mode()
     def _logits(self, x: Tensor) -> Tensor:
@@ -148,14 +151,23 @@ class Run:
             "val": _plain(evaluate(seen.validation, self.split.y_validation, temperature=temperature)),
             "test": _plain(evaluate(seen.test, self.split.y_test, temperature=temperature)),
             "reliability": [row for row in rows if row["count"] > 0],
+            **({} if seen.weights is None else {"probes": self._probed(seen.weights, temperature)}),
         }
+
+    def _probed(self, weights: dict[str, Tensor], temperature: float) -> dict[str, Any]:
+        self.model.load_state_dict(weights)
+        trial = self.trial
+        return probe(
+            trial.probes, self.model, self.split, seed=trial.draw, metric=trial.metric, temperature=temperature, criterion=self.criterion,
+            batch_size=trial.batch_size,
+        )  # fmt: skip
 
 
 class _Seen:
-    """The model after one epoch, as its logits."""
+    """The model after one epoch, as its logits; and as its weights, where they will be asked for."""
 
-    def __init__(self, epoch: int, value: float, validation: Tensor, test: Tensor) -> None:
-        self.epoch, self.value, self.validation, self.test = epoch, value, validation, test
+    def __init__(self, epoch: int, value: float, validation: Tensor, test: Tensor, weights: dict[str, Tensor] | None) -> None:
+        self.epoch, self.value, self.validation, self.test, self.weights = epoch, value, validation, test, weights
 
 
 def _better(metric: str, value: float, than: float) -> bool:

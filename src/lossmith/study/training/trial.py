@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lossmith.study.data.dataset import Dataset
-from lossmith.study.data.splits import Split, make_split
+from lossmith.study.data.splits import DRAWN, Split, make_split
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.spec import TrialSpec
 from lossmith.study.training.chain import Layer, bytes_of
@@ -142,7 +142,7 @@ _latest: dict[tuple[Any, ...], Split] = {}
 
 def split_of(trial: TrialSpec, dataset: Dataset) -> Split:
     """The split of a trial's seed. The latest one is kept, since the trials of a seed come one after the other."""
-    drawn = {name: getattr(trial, name) for name in ("noise", "imbalance", "validation", "test", "folds", "fold", "clean_validation")}
+    drawn = {name: getattr(trial, name) for name in DRAWN}
     key = (dataset.fingerprint, trial.seed, *drawn.values())
     if key not in _latest:
         split = make_split(dataset, trial.seed, **drawn)

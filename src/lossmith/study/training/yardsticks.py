@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lossmith.study.data.corruption import Noise
 from lossmith.study.data.dataset import Dataset
-from lossmith.study.data.splits import Split, make_split
+from lossmith.study.data.splits import DRAWN, Split, make_split
 from lossmith.study.spec import StudySpec
 from lossmith.study.training.metrics import METRICS, evaluate
 from lossmith.study.training.objectives import ObjectiveSpec
@@ -77,6 +77,7 @@ class Yardstick:
     folds: int | None
     fold: int | None
     clean_validation: bool
+    labels: int | None = None
     learning_rate: float = 0.0  # a column of the store
 
     @property
@@ -87,7 +88,8 @@ class Yardstick:
     def as_dict(self) -> dict[str, Any]:
         """A JSON-able form, the one that is hashed."""
         noise = None if self.noise is None else str(self.noise)
-        return {**self.__dict__, "noise": noise, "reference": VERSION, "grid": list(GRIDS[self.kind]), "iterations": ITERATIONS}
+        asked = {name: value for name, value in self.__dict__.items() if name != "labels" or value is not None}  # keys outlive new options
+        return {**asked, "noise": noise, "reference": VERSION, "grid": list(GRIDS[self.kind]), "iterations": ITERATIONS}
 
     @property
     def key(self) -> str:
@@ -105,7 +107,7 @@ def yardsticks(spec: StudySpec, dataset: Dataset) -> list[Yardstick]:
         Yardstick(
             kind=kind, weighted=weighted, threshold=threshold, data=dataset.fingerprint, noise=spec.noise, imbalance=spec.imbalance,
             validation=spec.validation, test=spec.test, metric=spec.metric, seed=seed, folds=spec.folds, fold=fold,
-            clean_validation=spec.clean_validation,
+            clean_validation=spec.clean_validation, labels=spec.labels,
         )
         for seed, fold in spec.draws.values()
         for kind in GRIDS
@@ -127,8 +129,7 @@ def measure(yardstick: Yardstick, dataset: Dataset) -> dict[str, Any]:
         hyper-parameter. With ``status`` "failed", when the training rows have one class only, there are no metrics.
     """
     started = time.perf_counter()
-    drawn = {name: getattr(yardstick, name) for name in ("noise", "imbalance", "validation", "test", "folds", "fold", "clean_validation")}
-    split = make_split(dataset, yardstick.seed, **drawn)
+    split = make_split(dataset, yardstick.seed, **{name: getattr(yardstick, name) for name in DRAWN})
     if len(np.unique(split.y_train)) < 2:
         return {"status": "failed", "seconds": time.perf_counter() - started}
     metric = yardstick.metric
