@@ -22,6 +22,10 @@ from lossmith.study.summary import Line, Summary
 OUT = Path(__file__).parents[1] / "src" / "lossmith" / "cli" / "evidence.json"
 
 
+TUNER = "grid"
+"""What these studies are tuned by: learning rates alone, so that objectives are compared with the hyper-parameters that are named."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A study to run: the words of its situation, and its options as ``lossmith compare`` and `StudySpec` both read them."""
@@ -31,11 +35,11 @@ class Wanted:
 
     @property
     def spec(self) -> study.StudySpec:
-        return study.StudySpec(**self.options)
+        return study.StudySpec(**self.options, tuner=TUNER)
 
     @property
     def command(self) -> str:
-        return "lossmith compare " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.options.items())
+        return "lossmith compare " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in {**self.options, "tuner": TUNER}.items())
 
 
 STUDIES = (
@@ -86,7 +90,7 @@ def recorded(wanted: Wanted, result: StudyResult) -> dict[str, Any]:
         "baseline": summary.baseline,
         "seeds": len(spec.seeds),
         "epochs": spec.epochs,
-        "learning_rates": len(spec.learning_rates),
+        "learning_rates": spec.budget,
         "test": summary.test,
         "rows": {"train": sizes.train, "validation": sizes.validation, "test": sizes.test},
         "versions": [dict(versions) for versions in result.versions],

@@ -51,6 +51,22 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Between:
+    """Where in its range a hyper-parameter is searched, when the card knows better than its range and default say.
+
+    Both ends lie in the range and the default between them. On a `log` scale it is the logarithm that is spread evenly, of the distance
+    to the finite end of the range where only one is finite.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True)
 class Named:
     """Objects that may be given by their name: convex functions, of which anybody can make more.
 

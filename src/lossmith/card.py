@@ -19,6 +19,7 @@ from torch import Tensor
 from lossmith._checks import UnknownName, describe, nearest
 from lossmith._options import DEFAULTS, DOCS
 from lossmith._ranges import Allowed, Named
+from lossmith._ranges import Between as Between
 from lossmith._ranges import Choice as Choice
 from lossmith._ranges import Range as Range
 
@@ -176,6 +177,7 @@ class Card:
     formula: str
     claims: Claims
     ranges: Mapping[str, Allowed] = field(default_factory=dict)
+    search: Mapping[str, Between] = field(default_factory=dict)
     limits: Sequence[Limit | At] = ()
     instances: Sequence[Instance] = ()
     settings: Sequence[Mapping[str, Any]] = ()
@@ -263,10 +265,11 @@ def objective(
         source: who proposed it, with the paper's identifier.
         summary, use_when, formula: one line each: what it is, when to reach for it, its formula (TeX).
         claims: what is claimed of it.
-        **facts: further fields of `Card`: ranges, limits, instances (the convex functions it is derived from), settings
-            (hyper-parameters to test beside the defaults), aliases, tags, needs ("class_counts", "sample_index"), predicts
-            ("probabilities" | "scores"; by default probabilities for proper objectives alone), surrogate (only the gradient means
-            something), one_logit (the function for binary problems), since, provenance, bibtex.
+        **facts: further fields of `Card`: ranges, search (where in a range a study tunes, if not by the rule for all), limits, instances
+            (the convex functions it is derived from), settings (hyper-parameters to test beside the defaults), aliases, tags, needs
+            ("class_counts", "sample_index"), predicts ("probabilities" | "scores"; by default probabilities for proper objectives
+            alone), surrogate (only the gradient means something), one_logit (the function for binary problems), since, provenance,
+            bibtex.
     """
 
     def register(function: F) -> F:
@@ -309,6 +312,12 @@ def _verify(card: Card) -> None:
     unknown = [n for n in card.ranges if n not in card.hyper]
     if unknown:
         raise ValueError(f"{card.name}: its card gives a range for {', '.join(unknown)}, which the function does not take")
+    for n, interval in card.search.items():
+        allowed = card.ranges.get(n)
+        if not isinstance(allowed, Range) or interval.low not in allowed or interval.high not in allowed:
+            raise ValueError(f"{card.name}: its card searches {n} in {interval}; wanted an interval within a range of numbers, {allowed}")
+        if not interval.low <= card.hyper[n] <= interval.high:
+            raise ValueError(f"{card.name}: its card searches {n} in {interval}, which leaves out the default, {card.hyper[n]}")
     for instance in card.instances:
         if instance.derived not in get_args(Derived):
             raise ValueError(f"{card.name}: an instance must be one of {', '.join(get_args(Derived))}; got {instance.derived!r}")

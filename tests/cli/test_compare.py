@@ -1,6 +1,7 @@
 """A comparison from the command line: what is said before and after, resuming, and everything that can be wrong with the input."""
 
 import json
+import re
 import sqlite3
 
 import pytest
@@ -21,7 +22,11 @@ def test_defaults_are_the_study_s_own():
     assert parameters["validation_fraction"].default == study.StudySpec.validation
     assert parameters["test_fraction"].default == study.StudySpec.test
     assert int(parameters["seeds"].default) == len(study.StudySpec.seeds)
-    assert tuple(map(float, parameters["learning_rates"].default.split(","))) == study.LEARNING_RATES
+    assert tuple(map(float, parameters["learning_rate_range"].default.split(","))) == study.StudySpec.learning_rate_range
+    (said,) = re.findall(r"the grid, (\S+) when left out", module.compare.__doc__)
+    assert tuple(map(float, said.split(","))) == study.LEARNING_RATES
+    (said,) = re.findall(r"the same for all; (\d+) when left out", module.compare.__doc__)
+    assert int(said) == study.spec.CONFIGURATIONS
 
 
 def test_a_study_says_what_it_will_do_then_what_it_found(lossmith, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 
 from lossmith.study import ObjectiveSpec, Outcome, StudyResult, StudySpec
 from lossmith.study.training.metrics import METRICS
+from lossmith.study.tuning.configuration import Configuration
 
 CLASSES = ("no", "yes")
 
@@ -49,10 +50,10 @@ def result(
         for place, draw in enumerate(asked.draws)
     ]
     trials = {
-        (label, draw, rate): _record(accuracy[label][place])
+        (label, draw, Configuration(rate)): _record(accuracy[label][place])
         for label in labels
         for place, draw in enumerate(asked.draws)
-        for rate in asked.learning_rates
+        for rate in asked.learning_rates or ()
     }
     return StudyResult(asked, {**described, **(data or {})}, tuple(outcomes), trials, ({"lossmith": "0.1.0", "torch": "2"},))
 

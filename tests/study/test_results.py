@@ -9,49 +9,56 @@ import pytest
 
 from lossmith import study
 from lossmith.study import StudyError, StudyResult, StudySpec
-from lossmith.study.results import select
 from lossmith.study.training.metrics import METRICS
+from lossmith.study.tuning.configuration import Configuration
+from lossmith.study.tuning.selection import select
 
 
 def spec(**changes: Any) -> StudySpec:
     return StudySpec(**{"data": "wine", "objectives": "cross_entropy", "learning_rates": [0.1, 0.01, 0.001]} | changes)
 
 
-def records(values: list[float | None], status: tuple[str, ...] = ("ok",) * 3, metric: str = "accuracy") -> dict[float, Any]:
+def records(values: list[float | None], status: tuple[str, ...] = ("ok",) * 3, metric: str = "accuracy") -> dict[Configuration, Any]:
     return {
-        rate: {
-            "status": state,
-            "last": {"val": {metric: value}, "test": {metric: 1.0 - (value or 0)}},
-            "best": {"val": {metric: 1 - (value or 0)}, "test": {metric: value}},
-        }
+        Configuration(rate): [
+            {
+                "status": state,
+                "last": {"val": {metric: value}, "test": {metric: 1.0 - (value or 0)}},
+                "best": {"val": {metric: 1 - (value or 0)}, "test": {metric: value}},
+            }
+        ]
         for rate, value, state in zip([0.1, 0.01, 0.001], values, status, strict=True)
     }
 
 
+def chosen(*arguments: Any) -> float:
+    return select(*arguments).learning_rate
+
+
 def test_the_best_on_validation_is_chosen_for_each_stop_by_itself() -> None:
     seen = records([0.2, 0.9, 0.5])
-    assert select(spec(), seen, "last") == 0.01
-    assert select(spec(), seen, "best") == 0.1
+    assert chosen("accuracy", seen, "last") == 0.01
+    assert chosen("accuracy", seen, "best") == 0.1
 
 
 def test_lower_is_better_where_it_is() -> None:
-    assert select(spec(metric="log_loss"), records([0.2, 0.9, 0.5], metric="log_loss"), "last") == 0.1
+    assert chosen("log_loss", records([0.2, 0.9, 0.5], metric="log_loss"), "last") == 0.1
 
 
 def test_ties_go_to_the_smaller_learning_rate() -> None:
-    assert select(spec(), records([0.9, 0.9, 0.9]), "last") == 0.001
-    assert select(spec(), records([0.9, 0.9, 0.1]), "last") == 0.01
+    assert chosen("accuracy", records([0.9, 0.9, 0.9]), "last") == 0.001
+    assert chosen("accuracy", records([0.9, 0.9, 0.1]), "last") == 0.01
 
 
 def test_a_divergence_is_chosen_only_if_all_diverged() -> None:
-    assert select(spec(), records([0.9, 0.2, 0.1], ("diverged", "ok", "ok")), "last") == 0.01
-    assert select(spec(), records([0.9, None, 0.1], ("diverged", "ok", "diverged")), "last") == 0.01
-    assert select(spec(), records([0.9, 0.2, 0.1], ("diverged",) * 3), "last") == 0.1
+    assert chosen("accuracy", records([0.9, 0.2, 0.1], ("diverged", "ok", "ok")), "last") == 0.01
+    assert chosen("accuracy", records([0.9, None, 0.1], ("diverged", "ok", "diverged")), "last") == 0.01
+    assert chosen("accuracy", records([0.9, 0.2, 0.1], ("diverged",) * 3), "last") == 0.1
 
 
 def test_a_metric_that_is_not_defined_comes_last() -> None:
-    assert select(spec(), records([None, 0.2, 0.1]), "last") == 0.01
-    assert select(spec(metric="log_loss"), records([None, 0.2, 0.3], metric="log_loss"), "last") == 0.01
+    assert chosen("accuracy", records([None, 0.2, 0.1]), "last") == 0.01
+    assert chosen("log_loss", records([None, 0.2, 0.3], metric="log_loss"), "last") == 0.01
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def test_outcomes_are_aligned_and_complete(result: StudyResult) -> None:
                 assert (outcome.objective, outcome.seed, outcome.stop) == (label, seed, stop)
                 assert values[i, j] == outcome.metrics["accuracy"]
                 assert set(outcome.metrics) == set(METRICS)
-                record = result.trials[label, seed, outcome.learning_rate]
+                record = result.trials[label, seed, outcome.configuration]
                 assert outcome.metrics == record[stop]["test"]
     assert (result.values() == result.values("accuracy", "best")).all()
     assert (result.values(stop="last") != result.values(stop="best")).any()
@@ -81,7 +88,8 @@ def test_outcomes_are_aligned_and_complete(result: StudyResult) -> None:
 def test_every_outcome_has_the_best_validation_metric_of_its_seed(result: StudyResult) -> None:
     for outcome in result.outcomes:
         tried = [
-            result.trials[outcome.objective, outcome.seed, rate][outcome.stop]["val"]["accuracy"] for rate in result.spec.learning_rates
+            result.trials[outcome.objective, outcome.seed, Configuration(rate)][outcome.stop]["val"]["accuracy"]
+            for rate in result.spec.learning_rates or ()
         ]
         assert outcome.validation == max(tried)
         assert outcome.at_edge == (outcome.learning_rate in (0.1, 0.001))

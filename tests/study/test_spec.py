@@ -119,7 +119,7 @@ def test_a_key_changes_with_every_field() -> None:
         "data": "g", "model": "linear", "model_source": "x", "objective": ObjectiveSpec("brier_loss"), "objective_source": "x",
         "noise": spec(noise="symmetric:0.1").noise, "imbalance": 0.5, "validation": 0.3, "test": 0.3, "epochs": 1, "batch_size": 2,
         "metric": "f1", "seed": 7, "learning_rate": 0.7, "folds": 5, "fold": 1, "clean_validation": True,
-        "labels": 3, "probes": ("margins",),
+        "weight_decay": 0.1, "labels": 3, "probes": ("margins",),
     }  # fmt: skip
     assert set(other) == {field.name for field in fields(TrialSpec)}
     keys = {trial.key} | {replace(trial, **{name: value}).key for name, value in other.items()}

@@ -133,7 +133,7 @@ def test_no_threshold_where_none_can_matter() -> None:
 
 
 def test_every_field_of_a_trial_that_moves_the_split_is_in_the_key() -> None:
-    own = {"model", "model_source", "objective", "objective_source", "epochs", "batch_size", "learning_rate", "probes"}
+    own = {"model", "model_source", "objective", "objective_source", "epochs", "batch_size", "learning_rate", "weight_decay", "probes"}
     assert {field.name for field in fields(TrialSpec)} - own <= {field.name for field in fields(Yardstick)}
     (first, *_), _ = asked()
     changes = {

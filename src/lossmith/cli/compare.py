@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("lossmith-report")
 STORE = "trials.sqlite"
-RATES = "3e-5,1e-4,3e-4,1e-3,3e-3,1e-2"
 
 
 def compare(
@@ -35,7 +34,13 @@ def compare(
     baseline: str | None = None,
     epochs: int = 60,
     batch_size: int = 128,
-    learning_rates: str = RATES,
+    tuner: str | None = None,
+    configurations: int | None = None,
+    learning_rates: str | None = None,
+    learning_rate_range: str = "3e-5,3e-2",
+    tune_once: bool = False,
+    optuna_storage: str | None = None,
+    stop_hopeless: bool = False,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
     folds: int | None = None,
@@ -73,7 +78,17 @@ def compare(
         baseline: which objective the others are compared with; the first when left out.
         epochs: of every trial.
         batch_size: of every trial.
-        learning_rates: tried for every objective inside each seed, and chosen on validation.
+        tuner: who proposes configurations for every objective inside each seed; validation rows choose among them.
+            quasi_random spreads them over learning rate, weight decay and the hyper-parameters that --objectives does not fix; optuna
+            learns from those before; grid tries --learning-rates and nothing else. When left out: grid with --learning-rates, else
+            quasi_random.
+        configurations: how many each objective gets, the same for all; 12 when left out.
+        learning_rates: the grid, 3e-5,1e-4,3e-4,1e-3,3e-3,1e-2 when left out.
+        learning_rate_range: where the other tuners search.
+        tune_once: tune on three further seeds, which are not tested, and use what they chose for every seed.
+        optuna_storage: a URL that Optuna takes; beside the store when left out.
+        stop_hopeless: after every seed, end objectives for which a worthwhile advantage over the baseline is excluded.
+            It makes no false winners: the others are tested on all seeds.
         validation_fraction: of the rows.
         test_fraction: of the rows.
         folds: K-fold cross-validation in place of random splits: every row is tested once a seed.
@@ -126,7 +141,12 @@ def compare(
         stop=stop,
         epochs=epochs,
         batch_size=batch_size,
-        learning_rates=_numbers("--learning-rates", learning_rates),
+        tuner=tuner,
+        configurations=configurations,
+        learning_rates=None if learning_rates is None else _numbers("--learning-rates", learning_rates),
+        learning_rate_range=_ends("--learning-rate-range", learning_rate_range),
+        tune_once=tune_once,
+        stop_hopeless=wanted if stop_hopeless else None,
         validation=validation_fraction,
         test=test_fraction,
         folds=folds,
@@ -154,7 +174,7 @@ def compare(
         return 0
     path = out / STORE if store is None else store
     _writable(out)
-    result = _run(spec, path, jobs)
+    result = _run(spec, path, jobs, optuna_storage)
     return present(result, tested, out, as_json=as_json)
 
 
@@ -201,6 +221,13 @@ def _names(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _ends(option: str, text: str) -> tuple[float, float]:
+    ends = _numbers(option, text)
+    if len(ends) != 2:
+        raise Problem(f"{option} must be two numbers, the smaller first, such as 3e-5,3e-2; got {text!r}", USAGE)
+    return ends[0], ends[1]
+
+
 def _writable(folder: Path) -> None:
     """Refuse a folder that cannot be written to before hours are spent for it."""
     try:
@@ -211,13 +238,13 @@ def _writable(folder: Path) -> None:
         raise Problem(f"cannot write to the folder {folder}: {message(error)}") from error
 
 
-def _run(spec: "StudySpec", path: Path, jobs: int | None) -> "StudyResult":
+def _run(spec: "StudySpec", path: Path, jobs: int | None, optuna_storage: str | None) -> "StudyResult":
     from lossmith import study
     from lossmith.cli.progress import Progress
 
     with Progress(console(stderr=True)) as progress:
         try:
-            return study.run(spec, path, jobs=jobs, on_progress=progress)
+            return study.run(spec, path, jobs=jobs, on_progress=progress, optuna_storage=optuna_storage)
         except KeyboardInterrupt:
             kept = f"{progress.done} of {progress.total} trials are kept in {path}" if progress.total else "nothing was computed yet"
             raise Problem(f"stopped; {kept}; the same command goes on from there", INTERRUPTED) from None

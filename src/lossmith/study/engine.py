@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
@@ -23,11 +23,13 @@ from lossmith.study.budget import Budget, time_text
 from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
+from lossmith.study.schedule import Schedule
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
-from lossmith.study.training.objectives import ObjectiveSpec
 from lossmith.study.training.trial import rehearse, run_trials, worth_stacking
 from lossmith.study.training.yardsticks import Yardstick, measure, names, yardsticks
+from lossmith.study.tuning.configuration import Configuration
+from lossmith.study.tuning.tuner import tuners
 
 _Task = TrialSpec | Yardstick
 _Outcome = tuple[dict[str, Any] | None, tuple[str, str] | None]
@@ -35,12 +37,20 @@ _Outcome = tuple[dict[str, Any] | None, tuple[str, str] | None]
 STACKS_A_WORKER = 4
 """As many at least, if there are trials enough, so that no worker waits long for the last one."""
 
+OPTUNA = ".optuna"
+"""What is added to the store's name for the file where Optuna keeps its studies."""
+
 OnProgress = Callable[[int, int, dict[str, Any] | None], None]
 """Called with the trials done (stored ones included), all trials, and the latest record; first with what was stored, and None."""
 
 
 def run(
-    spec: StudySpec, store_path: str | os.PathLike[str] | None = None, *, jobs: int | None = None, on_progress: OnProgress | None = None
+    spec: StudySpec,
+    store_path: str | os.PathLike[str] | None = None,
+    *,
+    jobs: int | None = None,
+    on_progress: OnProgress | None = None,
+    optuna_storage: str | None = None,
 ) -> StudyResult:
     """Run a study, or what is left of it, and return what it found.
 
@@ -55,6 +65,8 @@ def run(
         store_path: the SQLite file that keeps the trials, made when absent; None keeps nothing.
         jobs: how many worker processes; the number of processors when None. 1 runs in this process.
         on_progress: called as trials finish.
+        optuna_storage: for a study tuned by Optuna, the URL of the storage that keeps what its samplers were told; when None, an SQLite
+            file beside the store.
 
     Example:
         >>> from lossmith import study
@@ -69,55 +81,83 @@ def run(
     jobs = _checked_jobs(jobs)
     dataset = spec.load()
     check(spec, dataset)
-    trials, references = spec.trials(dataset.fingerprint), yardsticks(spec, dataset)
-    everything = [*trials, *references]
-    described = {**dataset.describe(), "references": names(spec, dataset)}
-    asked = StoredStudy(spec, described, tuple(trial.key for trial in everything))
+    described: dict[str, Any] = {**dataset.describe(), "references": names(spec, dataset)}
+    if spec.tuner != "grid":
+        described["searched"] = {objective.label: spec.space(objective).as_list() for objective in spec.objectives}
     with Store(store_path) as store:
-        store.put_study(asked)
-        known = store.known(asked.keys)
-        done = sum(trial.key in known for trial in everything)
-        if on_progress is not None:
-            on_progress(done, len(everything), None)
-        # references first: they are quick, and every seed that is done should have them
-        stacks: list[Sequence[_Task]] = [[one] for one in references if one.key not in known]
-        stacks += _stacks([trial for trial in trials if trial.key not in known], dataset, jobs, seed_by_seed=budget.limited)
-        with closing(_results(stacks, dataset, min(jobs, max(1, len(stacks))), budget)) as results:
-            for task, result in results:
-                store.put(task, result)
-                done += 1
-                if on_progress is not None:
-                    on_progress(done, len(everything), result)
-        if spec.time is not None:
-            asked = _finished(asked, everything, store)
-        return load_result(asked, store)
+        make = tuners(spec, dataset.fingerprint, _storage(spec, store, optuna_storage))
+        schedule = Schedule(spec, dataset.fingerprint, yardsticks(spec, dataset), make, store.results)
+        progress = _Progress(schedule, on_progress)
+        for tasks in schedule.rounds():
+            if not spec.sequential:  # so that a study that is interrupted can be read about
+                store.put_study(StoredStudy(spec, described, schedule.keys()))
+            known = store.known([task.key for task in tasks])
+            progress.known(known, store)
+            pending = [task for task in tasks if task.key not in known]
+            stacks: list[Sequence[_Task]] = [[one] for one in pending if isinstance(one, Yardstick)]
+            stacks += _stacks([one for one in pending if isinstance(one, TrialSpec)], dataset, jobs, seed_by_seed=budget.limited)
+            with closing(_results(stacks, dataset, min(jobs, max(1, len(stacks))), budget)) as results:
+                for task, result in results:
+                    store.put(task, result)
+                    progress.computed(task.key, result)
+        return load_result(_finished(spec, described, schedule, store), store)
 
 
-def _finished(asked: StoredStudy, trials: Sequence[TrialSpec | Yardstick], store: Store) -> StoredStudy:
-    """The part of a study whose seeds are whole, remembered as a study of its own when that is not all of it."""
-    known = store.known(asked.keys)
-    missing = {trial.seed for trial in trials if trial.key not in known}
-    if not missing:
-        return asked
-    spec = asked.spec
-    whole = tuple(seed for seed in spec.seeds if seed not in missing)
+def _finished(spec: StudySpec, described: dict[str, Any], schedule: Schedule, store: Store) -> StoredStudy:
+    """What of the study is whole, remembered as a study of its own: all its seeds, or as many as its time allowed."""
+    whole = spec.seeds if spec.time is None else schedule.whole_seeds()
     if not whole:
         kept = "were done" if store.path is None else f"are kept in {store.name}, and the same command goes on from there"
         raise StudyError(
             f"--time {time_text(spec.time or 0)} was over before one seed was done for all objectives: "
-            f"{len(known)} of {len(trials)} trials {kept}"
+            f"{len(store.known(schedule.keys()))} of {schedule.total} trials {kept}"
         )
-    keys = tuple(trial.key for trial in trials if trial.seed not in missing)
-    part = StoredStudy(replace(spec, seeds=whole, planned_seeds=spec.seeds), asked.data, keys)
-    store.put_study(part)
-    return part
+    if whole != spec.seeds:
+        spec = replace(spec, seeds=whole, planned_seeds=spec.seeds)
+    if spec.sequential:
+        described = {**described, "counts": schedule.counts(whole), "ended": schedule.ended}
+    study = StoredStudy(spec, described, schedule.keys(whole))
+    store.put_study(study)
+    return study
+
+
+def _storage(spec: StudySpec, store: Store, asked: str | None) -> str | None:
+    """Where Optuna keeps its studies: as asked, else beside the store, else in memory."""
+    if spec.tuner != "optuna":
+        if asked is not None:
+            raise StudyError("--optuna-storage is for --tuner optuna")
+        return None
+    return asked or (None if store.path is None else f"sqlite:///{store.path.with_name(store.path.name + OPTUNA)}")
+
+
+class _Progress:
+    """Counts the trials that are done, each once, and tells of them."""
+
+    def __init__(self, schedule: Schedule, tell: OnProgress | None) -> None:
+        self._schedule, self._tell = schedule, tell
+        self._done: set[str] = set()
+        self._begun = False
+
+    def known(self, keys: Iterable[str], store: Store) -> None:
+        """Of a round, what is stored already; first with None, then, since it was not foreseen, as a record like others."""
+        new = set(keys) - self._done
+        self._done |= new
+        if self._tell is not None and (new or not self._begun):
+            record = next(iter(store.results([next(iter(new))]).values())) if self._begun else None
+            self._tell(len(self._done), self._schedule.total, record)
+        self._begun = True
+
+    def computed(self, key: str, result: dict[str, Any]) -> None:
+        self._done.add(key)
+        if self._tell is not None:
+            self._tell(len(self._done), self._schedule.total, result)
 
 
 def check(spec: StudySpec, dataset: Dataset) -> None:
     """Raise a StudyError if the first trial of any objective could not run: a number out of range, a model of the wrong shape."""
-    first = {trial.objective: trial for trial in reversed(spec.trials(dataset.fingerprint))}
+    trial, draw = spec.maker(dataset.fingerprint), next(iter(spec.draws))
     for objective in spec.objectives:
-        rehearse(first[objective], dataset)
+        rehearse(trial(objective, draw, Configuration()), dataset)
 
 
 def _checked_jobs(jobs: int | None) -> int:
@@ -175,7 +215,8 @@ def _failed(task: _Task, failure: tuple[str, str]) -> StudyError:
 
 
 def _stacks(pending: Sequence[TrialSpec], dataset: Dataset, jobs: int, *, seed_by_seed: bool = False) -> list[list[TrialSpec]]:
-    """The trials that are trained together: of one objective, in parts of about equal size, in the order they were asked for.
+    """The trials that are trained together: of one objective, whatever its hyper-parameters, in parts of about equal size, in the order
+    they were asked for.
 
     Args:
         pending: the trials.
@@ -183,15 +224,15 @@ def _stacks(pending: Sequence[TrialSpec], dataset: Dataset, jobs: int, *, seed_b
         jobs: how many workers share them.
         seed_by_seed: whether a stack keeps to one seed, so that a study that ends early has whole seeds.
     """
-    groups: dict[tuple[ObjectiveSpec, int | None], list[int]] = {}
+    groups: dict[tuple[str, int | None], list[int]] = {}
     for i, trial in enumerate(pending):
-        groups.setdefault((trial.objective, trial.seed if seed_by_seed else None), []).append(i)
-    first = {trial.objective: trial for trial in reversed(pending)}
-    largest = {objective: worth_stacking(trial, dataset) for objective, trial in first.items()}
+        groups.setdefault((trial.objective.name, trial.seed if seed_by_seed else None), []).append(i)
+    first = {trial.objective.name: trial for trial in reversed(pending)}
+    largest = {name: worth_stacking(trial, dataset) for name, trial in first.items()}
     fair = math.ceil(len(pending) / (STACKS_A_WORKER * jobs))
     found = []
-    for (objective, _), numbers in groups.items():
-        pieces = math.ceil(len(numbers) / min(largest[objective], fair))
+    for (name, _), numbers in groups.items():
+        pieces = math.ceil(len(numbers) / min(largest[name], fair))
         found += [numbers[len(numbers) * k // pieces : len(numbers) * (k + 1) // pieces] for k in range(pieces)]
     return [[pending[i] for i in stack] for stack in sorted(found)]
 

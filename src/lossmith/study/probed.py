@@ -64,7 +64,7 @@ def findings(result: StudyResult, stop: str | None = None) -> list[Finding]:
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     splits = range(len(result.spec.draws))
     for label in result.objectives:
-        for i, draw in enumerate(result.spec.draws):
+        for i, draw in enumerate(list(result.spec.draws)[: result.ended.get(label)]):
             record = result.chosen(label, draw, stop)
             here = {("training", f"epochs to {100 * SHARE:g} % of the best"): _epochs(record, result.spec.metric)}
             for probe, numbers in (record[stop or result.spec.stop].get("probes") or {}).items():

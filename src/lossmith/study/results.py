@@ -1,14 +1,15 @@
-"""From stored trials to what they say: learning rates chosen, outcomes in a table, curves over the epochs.
+"""From stored trials to what they say: configurations chosen, outcomes in a table, curves over the epochs.
 
 Nothing here looks at a test row to choose anything.
 """
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,11 @@ from lossmith.study.errors import StudyError
 from lossmith.study.spec import STOPS, StudySpec
 from lossmith.study.store import Store, StoredStudy
 from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.objectives import Hyper
 from lossmith.study.training.yardsticks import Reference, references
+from lossmith.study.tuning.configuration import WEIGHT_DECAY, Configuration
+from lossmith.study.tuning.selection import select
+from lossmith.study.tuning.space import Space
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an objective achieved on one split, with the learning rate that the split's validation rows chose.
+    """What an objective achieved on one split, with the configuration that validation rows chose: the split's own, or those tuned on once.
 
     Attributes:
         objective: its label.
@@ -37,12 +42,16 @@ class Outcome:
         metrics: on the test rows, by name; NaN where a metric is not defined.
         epoch: the epoch measured.
         validation: the primary metric on the validation rows, which made the choice.
-        status: "ok", or "diverged" when every learning rate did; the metrics are then those of the last finite epoch.
-        at_edge: the chosen learning rate is the smallest or the largest tried, so that a better one may lie outside.
+        status: "ok", or "diverged" when every configuration did; the metrics are then those of the last finite epoch.
+        at_edge: the chosen learning rate is the smallest or the largest tried, or something chosen lies at the edge of where it was
+            searched, so that a better one may lie outside.
         calibration: "raw", or "temperature" when the metrics of probabilities were taken after temperature scaling on validation.
         temperature: that temperature; 1 when raw.
         reliability: bins of test confidence, each with lower, upper, confidence, accuracy and count.
         fold: which fold of the seed tested; None without folds.
+        weight_decay: the one chosen.
+        hyper: the hyper-parameters chosen; empty where the paper's defaults were, or nothing was searched.
+        edges: what lies at its edge, by name.
     """
 
     objective: str
@@ -58,6 +67,14 @@ class Outcome:
     temperature: float
     reliability: tuple[Mapping[str, float], ...]
     fold: int | None = None
+    weight_decay: float = WEIGHT_DECAY
+    hyper: tuple[tuple[str, Hyper], ...] = ()
+    edges: tuple[str, ...] = ()
+
+    @property
+    def configuration(self) -> Configuration:
+        """Everything that was chosen."""
+        return Configuration(self.learning_rate, self.weight_decay, self.hyper)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,17 +101,20 @@ class StudyResult:
         spec: what was asked.
         data: a description of the data (`Dataset.describe`).
         outcomes: by stop, objective and seed, in the order of the specification.
-        trials: every trial's record, by objective label, number of the split (`StudySpec.draws`; the seed without folds) and learning rate.
+        trials: every trial's record, by objective label, number of the split (`StudySpec.draws`; the seed without folds) and
+            configuration; with those of the splits that were only tuned on.
         versions: the different sets of library versions the trials were computed with; one, unless the store was used across upgrades.
         references: outside the comparison, see `lossmith.study.training.yardsticks`; empty where there are none.
+        ended: the objectives that were ended as hopeless, and the seeds that each was run on, the first ones.
     """
 
     spec: StudySpec
     data: Mapping[str, Any]
     outcomes: tuple[Outcome, ...]
-    trials: Mapping[tuple[str, int, float], Mapping[str, Any]]
+    trials: Mapping[tuple[str, int, Configuration], Mapping[str, Any]]
     versions: tuple[Mapping[str, str], ...]
     references: tuple[Reference, ...] = ()
+    ended: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -122,24 +142,34 @@ class StudyResult:
 
     def chosen(self, objective: str, draw: int, stop: str | None = None) -> Mapping[str, Any]:
         """The whole record of the trial that was chosen on a split."""
-        return self.trials[objective, draw, self.outcome(objective, draw, stop).learning_rate]
+        return self.trials[objective, draw, self.outcome(objective, draw, stop).configuration]
 
     def over(self, objective: str, stop: str | None = None) -> list[Outcome]:
-        """An objective's outcomes on all splits, in their order."""
-        return [self.outcome(objective, draw, stop) for draw in self.spec.draws]
+        """An objective's outcomes on all splits that it was run on, in their order."""
+        return [self.outcome(objective, draw, stop) for draw in self._splits(objective)]
+
+    def _splits(self, objective: str) -> list[int]:
+        return list(self.spec.draws)[: self.ended.get(objective)]
 
     def values(self, metric: str | None = None, stop: str | None = None) -> NDArray[np.float64]:
-        """A metric on the test rows, `(objectives, splits)`, aligned; the primary metric at the study's stop unless said otherwise."""
+        """A metric on the test rows, `(objectives, splits)`, aligned; the primary metric at the study's stop unless said otherwise.
+
+        NaN where an objective was ended before.
+        """
         name = metric or self.spec.metric
         if name not in METRICS:
             raise StudyError(f"metric must be one of {', '.join(METRICS)}; got {name!r}")
-        return np.array([[outcome.metrics[name] for outcome in self.over(label, stop)] for label in self.objectives])
+        found = np.full((len(self.objectives), len(self.spec.draws)), math.nan)
+        for row, label in zip(found, self.objectives, strict=True):
+            values = [outcome.metrics[name] for outcome in self.over(label, stop)]
+            row[: len(values)] = values
+        return found
 
     def curves(self, objective: str, stop: str | None = None) -> Curves:
-        """An objective's epochs, with the learning rate chosen for each seed at this stop."""
-        length = self.spec.epochs + 1
-        loss, validation, test = (np.full((len(self.spec.draws), length), np.nan) for _ in range(3))
-        for i, draw in enumerate(self.spec.draws):
+        """An objective's epochs, with the configuration chosen for each seed at this stop."""
+        splits, length = self._splits(objective), self.spec.epochs + 1
+        loss, validation, test = (np.full((len(splits), length), np.nan) for _ in range(3))
+        for i, draw in enumerate(splits):
             record = self.chosen(objective, draw, stop)
             for entry in record["epochs"]:
                 loss[i, entry["epoch"]] = _number(entry["train_loss"])
@@ -163,8 +193,16 @@ class StudyResult:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know before believing the numbers: the data, no tuning, divergence, rates at the edge, mixed versions."""
-        rates, counted = self.spec.learning_rates, f"{len(self.spec.draws)} {self.spec.unit}s"
-        notes = list(self.data.get("warnings", ()))
+        notes = [*self.data.get("warnings", ()), *self._tuning_notes()]
+        if len(self.versions) > 1:
+            listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in self.versions)
+            notes.append(f"Trials were computed with different versions: {listed}.")
+        return tuple(notes)
+
+    def _tuning_notes(self) -> list[str]:
+        """No tuning, divergence, choices at the edge of what was tried."""
+        spec, notes = self.spec, []
+        rates = spec.learning_rates or ()
         if len(rates) == 1 and len(self.objectives) > 1:
             notes.append(
                 f"One learning rate, {rates[0]:g}, for every objective: each has a best rate of its own, so what is compared is objectives "
@@ -174,21 +212,33 @@ class StudyResult:
         for label, outcomes in chosen.items():
             diverged = sum(outcome.status != "ok" for outcome in outcomes)
             if diverged:
-                notes.append(f"{label}: every learning rate diverged on {diverged} of {counted}, which have no result.")
+                what = "learning rate" if spec.tuner == "grid" else "configuration"
+                notes.append(f"{label}: every {what} diverged on {diverged} of {len(outcomes)} {spec.unit}s, which have no result.")
+        if spec.tuner != "grid":
+            return [*notes, *self._searched_to_the_edge(chosen)]
         for extreme, rate in (("smallest", min(rates)), ("largest", max(rates))):
-            there = {
-                label: sum(outcome.at_edge and outcome.learning_rate == rate for outcome in outcomes) for label, outcomes in chosen.items()
-            }
-            often = [f"{label} ({count} of {counted})" for label, count in there.items() if 2 * count > len(self.spec.draws)]
+            there = {label: [outcome.at_edge and outcome.learning_rate == rate for outcome in found] for label, found in chosen.items()}
+            often = [f"{label} ({sum(at)} of {len(at)} {spec.unit}s)" for label, at in there.items() if 2 * sum(at) > len(at)]
             if often:
                 notes.append(
                     f"The chosen learning rate is the {extreme} tried, {rate:g}, for {', '.join(often)}. One beyond it may do better and "
                     "change the order: widen --learning-rates."
                 )
-        if len(self.versions) > 1:
-            listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in self.versions)
-            notes.append(f"Trials were computed with different versions: {listed}.")
-        return tuple(notes)
+        return notes
+
+    def _searched_to_the_edge(self, chosen: Mapping[str, Sequence[Outcome]]) -> list[str]:
+        notes = []
+        for label, outcomes in chosen.items():
+            counts = Counter(name for outcome in outcomes for name in outcome.edges)
+            often = [
+                f"{name} ({count} of {len(outcomes)} {self.spec.unit}s)" for name, count in counts.items() if 2 * count > len(outcomes)
+            ]
+            if often:
+                notes.append(
+                    f"{label}: the chosen {', '.join(often)} is at the edge of where it was searched. One beyond may do better and "
+                    "change the order: widen --learning-rate-range, or give the hyper-parameter a value of your own."
+                )
+        return notes
 
     def table(self) -> "pd.DataFrame":
         """Every outcome as a row, metrics as columns."""
@@ -197,12 +247,19 @@ class StudyResult:
         rows = [
             {
                 "stop": outcome.stop, "objective": outcome.objective, "seed": outcome.seed,
-                **({} if outcome.fold is None else {"fold": outcome.fold}), "learning_rate": outcome.learning_rate,
+                **({} if outcome.fold is None else {"fold": outcome.fold}), **self._chosen(outcome),
                 "epoch": outcome.epoch, "status": outcome.status, "calibration": outcome.calibration, **outcome.metrics,
             }
             for outcome in self.outcomes
         ]  # fmt: skip
         return pd.DataFrame(rows)
+
+    def _chosen(self, outcome: Outcome) -> dict[str, Any]:
+        """What was tuned, as columns of a table."""
+        if self.spec.tuner == "grid":
+            return {"learning_rate": outcome.learning_rate}
+        hyper = ",".join(f"{name}={value}" for name, value in outcome.hyper)
+        return {"learning_rate": outcome.learning_rate, "weight_decay": outcome.weight_decay, "hyper": hyper}
 
     def summary(self, stop: str | None = None) -> "pd.DataFrame":
         """The mean over seeds of every metric, an objective a row."""
@@ -239,33 +296,52 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
     missing = len(set(study.keys) - records.keys())
     if missing:
         raise StudyError(f"{missing} of {len(study.keys)} trials are not in {store.name} yet; run the same study again to compute them")
-    places = product(spec.draws, (objective.label for objective in spec.objectives), spec.learning_rates)
-    own = len(spec.draws) * len(spec.objectives) * len(spec.learning_rates)
-    trials = {(label, draw, rate): records[key] for (draw, label, rate), key in zip(places, study.keys[:own], strict=True)}
+    places = _by_place(study, store, records)
+    ended = study.data.get("ended", {})
     outcomes = []
-    for stop, objective, draw in product(STOPS, spec.objectives, spec.draws):
-        rate = select(spec, {rate: trials[objective.label, draw, rate] for rate in spec.learning_rates}, stop)
-        outcomes.append(_outcome(spec, objective.label, draw, stop, rate, trials[objective.label, draw, rate]))
-    beside = references(study.data.get("references", ()), [records[key] for key in study.keys[own:]])
-    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside)
+    for stop, objective in product(STOPS, spec.objectives):
+        label = objective.label
+        once = _chosen(spec, [places[label, draw] for draw in spec.tuning_draws], stop) if spec.tune_once else None
+        for draw in list(spec.draws)[: ended.get(label)]:
+            chosen = once or _chosen(spec, [places[label, draw]], stop)
+            outcomes.append(_outcome(spec, label, draw, stop, chosen, _edges(study, label, chosen), places[label, draw][chosen]))
+    own = {key for key, plain in store.asked(study.keys).items() if "reference" not in plain}
+    beside = references(study.data.get("references", ()), [records[key] for key in study.keys if key not in own])
+    trials = {(*place, configuration): record for place, tried in places.items() for configuration, record in tried.items()}
+    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside, ended)
 
 
-def select(spec: StudySpec, records: Mapping[float, Mapping[str, Any]], stop: str) -> float:
-    """The learning rate with the best primary metric on the validation rows, of the records of one objective and seed.
-
-    A run that diverged comes after all that did not, a metric that is not defined after all that are, and of equals the smaller
-    learning rate comes first.
-    """
-    sign = -1.0 if METRICS[spec.metric].higher_is_better else 1.0
-
-    def rank(rate: float) -> tuple[bool, bool, float, float]:
-        value = _number(records[rate][stop]["val"][spec.metric])
-        return records[rate]["status"] != "ok", math.isnan(value), 0.0 if math.isnan(value) else sign * value, rate
-
-    return min(records, key=rank)
+_Tried = dict[Configuration, Mapping[str, Any]]
 
 
-def _outcome(spec: StudySpec, label: str, draw: int, stop: str, rate: float, record: Mapping[str, Any]) -> Outcome:
+def _by_place(study: StoredStudy, store: Store, records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], _Tried]:
+    """The records by what they are of: the keys of a study go split by split and objective by objective, those only tuned on first."""
+    spec, asked = study.spec, store.asked(study.keys)
+    places = list(product((*spec.tuning_draws, *spec.draws), spec.objectives))
+    counts = study.data.get("counts") or [spec.budget] * len(places)
+    keys = iter(study.keys)
+    return {
+        (objective.label, draw): {Configuration.of_trial(asked[key], objective): records[key] for key in islice(keys, count)}
+        for (draw, objective), count in zip(places, counts, strict=True)
+    }
+
+
+def _chosen(spec: StudySpec, places: Sequence[_Tried], stop: str) -> Configuration:
+    """What the validation rows of these splits choose, of the configurations that all of them tried."""
+    return select(spec.metric, {one: [tried[one] for tried in places] for one in places[0]}, stop)
+
+
+def _edges(study: StoredStudy, label: str, chosen: Configuration) -> tuple[str, ...]:
+    """What of a configuration lies at the edge of what was tried."""
+    rates = study.spec.learning_rates
+    if rates is None:
+        return Space.from_list(study.data["searched"][label]).edges(chosen)
+    return ("learning_rate",) if len(rates) > 2 and chosen.learning_rate in (min(rates), max(rates)) else ()
+
+
+def _outcome(
+    spec: StudySpec, label: str, draw: int, stop: str, chosen: Configuration, edges: tuple[str, ...], record: Mapping[str, Any]
+) -> Outcome:
     seen = record[stop]
     seed, fold = spec.draws[draw]
     return Outcome(
@@ -273,12 +349,15 @@ def _outcome(spec: StudySpec, label: str, draw: int, stop: str, rate: float, rec
         seed=seed,
         fold=fold,
         stop=stop,
-        learning_rate=rate,
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        hyper=chosen.hyper,
+        edges=edges,
         metrics={name: _number(value) for name, value in seen["test"].items()},
         epoch=seen["epoch"],
         validation=_number(seen["val"][spec.metric]),
         status=record["status"],
-        at_edge=record["status"] == "ok" and len(spec.learning_rates) > 2 and rate in (min(spec.learning_rates), max(spec.learning_rates)),
+        at_edge=record["status"] == "ok" and bool(edges),
         calibration=seen["calibration"],
         temperature=seen["temperature"],
         reliability=tuple(seen["reliability"]),

@@ -6,9 +6,9 @@ equal keys whatever study asked them.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -20,19 +20,32 @@ from lossmith.study.data.sources import load_data
 from lossmith.study.data.strange import beside, hold_out_classes
 from lossmith.study.errors import StudyError
 from lossmith.study.references import is_reference
+from lossmith.study.statistics.paired import Test
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.models import check_model
 from lossmith.study.training.objectives import ObjectiveSpec, source
 from lossmith.study.training.probes import read_probes
+from lossmith.study.tuning.configuration import WEIGHT_DECAY, Configuration, grid
+from lossmith.study.tuning.quasi_random import quasi_random
+from lossmith.study.tuning.space import LEARNING_RATES as RATE_INTERVAL
+from lossmith.study.tuning.space import Space, space_of
 
 PROTOCOL = 1
 """Version of the training protocol; a change of anything that moves a trial's numbers raises it, and old trials are left alone."""
 
 LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""The default tuning budget: six learning rates, half a decade apart."""
+"""The default grid: six learning rates, half a decade apart."""
 
-OPTIMIZER = {"name": "AdamW", "weight_decay": 0.01, "schedule": "constant"}
-"""How every trial is optimised. Part of a trial's key."""
+CONFIGURATIONS = 12
+"""The default tuning budget: how many configurations are tried for every objective."""
+
+TUNERS = ("quasi_random", "grid", "optuna")
+
+TUNING_SEEDS = 3
+"""How many seeds `tune_once` tunes on, the first ones after those that are tested."""
+
+OPTIMIZER = {"name": "AdamW", "weight_decay": WEIGHT_DECAY, "schedule": "constant"}
+"""How every trial is optimised, unless its weight decay is another. Part of a trial's key."""
 
 STOPS = ("last", "best")
 
@@ -76,6 +89,7 @@ class TrialSpec:
     clean_validation: bool = False
     labels: int | None = None
     probes: tuple[str, ...] = ()
+    weight_decay: float = WEIGHT_DECAY
 
     @property
     def draw(self) -> int:
@@ -88,7 +102,8 @@ class TrialSpec:
         plain = {name: value for name, value in plain.items() if name not in _UNUSED or value != _UNUSED[name]}
         plain["objective"] = self.objective.label
         plain["noise"] = None if self.noise is None else str(self.noise)
-        return {"protocol": PROTOCOL, "optimizer": OPTIMIZER, **plain}
+        optimizer = {**OPTIMIZER, "weight_decay": plain.pop("weight_decay")}
+        return {"protocol": PROTOCOL, "optimizer": optimizer, **plain}
 
     @property
     def key(self) -> str:
@@ -115,7 +130,15 @@ class StudySpec:
         metric: the primary metric, declared before the run: it selects learning rates and epochs, and it alone is tested.
         stop: which epoch the verdict is about: the "last", or the "best" on the validation rows. Both are always recorded.
         epochs, batch_size: of every trial.
-        learning_rates: the tuning budget, the same for every objective, spent anew inside each seed.
+        tuner: how configurations are proposed, the same number for every objective, inside each seed: ``quasi_random`` fills learning rate,
+            weight decay and the objective's own hyper-parameters evenly; ``optuna`` learns from the trials before; ``grid`` tries
+            `learning_rates` and nothing else. None is ``grid`` where those are given, else ``quasi_random``.
+        configurations: how many; 12, or as many as the grid has.
+        learning_rates: of the grid.
+        learning_rate_range: where the other tuners search.
+        tune_once: tune on seeds that are not tested (the three after those that are), and then take what was chosen for every seed.
+        stop_hopeless: end an objective for which the advantage that is worth finding is excluded, see
+            `lossmith.study.statistics.stopping`; the test that the study will end with, True being ``corrected_t``.
         validation, test: fractions of the rows of each class.
         folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
         group: column of a table; rows with the same value stay on one side of every split.
@@ -143,7 +166,12 @@ class StudySpec:
     stop: str = "last"
     epochs: int = 60
     batch_size: int = 128
-    learning_rates: tuple[float, ...] = LEARNING_RATES
+    tuner: str | None = None
+    configurations: int | None = None
+    learning_rates: tuple[float, ...] | None = None
+    learning_rate_range: tuple[float, float] = RATE_INTERVAL
+    tune_once: bool = False
+    stop_hopeless: str | bool | None = None
     validation: float = 0.1
     test: float = 0.1
     folds: int | None = None
@@ -204,21 +232,63 @@ class StudySpec:
         """What one paired difference comes from: a "seed", or a "fold"."""
         return "seed" if self.folds is None else "fold"
 
-    def trials(self, fingerprint: str) -> list[TrialSpec]:
-        """Every trial of the study, seed by seed and fold by fold, on the data with this fingerprint."""
+    @property
+    def budget(self) -> int:
+        """How many configurations are tried for every objective, inside each seed or once."""
+        return len(self.learning_rates or ()) if self.tuner == "grid" else self.configurations or CONFIGURATIONS
+
+    @property
+    def tuning_draws(self) -> dict[int, tuple[int, int | None]]:
+        """The splits that are tuned on but not tested, by number as in `draws`; none unless `tune_once`."""
+        if not self.tune_once:
+            return {}
+        seeds = range(max(self.planned_seeds or self.seeds) + 1, max(self.planned_seeds or self.seeds) + 1 + TUNING_SEEDS)
+        return {seed: (seed, None) for seed in seeds} if self.folds is None else {seed * self.folds: (seed, 0) for seed in seeds}
+
+    @property
+    def sequential(self) -> bool:
+        """Whether which trials are needed depends on what others find."""
+        return self.tuner == "optuna" or self.tune_once or self.stop_hopeless is not None
+
+    def space(self, objective: ObjectiveSpec) -> Space:
+        """Where an objective is searched, by the tuners that search."""
+        return space_of(objective, self.learning_rate_range)
+
+    def planned(self, objective: ObjectiveSpec, draw: int) -> list[Configuration] | None:
+        """The configurations to try on a split, where they are known beforehand; with `optuna` they depend on what is found."""
+        if self.tuner == "grid":
+            return grid(self.learning_rates or ())
+        return quasi_random(self.space(objective), self.budget, draw) if self.tuner == "quasi_random" else None
+
+    def maker(self, fingerprint: str) -> Callable[[ObjectiveSpec, int, Configuration], TrialSpec]:
+        """What makes the trial of an objective, the number of a split and a configuration, on the data with this fingerprint."""
         model_source = check_model(self.model)
-        sources = {objective: source(objective.name) for objective in self.objectives}
+        sources = {objective.name: source(objective.name) for objective in self.objectives}
+        places = {**self.draws, **self.tuning_draws}
+
+        def trial(objective: ObjectiveSpec, draw: int, configuration: Configuration) -> TrialSpec:
+            seed, fold = places[draw]
+            return TrialSpec(
+                data=fingerprint, model=self.model, model_source=model_source, objective=configuration.applied(objective),
+                objective_source=sources[objective.name], noise=self.noise, imbalance=self.imbalance, validation=self.validation,
+                test=self.test, epochs=self.epochs, batch_size=self.batch_size, metric=self.metric, seed=seed,
+                learning_rate=configuration.learning_rate, folds=self.folds, fold=fold, clean_validation=self.clean_validation,
+                labels=self.labels, probes=self.looked_at, weight_decay=configuration.weight_decay,
+            )  # fmt: skip
+
+        return trial
+
+    def trials(self, fingerprint: str) -> list[TrialSpec]:
+        """Every trial of a study whose configurations are known beforehand, seed by seed and fold by fold."""
+        if self.tuner == "optuna" or self.tune_once:
+            raise StudyError("which trials are needed is known only as the study runs: it tunes by optuna, or once for all seeds")
+        trial = self.maker(fingerprint)
         return [
-            TrialSpec(
-                data=fingerprint, model=self.model, model_source=model_source, objective=objective, objective_source=sources[objective],
-                noise=self.noise, imbalance=self.imbalance, validation=self.validation, test=self.test, epochs=self.epochs,
-                batch_size=self.batch_size, metric=self.metric, seed=seed, learning_rate=learning_rate, folds=self.folds, fold=fold,
-                clean_validation=self.clean_validation, labels=self.labels, probes=self.looked_at,
-            )
-            for seed, fold in self.draws.values()
+            trial(objective, draw, configuration)
+            for draw in self.draws
             for objective in self.objectives
-            for learning_rate in self.learning_rates
-        ]  # fmt: skip
+            for configuration in self.planned(objective, draw) or ()
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-able form; a `Dataset` is represented by its name."""
@@ -228,7 +298,9 @@ class StudySpec:
         plain["objectives"] = [{"name": objective.name, "hyper": dict(objective.hyper)} for objective in self.objectives]
         plain["noise"] = None if self.noise is None else str(self.noise)
         plain = {name: value for name, value in plain.items() if name not in _LATER or value != _LATER[name]}
-        return plain | {"seeds": list(self.seeds), "learning_rates": list(self.learning_rates)}
+        if self.tuner == "grid":  # the only tuner there was
+            plain = {name: value for name, value in plain.items() if name not in ("tuner", "configurations")}
+        return plain | {"seeds": list(self.seeds)} | ({"learning_rates": list(self.learning_rates)} if self.learning_rates else {})
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "StudySpec":
@@ -248,16 +320,26 @@ class StudySpec:
             noisy = " (whose labels carry the same noise as the training labels)"
         elif self.clean_target:
             noisy = f" (by the labels to be learnt, not by {self.clean_target})"
-        if len(self.learning_rates) == 1:
+        if self.tuner == "grid" and self.budget == 1:
+            rate = self.learning_rates[0] if self.learning_rates else 0.0
             return (
-                f"The learning rate is {self.learning_rates[0]:g} throughout; the best epoch is the earliest with the {better} "
+                f"The learning rate is {rate:g} throughout; the best epoch is the earliest with the {better} "
                 f"{self.metric} on the {self.unit}'s validation rows{noisy}. Test rows choose nothing."
             )
+        what, ties = "configuration", "the smaller learning rate, then weight decay,"
+        of = f"{self.budget} of learning rate, weight decay and its own hyper-parameters"
+        if self.tuner == "grid":
+            what, ties = "learning rate", "the smaller learning rate"
+            of = f"{self.budget} ({', '.join(f'{rate:g}' for rate in self.learning_rates or ())})"
+        where, whose = f"For every objective and inside every {self.unit}", f"that {self.unit}'s validation rows{noisy}"
+        if self.tune_once:
+            tuned = list(self.tuning_draws)
+            where = "For every objective, once for all"
+            whose = f"the validation rows{noisy} of {len(tuned)} seeds that are not tested, on average"
         return (
-            f"For every objective and inside every {self.unit}, the learning rate is the one of {len(self.learning_rates)} "
-            f"({', '.join(f'{rate:g}' for rate in self.learning_rates)}) with the {better} {self.metric} on that {self.unit}'s validation "
-            f"rows{noisy}, at the last epoch for stop=last and at the best epoch for stop=best; ties go to the smaller learning rate and "
-            "the earlier epoch, and a run that diverged is chosen only if all did. Test rows choose nothing."
+            f"{where}, the {what} is the one of {of} with the {better} {self.metric} on {whose}, at the last epoch for stop=last and at "
+            f"the best epoch for stop=best; ties go to {ties} and the earlier epoch, and a run that diverged is chosen only if all did. "
+            "Test rows choose nothing."
         )
 
 
@@ -268,6 +350,8 @@ _LATER = {
     in (
         "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates",
         "labels", "probes", "ood", "ood_classes",
+        "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates", "tuner",
+        "configurations", "learning_rates", "learning_rate_range", "tune_once", "stop_hopeless",
     )
 }  # fmt: skip
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
@@ -286,7 +370,10 @@ def _read(spec: StudySpec) -> dict[str, Any]:
     objectives = ObjectiveSpec.parse_list(given) if isinstance(given, str) else tuple(given)
     noise: Any = spec.noise
     seeds: Any = spec.seeds
-    rates: Any = spec.learning_rates
+    rates: Any = [spec.learning_rates] if isinstance(spec.learning_rates, int | float) else spec.learning_rates
+    tuner = spec.tuner or ("quasi_random" if rates is None else "grid")
+    if tuner == "grid" and rates is None:
+        rates = LEARNING_RATES
     return {
         "data": data if isinstance(data, Dataset) else str(data),
         "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),
@@ -296,7 +383,10 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
         "probes": _words(spec.probes),
         "ood_classes": _words(spec.ood_classes),
-        "learning_rates": tuple(float(rate) for rate in ([rates] if isinstance(rates, int | float) else rates)),
+        "tuner": tuner,
+        "stop_hopeless": "corrected_t" if spec.stop_hopeless is True else spec.stop_hopeless or None,
+        "learning_rates": None if rates is None else tuple(float(rate) for rate in rates),
+        "learning_rate_range": tuple(float(rate) for rate in spec.learning_rate_range),
     }
 
 
@@ -326,10 +416,7 @@ def _check(spec: StudySpec) -> None:
     wanted(spec.stop in STOPS, "stop", "'last' or 'best'")
     wanted(whole(spec.epochs) and spec.epochs >= 1, "epochs", "a whole number >= 1")
     wanted(whole(spec.batch_size) and spec.batch_size >= 1, "batch_size", "a whole number >= 1")
-    rates = spec.learning_rates
-    wanted(len(rates) >= 1 and all(0 < rate < float("inf") for rate in rates), "learning_rates", "finite numbers > 0, one at least")
-    if _repeated(rates) is not None:
-        raise StudyError(f"learning rate {_repeated(rates)} is named twice: the budget counts different ones")
+    _check_tuning(spec, wanted, whole)
     wanted(spec.imbalance is None or 0 < spec.imbalance <= 1, "imbalance", "a fraction in (0, 1], smallest class over largest")
     wanted(spec.labels is None or (whole(spec.labels) and spec.labels >= 1), "labels", "a whole number >= 1, rows a class")
     if spec.ood is not None and spec.ood_classes:
@@ -343,6 +430,10 @@ def _check(spec: StudySpec) -> None:
         raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
     if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
         raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
+    tests = get_args(Test)
+    wanted(spec.stop_hopeless is None or spec.stop_hopeless in tests, "stop_hopeless", f"True or one of {', '.join(tests)}")
+    if spec.stop_hopeless is not None and spec.folds is not None:
+        raise StudyError("--stop-hopeless is for random splits, every two of which overlap alike: leave out --folds")
     if spec.clean_validation and spec.noise is None and spec.clean_target is None:
         raise StudyError("--clean-validation needs labels that are not clean: it goes with --noise or --clean-target")
     wanted(spec.time is None or 0 < spec.time < float("inf"), "time", "a length of time such as 90m, 1.5h or 1h30m")
@@ -352,6 +443,29 @@ def _check(spec: StudySpec) -> None:
                 raise StudyError(f"--split-column {spec.split_column} says which rows are tested: leave out {name}")
     if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
         raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
+
+
+def _check_tuning(spec: StudySpec, wanted: Callable[[bool, str, str], None], whole: Callable[[object], bool]) -> None:
+    """Refuse a tuner that there is not, and options that belong to another one."""
+    if spec.tuner not in TUNERS:
+        raise StudyError(f"tuner must be one of {', '.join(TUNERS)}; got {spec.tuner!r}{nearest(str(spec.tuner), TUNERS)}")
+    rates, (low, high) = spec.learning_rates, (*spec.learning_rate_range, 0.0, 0.0)[:2]
+    if spec.tuner == "grid":
+        assert rates is not None
+        wanted(len(rates) >= 1 and all(0 < rate < float("inf") for rate in rates), "learning_rates", "finite numbers > 0, one at least")
+        if _repeated(rates) is not None:
+            raise StudyError(f"learning rate {_repeated(rates)} is named twice: the budget counts different ones")
+        if spec.configurations is not None:
+            raise StudyError("--configurations is for the tuners that search; a grid has as many as --learning-rates says")
+    elif rates is not None:
+        raise StudyError(f"--learning-rates is the grid of --tuner grid; {spec.tuner} searches in --learning-rate-range")
+    wanted(
+        spec.configurations is None or (whole(spec.configurations) and spec.configurations >= 1), "configurations", "a whole number >= 1"
+    )
+    good = len(spec.learning_rate_range) == 2 and 0 < low < high < float("inf")
+    wanted(good, "learning_rate_range", "two numbers above 0, the smaller first")
+    if spec.tuner == "grid" and spec.learning_rate_range != RATE_INTERVAL:
+        raise StudyError("--learning-rate-range is for the tuners that search; a grid is --learning-rates")
 
 
 def _check_trusted(spec: StudySpec, dataset: Dataset) -> None:

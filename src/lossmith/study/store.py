@@ -115,6 +115,10 @@ class Store:
         """The results of those of the keys whose trial is stored."""
         return {key: json.loads(result) for key, result in self._select("SELECT key, result FROM trials WHERE key IN ({})", keys)}
 
+    def asked(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What was asked of those of the keys whose trial is stored, as `TrialSpec.as_dict` wrote it down."""
+        return {key: json.loads(spec) for key, spec in self._select("SELECT key, spec FROM trials WHERE key IN ({})", keys)}
+
     def versions(self, keys: Iterable[str]) -> list[dict[str, str]]:
         """The different sets of versions that the trials were computed with."""
         found = {versions for (versions,) in self._select("SELECT DISTINCT versions FROM trials WHERE key IN ({})", keys)}

@@ -76,7 +76,8 @@ class Summary:
     Attributes:
         result: the study.
         test: how differences are tested; ``paired_t`` takes the place of ``corrected_t`` where all seeds share one split.
-        stopped: for each objective that was ended early as hopeless, how many of the seeds, the first ones, it was run on.
+        stopped: for each objective that was ended early as hopeless, how many of the seeds, the first ones, it was run on; those that the
+            study itself ended are added.
     """
 
     result: StudyResult
@@ -85,6 +86,7 @@ class Summary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test", fitting_test(self.result.spec, self.test))
+        object.__setattr__(self, "stopped", {**self.result.ended, **self.stopped})
 
     @property
     def spec(self) -> StudySpec:
@@ -127,7 +129,7 @@ class Summary:
     def standings(self) -> list[Standing]:
         """The references beside the best objective, the best reference first."""
         name, rows = self.spec.metric, self.sizes
-        values = {label: self._values(label, name, self.spec.stop) for label in self.result.objectives}
+        values = {label: self._values(label, name, self.spec.stop) for label in self.result.objectives if label not in self.stopped}
         return standings(
             self.result.references, values, name, train_size=rows.train, test_size=rows.test, alpha=ALPHA, test=self.test
         )  # fmt: skip
@@ -191,13 +193,13 @@ class Summary:
         return (0.0, 2.0 if metric == "brier" else math.inf if metric == "log_loss" else 1.0)
 
     def at_edge(self, label: str, stop: str | None = None) -> int:
-        """Seeds on which the chosen learning rate is the smallest or largest tried."""
+        """Seeds on which something chosen is at the edge of what was tried, such as the smallest or largest learning rate."""
         return sum(outcome.at_edge for outcome in self.result.over(label, stop))
 
     def rates(self, label: str, stop: str | None = None) -> dict[float, int]:
-        """How many seeds chose each learning rate."""
+        """How many seeds chose each learning rate of the grid."""
         chosen = [outcome.learning_rate for outcome in self.result.over(label, stop)]
-        return {rate: chosen.count(rate) for rate in self.spec.learning_rates}
+        return {rate: chosen.count(rate) for rate in self.spec.learning_rates or ()}
 
 
 def _value(outcome: Outcome, metric: str) -> float:

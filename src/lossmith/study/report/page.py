@@ -6,6 +6,7 @@ Everything that comes from data or from the command line (class names, columns, 
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lossmith.study.budget import time_text
 from lossmith.study.data.splits import MAX_CATEGORIES
 from lossmith.study.errors import StudyError
 from lossmith.study.report import plots, words
-from lossmith.study.spec import LEARNING_RATES, StudySpec
+from lossmith.study.spec import CONFIGURATIONS, LEARNING_RATES, StudySpec
 from lossmith.study.standing import Standing
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.summary import Line, Summary
@@ -80,7 +81,10 @@ def command(spec: StudySpec) -> str | None:
         ("--stop", spec.stop, "last"),
         ("--epochs", spec.epochs, StudySpec.epochs),
         ("--batch-size", spec.batch_size, StudySpec.batch_size),
-        ("--learning-rates", ",".join(f"{rate:g}" for rate in spec.learning_rates), ",".join(f"{rate:g}" for rate in LEARNING_RATES)),
+        ("--tuner", spec.tuner, "grid" if spec.learning_rates not in (None, LEARNING_RATES) else "quasi_random"),
+        ("--configurations", spec.configurations, CONFIGURATIONS),
+        ("--learning-rates", _listed(spec.learning_rates), _listed(LEARNING_RATES)),
+        ("--learning-rate-range", _listed(spec.learning_rate_range), _listed(StudySpec.learning_rate_range)),
         ("--validation-fraction", spec.validation, StudySpec.validation),
         ("--test-fraction", spec.test, StudySpec.test),
         ("--folds", spec.folds, None),
@@ -95,10 +99,16 @@ def command(spec: StudySpec) -> str | None:
             parts += [name, str(value)]
     parts += [] if spec.references else ["--no-references"]
     parts += ["--clean-validation"] if spec.clean_validation else []
+    parts += ["--tune-once"] if spec.tune_once else []
+    parts += ["--stop-hopeless"] if spec.stop_hopeless else []
     seeds = spec.planned_seeds or spec.seeds
     counted = seeds == tuple(range(len(seeds)))
     parts += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]
     return shlex.join(parts)
+
+
+def _listed(numbers: Sequence[float] | None) -> str | None:
+    return None if numbers is None else ",".join(f"{number:g}" for number in numbers)
 
 
 def _context(summary: Summary) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def _context(summary: Summary) -> dict[str, Any]:
         "units": f"{spec.unit}s",
         "clean_validation": spec.clean_validation,
         "tuning": [{"stop": stop, "when": words.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
-        "rates": [f"{rate:g}" for rate in spec.learning_rates],
+        "rates": [f"{rate:g}" for rate in spec.learning_rates or ()],
         "protocol": words.protocol(summary),
         "command": command(spec),
         "limits": words.limits(summary),
@@ -287,6 +297,7 @@ def _tuning(summary: Summary, stop: str) -> list[dict[str, Any]]:
             {
                 "label": label,
                 "counts": list(counts.values()),
+                "chosen": "" if counts else words.chosen(summary, label, stop),
                 "epochs": f"{chosen[0]} to {chosen[-1]}" if chosen[0] != chosen[-1] else str(chosen[0]),
                 "edge": f"{edge} of {len(outcomes)} {summary.spec.unit}s at the edge" if edge else "",
                 "warn": 2 * edge > len(outcomes),

@@ -1,17 +1,20 @@
 """A study in plain words: numbers with their unit, and the sentences that a report begins and ends with."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossmith.study.budget import time_text
 from lossmith.study.protocol import counted, noise_limits, scope, scored_by, splitting, what_p_means
 from lossmith.study.sizes import Sizes
-from lossmith.study.spec import OPTIMIZER, StudySpec
+from lossmith.study.spec import OPTIMIZER, STOPS, StudySpec
 from lossmith.study.statistics.paired import Comparison, Test
 from lossmith.study.statistics.power import Prospect, accuracy_spread, count
+from lossmith.study.statistics.stopping import EFFECT, MISS
 from lossmith.study.summary import ALPHA, Line, Summary
 from lossmith.study.training.metrics import METRICS, SCALED, Metric
+from lossmith.study.tuning.space import Space
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
 MINUS = "−"
@@ -191,8 +194,7 @@ def plan(
     spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None, references: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
     """What is about to be run and what it could show, said before it starts, as names and values."""
-    trials = len(spec.objectives) * len(spec.draws) * len(spec.learning_rates)
-    counts = " x ".join((count(len(spec.objectives), "objective"), counted(spec), count(len(spec.learning_rates), "learning rate")))
+    trials, counts = planned(spec)
     better = "higher" if METRICS[spec.metric].higher_is_better else "lower"
     said = [
         ("data", f"{setting(spec, data['name'])}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
@@ -205,6 +207,13 @@ def plan(
         ),
         ("selection", spec.selection_rule),
     ]
+    if spec.tuner != "grid":
+        said.append(("searched", searched({objective.label: spec.space(objective).as_list() for objective in spec.objectives})))
+    if spec.stop_hopeless is not None:
+        said.append(
+            ("ending early", f"after every seed, an objective for which an advantage of {EFFECT:g} standard deviations of the paired "
+                             f"difference is excluded is ended; one that has it is given up with probability at most {MISS:g}")
+        )  # fmt: skip
     if references:
         said.append(("references", f"{'; '.join(references)}: scikit-learn's, on the same splits, outside the comparison"))
     if spec.time is not None:
@@ -219,6 +228,49 @@ def plan(
     said.append(("power", f"An adjusted p-value {reach} fall below {ALPHA:g}. {prospect.sentence} {guess}".rstrip()))
     said.append(("p-values", what_p_means(spec, test)))
     return said
+
+
+def planned(spec: StudySpec) -> tuple[int, str]:
+    """How many trials a study has at most, and how they come about."""
+    objectives, tried = count(len(spec.objectives), "objective"), f"{spec.budget} {tried_word(spec)}"
+    if not spec.tune_once:
+        return len(spec.objectives) * len(spec.draws) * spec.budget, f"{objectives} x {counted(spec)} x {tried}"
+    tuning, most = len(spec.tuning_draws), len(STOPS)  # the last and the best epoch may choose different ones
+    trials = len(spec.objectives) * (tuning * spec.budget + most * len(spec.draws))
+    return trials, f"{objectives} x ({count(tuning, 'tuning seed')} x {tried} + {counted(spec)} x at most {most} chosen)"
+
+
+def tried_word(spec: StudySpec) -> str:
+    """What a study tries, such as ``configurations``."""
+    what = "learning rate" if spec.tuner == "grid" else "configuration"
+    return what if spec.budget == 1 else f"{what}s"
+
+
+def searched(plain: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Where every objective was searched, in a sentence."""
+    spaces = {label: Space.from_list(dimensions).dimensions for label, dimensions in plain.items()}
+    usual = "; ".join(map(str, next(iter(spaces.values()))[:2]))
+    own = [f"{label}: {', '.join(map(str, dimensions[2:]))}" for label, dimensions in spaces.items() if dimensions[2:]]
+    return "; ".join([usual, *own])
+
+
+def chosen(summary: Summary, label: str, stop: str) -> str:
+    """What tuning chose for an objective over the splits: of numbers the lowest, the median and the highest, of words how often each."""
+    outcomes = summary.result.over(label, stop)
+    found: dict[str, list[Any]] = {}
+    for outcome in outcomes:
+        for name, value in outcome.configuration.values().items():
+            found.setdefault(name, []).append(value)
+    said = []
+    for name, values in found.items():
+        defaults = "" if len(values) == len(outcomes) else f", else the default ({len(outcomes) - len(values)})"
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            low, middle, high = min(values), sorted(values)[len(values) // 2], max(values)
+            spread = f"{low:g}" if low == high else f"{low:g} · {middle:g} · {high:g}"
+        else:
+            spread = ", ".join(f"{value} ({times})" for value, times in Counter(values).most_common())
+        said.append(f"{name.replace('_', ' ')} {spread}{defaults}")
+    return "; ".join(said)
 
 
 def beforehand(prospect: Prospect, rows: Sizes, disagreement: float = 0.05) -> str:
@@ -274,8 +326,8 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
         ),
         ("labels", scored_by(spec)),
         ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
-        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
-        ("budget", f"{count(len(spec.learning_rates), 'learning rate')} for every objective and {spec.unit}: {_rates(spec)}"),
+        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}{_decay(spec)}"),
+        ("budget", _budget(summary)),
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
         ("test", TESTS[summary.test]),
@@ -298,8 +350,23 @@ TESTS = {
 }
 
 
-def _rates(spec: StudySpec) -> str:
-    return ", ".join(f"{rate:g}" for rate in spec.learning_rates)
+TUNED_BY = {
+    "quasi_random": "the usual one and a scrambled Halton sequence",
+    "optuna": "the usual one and Optuna's TPE",
+}
+
+
+def _decay(spec: StudySpec) -> str:
+    return f", weight decay {OPTIMIZER['weight_decay']}" if spec.tuner == "grid" else ""
+
+
+def _budget(summary: Summary) -> str:
+    spec = summary.spec
+    where = f"once, on {count(len(spec.tuning_draws), 'seed')} that are not tested" if spec.tune_once else spec.unit
+    said = f"{spec.budget} {tried_word(spec)} for every objective {'' if spec.tune_once else 'and '}{where}"
+    if spec.tuner == "grid":
+        return f"{said}: {', '.join(f'{rate:g}' for rate in spec.learning_rates or ())}"
+    return f"{said}: {TUNED_BY[spec.tuner or '']} over {searched(summary.result.data['searched'])}"
 
 
 def _duration(seconds: float) -> str:
@@ -308,14 +375,31 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _what_was_tuned(spec: StudySpec) -> str:
+    if spec.tuner == "grid":
+        return (
+            f"{'Only the learning rate' if spec.budget > 1 else 'Nothing'} was tuned. "
+            "Hyper-parameters of the objectives were taken as given, and a better value may exist for any."
+        )
+    once = (
+        " Tuned once, every seed uses the same configuration, so that the luck of that choice is in no interval; and the rows that were "
+        "tuned on are tested by other seeds."
+        if spec.tune_once and spec.split_column is None
+        else ""
+    )
+    return (
+        f"{spec.budget} configurations were tried for every objective, however many hyper-parameters it has: one with more of them is "
+        f"searched more thinly.{once}"
+    )
+
+
 def limits(summary: Summary) -> list[str]:
     """What the study does not show."""
     spec = summary.spec
     said = [
         what_p_means(spec, summary.test),
         f"One data set, one model ({spec.model}), {spec.epochs} epochs: another of any of these may order the objectives otherwise.",
-        f"{'Only the learning rate' if len(spec.learning_rates) > 1 else 'Nothing'} was tuned. "
-        "Hyper-parameters of the objectives were taken as given, and a better value may exist for any.",
+        _what_was_tuned(spec),
         f"Only {summary.metric.title} {EPOCHS[spec.stop]} was declared and tested. All other intervals are single ones, not adjusted for "
         "their number: among many, some leave out 0 by chance, and none is a verdict.",
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lossmith.study.spec import OPTIMIZER
+from lossmith.study.tuning.configuration import WEIGHT_DECAY
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """The defaults of `torch.optim.AdamW`, which every trial is optimised with."""
@@ -89,12 +89,13 @@ class Chain:
 
     Args:
         layers: of the model.
-        learning_rate: of AdamW; the rest is as in every trial.
+        learning_rate: of AdamW.
         scratch: shared with the chains that step in turn with this one.
+        weight_decay: of AdamW; the rest is as in every trial.
     """
 
-    def __init__(self, layers: Sequence[Layer], learning_rate: float, scratch: Scratch) -> None:
-        self._layers, self._rate, self._scratch = layers, learning_rate, scratch
+    def __init__(self, layers: Sequence[Layer], learning_rate: float, scratch: Scratch, weight_decay: float = WEIGHT_DECAY) -> None:
+        self._layers, self._rate, self._decay, self._scratch = layers, learning_rate, weight_decay, scratch
         self._transposed = [layer.weight.t() for layer in layers]
         self.parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         self._means = [torch.zeros_like(p) for p in self.parameters]
@@ -140,7 +141,7 @@ class Chain:
         self._time += 1
         torch._fused_adamw_(
             self.parameters, self._slopes, self._means, self._squares, [], self._times, lr=self._rate, beta1=BETAS[0], beta2=BETAS[1],
-            weight_decay=OPTIMIZER["weight_decay"], eps=EPSILON, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
+            weight_decay=self._decay, eps=EPSILON, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
         )  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def _same_bits(shapes: tuple[tuple[int, int, bool], ...], n: int) -> bool:
         for linear, (*_, relu) in zip((part for part in model if isinstance(part, nn.Linear)), shapes, strict=True)
     ]
     chain = Chain(layers, 0.01, Scratch())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=OPTIMIZER["weight_decay"], fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=WEIGHT_DECAY, fused=True)
     for _ in range(2):
         x, gradient = torch.randn(n, shapes[0][1], generator=draw), torch.randn(n, shapes[-1][0], generator=draw)
         wanted = model(x)

@@ -76,6 +76,12 @@ class ObjectiveSpec:
         return self.label
 
 
+def read_hyper(label: str, name: str) -> dict[str, Hyper]:
+    """The hyper-parameters of a label of the objective of this full name; nothing is looked up."""
+    pairs = (part.partition("=") for part in label.removeprefix(name).removeprefix(":").split(",") if part)
+    return {key: _value(value) for key, _, value in pairs}
+
+
 def _value(text: str) -> Hyper:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -101,6 +107,7 @@ class Facts:
     predicts: str
     hyper: Mapping[str, Any] | None
     """Keyword-only parameters and their defaults; None when the function takes any."""
+    card: cards.Card | None = None
 
 
 def facts(name: str) -> Facts:
@@ -124,7 +131,7 @@ def facts(name: str) -> Facts:
     missing = [need for need in card.needs if need not in SERVED]
     if missing:
         raise StudyError(f"objective {card.name} needs {', '.join(missing)}, which a study cannot supply")
-    return Facts(card.function, card.form, tuple(card.needs), str(card.predicts), card.hyper)
+    return Facts(card.function, card.form, tuple(card.needs), str(card.predicts), card.hyper, card)
 
 
 def _keywords(function: Callable[..., Any]) -> Mapping[str, Any] | None:

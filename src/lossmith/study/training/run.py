@@ -11,7 +11,7 @@ from torch import Tensor
 from lossmith.calibration import fit_temperature, reliability_curve
 from lossmith.study.data.splits import Split, stream
 from lossmith.study.errors import StudyError
-from lossmith.study.spec import OPTIMIZER, TrialSpec
+from lossmith.study.spec import TrialSpec
 from lossmith.study.training.criterion import Criterion
 from lossmith.study.training.metrics import METRICS, evaluate
 from lossmith.study.training.models import build_model
@@ -65,7 +65,7 @@ class Run:
             parameters = [p for p in (*self.model.parameters(), *self.criterion.parameters()) if p.requires_grad]
             if not parameters:
                 raise StudyError(f"model {self.trial.model!r} has no parameters to train")
-            optimizer = torch.optim.AdamW(parameters, lr=self.trial.learning_rate, weight_decay=OPTIMIZER["weight_decay"], fused=True)
+            optimizer = torch.optim.AdamW(parameters, lr=self.trial.learning_rate, weight_decay=self.trial.weight_decay, fused=True)
             torch.set_rng_state(self.random_state())
             self.begin()
             for epoch in range(1, self.trial.epochs + 1):

@@ -41,7 +41,7 @@ def train_stack(runs: Sequence[Run], layers: Sequence[Sequence[Layer]]) -> None:
     scratch = Scratch()
     feeds: dict[int, _Feed] = {}
     members = [
-        _Member(run, Chain(own, run.trial.learning_rate, scratch), feeds.setdefault(id(run.split), _Feed(run)))
+        _Member(run, Chain(own, run.trial.learning_rate, scratch, run.trial.weight_decay), feeds.setdefault(id(run.split), _Feed(run)))
         for run, own in zip(runs, layers, strict=True)
     ]
     often = Counter(run.trial.objective for run in runs)
