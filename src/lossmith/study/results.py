@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lossmith.study.errors import StudyError
 from lossmith.study.spec import STOPS, StudySpec
-from lossmith.study.store import Store, StoredStudy
+from lossmith.study.store import Looks, Store, StoredStudy
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.objectives import Hyper
 from lossmith.study.training.yardsticks import Reference, references
@@ -106,6 +106,7 @@ class StudyResult:
         versions: the different sets of library versions the trials were computed with; one, unless the store was used across upgrades.
         references: outside the comparison, see `lossmith.study.training.yardsticks`; empty where there are none.
         ended: the objectives that were ended as hopeless, and the seeds that each was run on, the first ones.
+        looks: how often the same store had shown results on test rows of these data before this study.
     """
 
     spec: StudySpec
@@ -115,6 +116,7 @@ class StudyResult:
     versions: tuple[Mapping[str, str], ...]
     references: tuple[Reference, ...] = ()
     ended: Mapping[str, int] = field(default_factory=dict)
+    looks: Looks = Looks()
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -197,6 +199,13 @@ class StudyResult:
         if len(self.versions) > 1:
             listed = "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in self.versions)
             notes.append(f"Trials were computed with different versions: {listed}.")
+        if self.looks.studies:
+            studies = "1 other study" if self.looks.studies == 1 else f"{self.looks.studies} other studies"
+            notes.append(
+                f"Test rows of these data were looked at before: {studies} in this store had shown {self.looks.results} results on them when "
+                "this one was first shown. The p-values here count the comparisons of this study alone: where what is compared was chosen "
+                "after a look at those results, they are too small."
+            )
         return tuple(notes)
 
     def _tuning_notes(self) -> list[str]:
@@ -305,10 +314,11 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
         for draw in list(spec.draws)[: ended.get(label)]:
             chosen = once or _chosen(spec, [places[label, draw]], stop)
             outcomes.append(_outcome(spec, label, draw, stop, chosen, _edges(study, label, chosen), places[label, draw][chosen]))
+    looks = store.look(study, len(outcomes) // len(STOPS))
     own = {key for key, plain in store.asked(study.keys).items() if "reference" not in plain}
     beside = references(study.data.get("references", ()), [records[key] for key in study.keys if key not in own])
     trials = {(*place, configuration): record for place, tried in places.items() for configuration, record in tried.items()}
-    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside, ended)
+    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside, ended, looks)
 
 
 _Tried = dict[Configuration, Mapping[str, Any]]

@@ -4,6 +4,7 @@ Only the coordinating process of a study writes here. The file is in WAL mode an
 process killed at any moment loses at most the trials it was still computing.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -38,6 +39,10 @@ CREATE TABLE IF NOT EXISTS trials (
 CREATE TABLE IF NOT EXISTS studies (
     id INTEGER PRIMARY KEY, spec TEXT NOT NULL, data TEXT NOT NULL, trials TEXT NOT NULL, created TEXT NOT NULL, UNIQUE (spec, data, trials)
 );
+CREATE TABLE IF NOT EXISTS looks (
+    id INTEGER PRIMARY KEY, data TEXT NOT NULL, question TEXT NOT NULL, answers INTEGER NOT NULL, created TEXT NOT NULL,
+    UNIQUE (data, question)
+);
 """
 
 
@@ -51,6 +56,18 @@ class StoredStudy(NamedTuple):
     spec: StudySpec
     data: Mapping[str, Any]
     keys: tuple[str, ...]
+
+
+class Looks(NamedTuple):
+    """How often the test rows of some data were looked at before.
+
+    Attributes:
+        studies: other studies in the store that showed results on them.
+        results: how many those were, one an objective and split.
+    """
+
+    studies: int = 0
+    results: int = 0
 
 
 class Store:
@@ -154,6 +171,27 @@ class Store:
             rows = self._connection.execute("SELECT spec, data, trials FROM studies ORDER BY id").fetchall()
         read = ([json.loads(part) for part in row] for row in rows)
         return [StoredStudy(StudySpec.from_dict(spec), data, tuple(keys)) for spec, data, keys in read]
+
+    def look(self, study: StoredStudy, answers: int) -> "Looks":
+        """Write down that the test results of a study are about to be shown, and say which others of the same data were before.
+
+        To look again at what was seen already is no new look.
+
+        Args:
+            study: whose.
+            answers: how many results on test rows it shows.
+        """
+        data = study.data["fingerprint"]
+        question = hashlib.sha256(json.dumps([study.spec.as_dict(), sorted(study.keys)], sort_keys=True).encode()).hexdigest()
+        with self._plainly():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO looks (data, question, answers, created) VALUES (?, ?, ?, ?)", (data, question, answers, _now())
+            )
+            studies, results = self._connection.execute(
+                "SELECT count(*), total(answers) FROM looks WHERE data = ? AND id < (SELECT id FROM looks WHERE data = ? AND question = ?)",
+                (data, data, question),
+            ).fetchone()
+        return Looks(studies, int(results))
 
     def close(self) -> None:
         self._connection.close()
