@@ -39,7 +39,9 @@ class Wanted:
 
     @property
     def command(self) -> str:
-        return "lossmith compare " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in {**self.options, "tuner": TUNER}.items())
+        return "lossmith compare " + " ".join(
+            f"--{name.replace('_', '-')} {value}" for name, value in {**self.options, "tuner": TUNER}.items()
+        )
 
 
 STUDIES = (

@@ -15,6 +15,7 @@ from lossmith.study import StudyError, StudyResult, StudySpec
 from lossmith.study import engine as engine_module
 from lossmith.study.report import words
 from lossmith.study.report.page import render
+from lossmith.study.statistics.stopping import hopeless
 from lossmith.study.summary import Summary
 from lossmith.study.training.trial import run_trial, run_trials
 from lossmith.study.tuning import tuner as tuner_module
@@ -282,6 +283,9 @@ def test_a_hopeless_objective_ends_early_and_wins_nothing(user: ModuleType, tmp_
     whole = study.run(StudySpec(data="wine", objectives=f"cross_entropy,{bad}", **options), store, jobs=1)
     assert whole.ended == {}  # asked for without it, the same trials are found and the rest is computed
     np.testing.assert_array_equal(whole.values()[1, : result.ended[bad]], values[1, : result.ended[bad]])
+    by_hand = dict(zip(whole.objectives, whole.values(), strict=True))
+    sizes = {"train_size": whole.rows["train"], "test_size": whole.rows["test"]}
+    assert hopeless(by_hand, "cross_entropy", "accuracy", **sizes) == {bad: result.ended[bad]}
 
 
 def test_a_timed_tuner_reports_whole_seeds(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def compare(
     tune_once: bool = False,
     optuna_storage: str | None = None,
     stop_hopeless: bool = False,
+    holdout: str = "plain",
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
     folds: int | None = None,
@@ -89,6 +90,8 @@ def compare(
         optuna_storage: a URL that Optuna takes; beside the store when left out.
         stop_hopeless: after every seed, end objectives for which a worthwhile advantage over the baseline is excluded.
             It makes no false winners: the others are tested on all seeds.
+        holdout: how test rows answer: plain, or by thresholdout, where a store is asked again and again for months. It answers from
+            validation rows as long as test rows roughly agree, and shows nothing else of these; accuracy only.
         validation_fraction: of the rows.
         test_fraction: of the rows.
         folds: K-fold cross-validation in place of random splits: every row is tested once a seed.
@@ -147,6 +150,7 @@ def compare(
         learning_rate_range=_ends("--learning-rate-range", learning_rate_range),
         tune_once=tune_once,
         stop_hopeless=wanted if stop_hopeless else None,
+        holdout=holdout,
         validation=validation_fraction,
         test=test_fraction,
         folds=folds,

@@ -19,7 +19,7 @@ class Answer(NamedTuple):
 
     Attributes:
         value: the estimate of the query's mean over new rows.
-        from_holdout: whether it comes from the hold-out, with noise, since training rows disagreed with it; one of the budget is then spent.
+        from_holdout: whether it comes from the hold-out, with noise, since training rows disagreed; one of the budget is then spent.
     """
 
     value: float

@@ -7,8 +7,8 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossmith.study.errors import StudyError
+from lossmith.study.holdout import Holdout, without_test
 from lossmith.study.spec import STOPS, StudySpec
-from lossmith.study.store import Looks, Store, StoredStudy
+from lossmith.study.store import NO_LOOKS, Looks, Store, StoredStudy
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.objectives import Hyper
 from lossmith.study.training.yardsticks import Reference, references
@@ -116,7 +117,7 @@ class StudyResult:
     versions: tuple[Mapping[str, str], ...]
     references: tuple[Reference, ...] = ()
     ended: Mapping[str, int] = field(default_factory=dict)
-    looks: Looks = Looks()
+    looks: Looks = NO_LOOKS
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -202,9 +203,9 @@ class StudyResult:
         if self.looks.studies:
             studies = "1 other study" if self.looks.studies == 1 else f"{self.looks.studies} other studies"
             notes.append(
-                f"Test rows of these data were looked at before: {studies} in this store had shown {self.looks.results} results on them when "
-                "this one was first shown. The p-values here count the comparisons of this study alone: where what is compared was chosen "
-                "after a look at those results, they are too small."
+                f"Test rows of these data were looked at before: {studies} in this store had shown {self.looks.results} results on "
+                "them when this one was first shown. The p-values here count the comparisons of this study alone: where what is compared "
+                "was chosen after a look at those results, they are too small."
             )
         return tuple(notes)
 
@@ -298,6 +299,9 @@ def load(store_path: str | os.PathLike[str], which: int = -1) -> StudyResult:
         return load_result(study, store)
 
 
+_Tried = dict[Configuration, Mapping[str, Any]]
+
+
 def load_result(study: StoredStudy, store: Store) -> StudyResult:
     """The result of a study whose trials are all in the store."""
     spec = study.spec
@@ -305,7 +309,8 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
     missing = len(set(study.keys) - records.keys())
     if missing:
         raise StudyError(f"{missing} of {len(study.keys)} trials are not in {store.name} yet; run the same study again to compute them")
-    places = _by_place(study, store, records)
+    keys = _keys_by_place(study, store)
+    places: dict[tuple[str, int], _Tried] = {place: {one: records[key] for one, key in tried.items()} for place, tried in keys.items()}
     ended = study.data.get("ended", {})
     outcomes = []
     for stop, objective in product(STOPS, spec.objectives):
@@ -314,6 +319,10 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
         for draw in list(spec.draws)[: ended.get(label)]:
             chosen = once or _chosen(spec, [places[label, draw]], stop)
             outcomes.append(_outcome(spec, label, draw, stop, chosen, _edges(study, label, chosen), places[label, draw][chosen]))
+    if spec.holdout == "thresholdout":
+        outcomes = _answered(study, Holdout(study, store), keys, places, outcomes)
+        hide = partial(without_test, metrics=tuple(METRICS), metric=spec.metric)
+        places = {place: {one: hide(record) for one, record in tried.items()} for place, tried in places.items()}
     looks = store.look(study, len(outcomes) // len(STOPS))
     own = {key for key, plain in store.asked(study.keys).items() if "reference" not in plain}
     beside = references(study.data.get("references", ()), [records[key] for key in study.keys if key not in own])
@@ -321,17 +330,36 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
     return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside, ended, looks)
 
 
-_Tried = dict[Configuration, Mapping[str, Any]]
+def _answered(
+    study: StoredStudy,
+    holdout: Holdout,
+    keys: Mapping[tuple[str, int], Mapping[Configuration, str]],
+    places: Mapping[tuple[str, int], _Tried],
+    outcomes: Sequence[Outcome],
+) -> list[Outcome]:
+    """The outcomes as Thresholdout tells them: of the primary metric at the declared stop, and of nothing else."""
+    spec = study.spec
+    number = {place: draw for draw, place in spec.draws.items()}
+    found = []
+    for one in outcomes:
+        metrics = dict.fromkeys(METRICS, math.nan)
+        draw = number[one.seed, one.fold]
+        if one.stop == spec.stop and one.status == "ok":
+            place = one.objective, draw
+            rows, question = places[place][one.configuration]["rows"]["test"], f"{keys[place][one.configuration]} {one.stop}"
+            metrics[spec.metric] = holdout.answer(draw, question, one.validation, one.metrics[spec.metric], rows)
+        found.append(replace(one, metrics=metrics, reliability=()))
+    return found
 
 
-def _by_place(study: StoredStudy, store: Store, records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, int], _Tried]:
-    """The records by what they are of: the keys of a study go split by split and objective by objective, those only tuned on first."""
+def _keys_by_place(study: StoredStudy, store: Store) -> dict[tuple[str, int], dict[Configuration, str]]:
+    """The keys by what they are of: those of a study go split by split and objective by objective, those only tuned on first."""
     spec, asked = study.spec, store.asked(study.keys)
     places = list(product((*spec.tuning_draws, *spec.draws), spec.objectives))
     counts = study.data.get("counts") or [spec.budget] * len(places)
     keys = iter(study.keys)
     return {
-        (objective.label, draw): {Configuration.of_trial(asked[key], objective): records[key] for key in islice(keys, count)}
+        (objective.label, draw): {Configuration.of_trial(asked[key], objective): key for key in islice(keys, count)}
         for (draw, objective), count in zip(places, counts, strict=True)
     }
 

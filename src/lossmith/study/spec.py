@@ -49,6 +49,8 @@ OPTIMIZER = {"name": "AdamW", "weight_decay": WEIGHT_DECAY, "schedule": "constan
 
 STOPS = ("last", "best")
 
+HOLDOUTS = ("plain", "thresholdout")
+
 
 _UNUSED = {"folds": None, "fold": None, "clean_validation": False, "labels": None, "probes": ()}
 """Fields that the keys of trials stored by earlier versions do not have, and the values at which they stay out of them."""
@@ -139,6 +141,7 @@ class StudySpec:
         tune_once: tune on seeds that are not tested (the three after those that are), and then take what was chosen for every seed.
         stop_hopeless: end an objective for which the advantage that is worth finding is excluded, see
             `lossmith.study.statistics.stopping`; the test that the study will end with, True being ``corrected_t``.
+        holdout: how test rows answer: ``plain``, or by ``thresholdout``, see `lossmith.study.holdout`.
         validation, test: fractions of the rows of each class.
         folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
         group: column of a table; rows with the same value stay on one side of every split.
@@ -172,6 +175,7 @@ class StudySpec:
     learning_rate_range: tuple[float, float] = RATE_INTERVAL
     tune_once: bool = False
     stop_hopeless: str | bool | None = None
+    holdout: str = "plain"
     validation: float = 0.1
     test: float = 0.1
     folds: int | None = None
@@ -351,7 +355,7 @@ _LATER = {
         "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates",
         "labels", "probes", "ood", "ood_classes",
         "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates", "tuner",
-        "configurations", "learning_rates", "learning_rate_range", "tune_once", "stop_hopeless",
+        "configurations", "learning_rates", "learning_rate_range", "tune_once", "stop_hopeless", "holdout",
     )
 }  # fmt: skip
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
@@ -430,6 +434,14 @@ def _check(spec: StudySpec) -> None:
         raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
     if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
         raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
+    wanted(spec.holdout in HOLDOUTS, "holdout", f"one of {', '.join(HOLDOUTS)}")
+    if spec.holdout == "thresholdout":
+        if spec.metric != "accuracy":
+            raise StudyError(f"--holdout thresholdout answers means over rows of 0 and 1: leave --metric at accuracy; got {spec.metric}")
+        if spec.stop_hopeless is not None:
+            raise StudyError("--stop-hopeless looks at the test rows themselves: leave it out with --holdout thresholdout")
+        if spec.probes:
+            raise StudyError("--probes look at the test rows themselves: leave them out with --holdout thresholdout")
     tests = get_args(Test)
     wanted(spec.stop_hopeless is None or spec.stop_hopeless in tests, "stop_hopeless", f"True or one of {', '.join(tests)}")
     if spec.stop_hopeless is not None and spec.folds is not None:

@@ -43,6 +43,10 @@ CREATE TABLE IF NOT EXISTS looks (
     id INTEGER PRIMARY KEY, data TEXT NOT NULL, question TEXT NOT NULL, answers INTEGER NOT NULL, created TEXT NOT NULL,
     UNIQUE (data, question)
 );
+CREATE TABLE IF NOT EXISTS answers (
+    id INTEGER PRIMARY KEY, holdout TEXT NOT NULL, question TEXT NOT NULL, validation REAL NOT NULL, test REAL NOT NULL,
+    answer REAL NOT NULL, created TEXT NOT NULL, UNIQUE (holdout, question)
+);
 """
 
 
@@ -68,6 +72,17 @@ class Looks(NamedTuple):
 
     studies: int = 0
     results: int = 0
+
+
+NO_LOOKS = Looks()
+
+
+class Answered(NamedTuple):
+    """A question to a hold-out: the means over validation and test rows, and what was told."""
+
+    validation: float
+    test: float
+    answer: float
 
 
 class Store:
@@ -192,6 +207,20 @@ class Store:
                 (data, data, question),
             ).fetchone()
         return Looks(studies, int(results))
+
+    def answers(self, holdout: str) -> dict[str, Answered]:
+        """The questions that a hold-out was asked, in their order."""
+        query = "SELECT question, validation, test, answer FROM answers WHERE holdout = ? ORDER BY id"
+        with self._plainly():
+            return {question: Answered(*told) for question, *told in self._connection.execute(query, (holdout,)).fetchall()}
+
+    def put_answer(self, holdout: str, question: str, validation: float, test: float, answer: float) -> None:
+        """Keep what a hold-out was asked and answered."""
+        with self._plainly():
+            self._connection.execute(
+                "INSERT INTO answers (holdout, question, validation, test, answer, created) VALUES (?, ?, ?, ?, ?, ?)",
+                (holdout, question, validation, test, answer, _now()),
+            )
 
     def close(self) -> None:
         self._connection.close()

@@ -92,6 +92,7 @@ def command(spec: StudySpec) -> str | None:
         ("--split-column", spec.split_column, None),
         ("--clean-target", spec.clean_target, None),
         ("--time", None if spec.time is None else time_text(spec.time), None),
+        ("--holdout", spec.holdout, StudySpec.holdout),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:

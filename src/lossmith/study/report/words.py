@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossmith.study.budget import time_text
+from lossmith.study.holdout import BUDGET, threshold
 from lossmith.study.protocol import counted, noise_limits, scope, scored_by, splitting, what_p_means
 from lossmith.study.sizes import Sizes
 from lossmith.study.spec import OPTIMIZER, STOPS, StudySpec
@@ -209,6 +210,8 @@ def plan(
     ]
     if spec.tuner != "grid":
         said.append(("searched", searched({objective.label: spec.space(objective).as_list() for objective in spec.objectives})))
+    if spec.holdout == "thresholdout":
+        said.append(("hold-out", through_thresholdout(rows)))
     if spec.stop_hopeless is not None:
         said.append(
             ("ending early", f"after every seed, an objective for which an advantage of {EFFECT:g} standard deviations of the paired "
@@ -350,6 +353,15 @@ TESTS = {
 }
 
 
+def through_thresholdout(rows: Sizes) -> str:
+    """What Thresholdout's answers are, in a sentence."""
+    return (
+        "test rows answer through Thresholdout (Dwork et al. 2015): the validation accuracy stands as long as test rows agree with it to "
+        f"about {100 * threshold(rows.test):.1f} points, and smaller differences are those of validation rows; {BUDGET} answers a split "
+        "may come from test rows, over all studies in the store; nothing else of the test rows is shown"
+    )
+
+
 TUNED_BY = {
     "quasi_random": "the usual one and a scrambled Halton sequence",
     "optuna": "the usual one and Optuna's TPE",
@@ -400,6 +412,7 @@ def limits(summary: Summary) -> list[str]:
         what_p_means(spec, summary.test),
         f"One data set, one model ({spec.model}), {spec.epochs} epochs: another of any of these may order the objectives otherwise.",
         _what_was_tuned(spec),
+        *([f"T{through_thresholdout(summary.sizes)[1:]}."] if spec.holdout == "thresholdout" else []),
         f"Only {summary.metric.title} {EPOCHS[spec.stop]} was declared and tested. All other intervals are single ones, not adjusted for "
         "their number: among many, some leave out 0 by chance, and none is a verdict.",
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
