@@ -216,3 +216,25 @@ def test_objectives_and_models_of_the_user_s_own(lossmith, tmp_path):
     )  # fmt: skip
     assert ran.status == 0, ran.err
     assert "own_parts:squared" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "2 objectives x 10 seeds x 12 configurations"),
+        (("--configurations", 5), "100 = 2 objectives x 10 seeds x 5 configurations"),
+        (("--tuner", "grid"), "2 objectives x 10 seeds x 6 learning rates"),
+        (("--tune-once",), "3 tuning seeds x 12 configurations + 10 seeds x at most 2 chosen"),
+        (("--learning-rate-range", "1e-4,1e-2"), "learning_rate 0.0001 to 0.01"),
+        (("--stop-hopeless",), "an objective for which an advantage of 1.5 standard deviations"),
+        (("--holdout", "thresholdout"), "test rows answer through Thresholdout"),
+    ],
+)
+def test_the_plan_says_how_it_is_tuned_and_looked_at(lossmith, options, said):
+    ran = lossmith("compare", "--data", "wine", "--model", "linear", *TWO, "--dry-run", *options)
+    assert ran.status == 0, ran.err
+    assert said in " ".join(ran.out.split())
+
+
+def test_a_range_is_two_numbers(refused):
+    assert "two numbers" in refused("compare", "--data", "wine", *TWO, "--learning-rate-range", "0.1", status=2)
