@@ -130,6 +130,7 @@ class StudySpec:
         probes: what else to look at in every trained model, see `lossmith.study.training.probes`: ``corruptions,fgsm:0.1,margins``.
         ood: data, as for `data`, whose rows no class is right for; how well they are told from test rows is a probe.
         ood_classes: classes to hold out of the study, whose rows are such.
+        grid: of a study that is one of several run together (`lossmith.study.grid`), all their data and all their kinds of label noise.
     """
 
     data: str | Dataset
@@ -159,6 +160,7 @@ class StudySpec:
     probes: tuple[str, ...] = ()
     ood: str | Dataset | None = None
     ood_classes: tuple[str, ...] = ()
+    grid: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         for name, value in _read(self).items():
@@ -267,7 +269,7 @@ _LATER = {
     if field.name
     in (
         "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates",
-        "labels", "probes", "ood", "ood_classes",
+        "labels", "probes", "ood", "ood_classes", "grid",
     )
 }  # fmt: skip
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
@@ -293,6 +295,7 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "noise": Noise.parse(noise) if isinstance(noise, str) else noise,
         "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         "planned_seeds": None if spec.planned_seeds is None else tuple(spec.planned_seeds),
+        "grid": None if spec.grid is None else (tuple(spec.grid[0]), tuple(spec.grid[1])),
         "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
         "probes": _words(spec.probes),
         "ood_classes": _words(spec.ood_classes),

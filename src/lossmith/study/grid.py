@@ -1,0 +1,235 @@
+"""Several studies at once: the same objectives on each of several data sets, under each of several kinds of label noise.
+
+Each is a study of its own, with its own trials, kept in one store; what is declared (objectives, model, seeds, metric, stop, budget) is the
+same for all. What the studies say together depends on which data sets a claim is about, and that is declared beforehand:
+
+* ``"each"``: every data set by itself, under every noise; adjusted over all these comparisons.
+* ``"these"``: the average over the data sets at hand, a comparison for each objective and noise.
+* ``"alike"``: data sets like these. See :mod:`lossmith.study.across`.
+
+Only the claim that was declared has p-values and verdicts; the others are shown as intervals.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from lossmith.study.across import AcrossComparison, Population, StudyTable, compare_across
+from lossmith.study.data.corruption import Noise
+from lossmith.study.data.dataset import Dataset
+from lossmith.study.data.sources import BUNDLED
+from lossmith.study.engine import OnProgress, check, run
+from lossmith.study.errors import StudyError
+from lossmith.study.power_across import ProspectAcross, what_data_sets_can_show
+from lossmith.study.references import is_reference
+from lossmith.study.results import StudyResult, load, load_result
+from lossmith.study.spec import StudySpec
+from lossmith.study.statistics.paired import Comparison, adjusted_together
+from lossmith.study.statistics.ranks import Ranking
+from lossmith.study.store import Store
+from lossmith.study.summary import ALPHA, Summary
+from lossmith.study.training.metrics import Metric
+from lossmith.study.training.yardsticks import yardsticks
+
+Claim = Literal["each", "these", "alike"]
+
+
+def grid(data: Sequence[str | Dataset], noise: Sequence[str | Noise | None] = (None,), **declared: Any) -> tuple[StudySpec, ...]:
+    """The studies of all data sets and all kinds of noise, one after the other; a single one is a study like any other.
+
+    Args:
+        data: as `StudySpec` takes them.
+        noise: kinds of label noise; None, or ``"none"``, for none.
+        **declared: the other fields of `StudySpec`, the same for all; `target` goes to the files among the data.
+    """
+    noises = [None if one is None or one == "none" else one if isinstance(one, Noise) else Noise.parse(one) for one in noise]
+    names = [one if isinstance(one, str) else one.name for one in data]
+    texts = ["none" if one is None else str(one) for one in noises]
+    for what, given in (("data", names), ("noise", texts)):
+        if not given:
+            raise StudyError(f"{what}: none given; wanted one at least")
+        if len(set(given)) < len(given):
+            twice = next(one for one in given if given.count(one) > 1)
+            raise StudyError(f"{what} {twice} is named twice: the same again is not another")
+    together = None if len(names) == len(texts) == 1 else (tuple(names), tuple(texts))
+    target = declared.pop("target", None)
+    if target is not None and not any(map(_is_file, data)):
+        data_sets = ", ".join(names)
+        raise StudyError(f"target is for files with columns; {data_sets} bring their own labels")
+    if together is not None:
+        for option, value in (("--split-column", declared.get("split_column")), ("--time", declared.get("time"))):
+            if value is not None:
+                raise StudyError(f"{option} is for one study; several data sets or kinds of noise make {len(names) * len(texts)}")
+    specs = [
+        StudySpec(data=one, noise=kind, target=target if _is_file(one) else None, grid=together, **declared)
+        for kind in noises
+        for one in data
+    ]
+    if together is not None and len(specs[0].draws) < 2:
+        raise StudyError("several data sets or kinds of noise are compared over seeds: wanted 2 seeds or more")
+    return tuple(specs)
+
+
+def _is_file(data: str | Dataset) -> bool:
+    return isinstance(data, str) and data not in BUNDLED and not is_reference(data)
+
+
+def run_all(
+    specs: Sequence[StudySpec],
+    store_path: str | os.PathLike[str] | None = None,
+    *,
+    jobs: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[StudyResult]:
+    """Run studies one after the other, with one count of trials for all; see `lossmith.study.run`."""
+    totals, stored = [], []
+    with Store(store_path) as store:
+        for spec in specs:
+            dataset = spec.load()
+            check(spec, dataset)
+            keys = [task.key for task in (*spec.trials(dataset.fingerprint), *yardsticks(spec, dataset))]
+            totals.append(len(keys))
+            stored.append(len(store.known(keys)))
+    if on_progress is not None:
+        on_progress(sum(stored), sum(totals), None)
+    results = []
+    for place, spec in enumerate(specs):
+        rest = sum(totals[:place]) + sum(stored[place + 1 :])
+
+        def told(done: int, _: int, record: dict[str, Any] | None, rest: int = rest) -> None:
+            if on_progress is not None and record is not None:
+                on_progress(rest + done, sum(totals), record)
+
+        results.append(run(spec, store_path, jobs=jobs, on_progress=told))
+    return results
+
+
+def load_all(store_path: str | os.PathLike[str], which: int = -1) -> list[StudyResult]:
+    """A study read back from its store, with all that were run together with it; see `lossmith.study.load`."""
+    found = load(store_path, which)
+    if found.spec.grid is None:
+        return [found]
+    names, noises = found.spec.grid
+    with Store(store_path) as store:
+        members = {}
+        for study in store.studies():  # of one that was run again, on data that changed, the latest
+            if _declared(study.spec) == _declared(found.spec):
+                members[str(study.spec.noise or "none"), str(study.spec.as_dict()["data"])] = study
+        wanted = [(noise, name) for noise in noises for name in names]
+        missing = [f"{name} with noise {noise}" for noise, name in wanted if (noise, name) not in members]
+        if missing:
+            raise StudyError(f"{store.name} lacks {', '.join(missing)}; run the same command again to compute them")
+        return [load_result(members[place], store) for place in wanted]
+
+
+def _declared(spec: StudySpec) -> dict[str, Any]:
+    """What the studies of a grid have in common."""
+    return {name: value for name, value in spec.as_dict().items() if name not in ("data", "noise", "target")}
+
+
+@dataclass(frozen=True, eq=False)
+class GridSummary:
+    """What several studies say together.
+
+    Attributes:
+        summaries: of each study, in the order in which they were run.
+        claim: which data sets the verdicts are about: "each", "these", or "alike"; declared before the run.
+    """
+
+    summaries: tuple[Summary, ...]
+    claim: Claim = "these"
+
+    def __post_init__(self) -> None:
+        if self.claim not in get_args(Claim):
+            raise StudyError(f"--claim must be one of {', '.join(get_args(Claim))}; got {self.claim!r}")
+        if not self.summaries:
+            raise StudyError("summaries: none; wanted one at least")
+        try:
+            assert self.tables
+        except ValueError as error:
+            raise StudyError(str(error)) from error
+
+    @property
+    def first(self) -> Summary:
+        return self.summaries[0]
+
+    @property
+    def spec(self) -> StudySpec:
+        """Of the first study; data and noise are its own, all else is what all declared."""
+        return self.first.spec
+
+    @property
+    def metric(self) -> Metric:
+        return self.first.metric
+
+    @property
+    def baseline(self) -> str:
+        return self.first.baseline
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return self.first.result.objectives
+
+    @cached_property
+    def tables(self) -> tuple[StudyTable, ...]:
+        """One for each kind of noise, over the data sets."""
+        kinds = list(dict.fromkeys(summary.spec.noise for summary in self.summaries))
+        return tuple(StudyTable.of([one for one in self.summaries if one.spec.noise == kind]) for kind in kinds)
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        return self.tables[0].data_sets
+
+    @property
+    def trials(self) -> int:
+        """How many all studies have."""
+        return sum(len(summary.result.trials) for summary in self.summaries)
+
+    @cached_property
+    def _across(self) -> dict[Population, list[AcrossComparison]]:
+        return {population: compare_across(*self.tables, population=population, alpha=ALPHA) for population in get_args(Population)}
+
+    def across(self, population: Population) -> list[AcrossComparison]:
+        """Every objective against the baseline over the data sets, for each kind of noise, adjusted over all of them."""
+        return self._across[population] if len(self.objectives) > 1 else []
+
+    @cached_property
+    def each(self) -> list[tuple[Summary, Comparison]]:
+        """Every objective against the baseline in every study, adjusted over all of them."""
+        found = [(summary, line.comparison) for summary in self.summaries for line in summary.lines() if line.comparison is not None]
+        judged = adjusted_together([one for _, one in found], ALPHA) if found else []
+        return [(summary, one) for (summary, _), one in zip(found, judged, strict=True)]
+
+    def rankings(self) -> list[tuple[StudyTable, Ranking]]:
+        """The objectives ranked over the data sets, for each kind of noise under which two or more of them have no failed trial."""
+        ranked = []
+        for table in self.tables:
+            whole = [label for label in table.objectives if not table.failed(label)]
+            if len(table.data_sets) > 1 and len(whole) > 1:
+                ranked.append((table, table.ranking(alpha=ALPHA)))
+        return ranked
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before believing the numbers, of every study."""
+        found: dict[str, list[str]] = {}
+        for place, summary in enumerate(self.summaries, 1):
+            for note in summary.notes:
+                found.setdefault(note, []).append(str(place))
+        return [f"Study {', '.join(places)}: {note}" for note, places in found.items()]
+
+
+def prospect_of(specs: Sequence[StudySpec], train: int, test: int, claim: Claim) -> ProspectAcross | None:
+    """What a grid can show over its data sets; None where nothing is compared, or each data set is judged by itself."""
+    comparisons = (len(specs[0].objectives) - 1) * len({spec.noise for spec in specs})
+    if comparisons < 1 or claim == "each":
+        return None
+    data_sets = len(specs) // len({spec.noise for spec in specs})
+    return what_data_sets_can_show(data_sets, len(specs[0].draws), comparisons, train, test, population=claim)
+
+
+def without_grid(summary: Summary) -> StudySpec:
+    """The specification of one study of a grid, as if it had been run alone."""
+    return replace(summary.spec, grid=None)
