@@ -12,6 +12,7 @@ from lossmith.cli.output import console, print_json
 
 if TYPE_CHECKING:
     from lossmith.study import StudyResult
+    from lossmith.study.grid import Claim, GridSummary
     from lossmith.study.statistics.paired import Comparison, Test
     from lossmith.study.summary import Line, Summary
 
@@ -20,18 +21,86 @@ WIDE = 116
 STYLES = {"better": "bold green", "worse": "bold red", "failed": "bold magenta"}
 
 
-def present(result: "StudyResult", test: "Test", out: Path, *, as_json: bool) -> int:
-    """Write the report, then print the table, or JSON."""
+def present(results: Sequence["StudyResult"], test: "Test", claim: "Claim", out: Path, *, as_json: bool) -> int:
+    """Write the report of one study, or of several that were run together, then print the table, or JSON."""
+    from lossmith.study.grid import GridSummary
     from lossmith.study.report.page import write_report
     from lossmith.study.summary import Summary
 
-    summary = Summary(result, test)
-    page = write_report(summary, out)
+    summaries = [Summary(result, test) for result in results]
+    if len(summaries) == 1:
+        page = write_report(summaries[0], out)
+        print_json(_facts(summaries[0], page)) if as_json else _print(summaries[0], page)
+        return 0
+    together = GridSummary(tuple(summaries), claim)
+    page = write_report(together, out)
     if as_json:
-        print_json(_facts(summary, page))
+        print_json(_facts_together(together, page))
     else:
-        _print(summary, page)
+        _print_together(together, page)
     return 0
+
+
+def _print_together(found: "GridSummary", page: Path) -> None:
+    """A table for each setting: the differences on every data set, and the declared claim over them."""
+    from lossmith.study.report import words, words_across
+
+    out, metric = console(), found.metric
+    told = {(one.setting, one.objective): one for one in (found.across(found.claim) if found.claim != "each" else [])}
+    single = {(id(summary), one.objective): one for summary, one in found.each}
+    for table, summaries in found.settings:
+        unit = ", points" if words.percent(metric) else ""
+        heading = f"{table.setting or 'without noise'}: {metric.title}{unit}, difference to {found.baseline} [95 % interval]"
+        shown = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        shown.add_column("objective", style="bold", overflow="fold")
+        for name in table.data_sets:
+            shown.add_column(name, justify="right", no_wrap=True)
+        if told:
+            shown.add_column("average" if found.claim == "these" else "data sets alike", justify="right", no_wrap=True)
+            shown.add_column("adjusted p", justify="right", no_wrap=True)
+            shown.add_column("verdict")
+        for label in found.objectives[1:]:
+            cells = [_difference(found.first, single[id(summary), label]) for summary in summaries]
+            if found.claim == "each":
+                cells = [Text.assemble(cell, "\n", _verdict(single[id(one), label])) for cell, one in zip(cells, summaries, strict=True)]
+            else:
+                one = told[table.setting, label]
+                mean = f"{words.difference(metric, one.mean_difference)}\n{words.interval(metric, one.low, one.high)}"
+                cells += [Text(mean), Text(words.p_value(one.p_adjusted)), Text(one.verdict, style=STYLES.get(one.verdict, ""))]
+            shown.add_row(Text(label), *cells)
+        out.print()
+        out.print(shown)
+    out.print(Text(words_across.grid_headline(found), style="bold"))
+    for warning in found.notes:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+    out.print(f"report: {page}")
+
+
+def _facts_together(found: "GridSummary", page: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lossmith.study.report import words_across
+
+    return {
+        "claim": found.claim,
+        "headline": words_across.grid_headline(found),
+        "findings": [{"objective": label, "verdict": verdict, "text": text} for label, verdict, text in words_across.of_grid(found)],
+        "these": [_of_claim(asdict(one), found.claim == "these") for one in found.across("these")],
+        "alike": [_of_claim(asdict(one), found.claim == "alike") for one in found.across("alike")],
+        "each": [
+            {"data": one.result.data["name"], "noise": one.spec.as_dict()["noise"], **_of_claim(asdict(told), found.claim == "each")}
+            for one, told in found.each
+        ],
+        "ranks": [{"setting": table.setting, **asdict(ranking)} for table, ranking in found.rankings()],
+        "warnings": found.notes,
+        "studies": [_facts(one, page) for one in found.summaries],
+        "report": str(page),
+    }
+
+
+def _of_claim(facts: dict[str, Any], declared: bool) -> dict[str, Any]:
+    """A comparison; one of a claim that was not declared has neither p-value nor verdict."""
+    return facts if declared else {**facts, "p": None, "p_adjusted": None, "verdict": "not tested"}
 
 
 def _print(summary: "Summary", page: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lossmith.cli.compare import known_test
+from lossmith.cli.compare import known_claim, known_test
 from lossmith.cli.presenting import present
 from lossmith.cli.problems import USAGE, Problem, need
 
@@ -17,6 +17,7 @@ def report(
     study: int | None = None,
     out: Path | None = None,
     test: str = "corrected_t",
+    claim: str = "these",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Rebuild a report.
@@ -26,14 +27,16 @@ def report(
         study: which of its studies, counted from 1 in the order they were last run; the latest when left out.
         out: folder of the report; the store's own when left out.
         test: corrected_t, signed_rank or anytime_t, see compare.
+        claim: these, alike or each, of studies that were run together; see compare.
         as_json: print the results as JSON.
     """
     need("compare", "lossmith report")
-    from lossmith.study import load
+    from lossmith.study import load_all
     from lossmith.study.protocol import fitting_test
 
-    tested = known_test(test)
+    tested, declared = known_test(test), known_claim(claim)
     if study is not None and study < 1:
         raise Problem(f"--study counts from 1; got {study}", USAGE)
-    result = load(store, -1 if study is None else study - 1)
-    return present(result, fitting_test(result.spec, tested), store.parent if out is None else out, as_json=as_json)
+    results = load_all(store, -1 if study is None else study - 1)
+    tested = fitting_test(results[0].spec, tested)
+    return present(results, tested, declared, store.parent if out is None else out, as_json=as_json)

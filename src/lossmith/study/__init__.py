@@ -6,6 +6,7 @@ from lossmith.study.data.dataset import Dataset, Roles
 from lossmith.study.data.sources import load_data
 from lossmith.study.engine import check, run
 from lossmith.study.errors import StudyError
+from lossmith.study.grid import grid, load_all, run_all
 from lossmith.study.results import Curves, Outcome, StudyResult, load
 from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
 from lossmith.study.store import Store
@@ -25,10 +26,13 @@ __all__ = [
     "StudySpec",
     "TrialSpec",
     "check",
+    "grid",
     "load",
+    "load_all",
     "load_data",
     "parse_time",
     "run",
+    "run_all",
     "run_trial",
     "run_trials",
 ]

@@ -84,6 +84,8 @@ def run_all(
     on_progress: OnProgress | None = None,
 ) -> list[StudyResult]:
     """Run studies one after the other, with one count of trials for all; see `lossmith.study.run`."""
+    if len(specs) == 1:
+        return [run(specs[0], store_path, jobs=jobs, on_progress=on_progress)]
     totals, stored = [], []
     with Store(store_path) as store:
         for spec in specs:
@@ -173,10 +175,16 @@ class GridSummary:
         return self.first.result.objectives
 
     @cached_property
+    def settings(self) -> tuple[tuple[StudyTable, tuple[Summary, ...]], ...]:
+        """For each kind of noise the table over the data sets, and the studies behind it."""
+        kinds = dict.fromkeys(summary.spec.noise for summary in self.summaries)
+        together = [tuple(one for one in self.summaries if one.spec.noise == kind) for kind in kinds]
+        return tuple((StudyTable.of(studies), studies) for studies in together)
+
+    @property
     def tables(self) -> tuple[StudyTable, ...]:
         """One for each kind of noise, over the data sets."""
-        kinds = list(dict.fromkeys(summary.spec.noise for summary in self.summaries))
-        return tuple(StudyTable.of([one for one in self.summaries if one.spec.noise == kind]) for kind in kinds)
+        return tuple(table for table, _ in self.settings)
 
     @property
     def data_sets(self) -> tuple[str, ...]:

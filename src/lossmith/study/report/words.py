@@ -57,6 +57,11 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def listing(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+
+
 def percent(metric: Metric) -> bool:
     """Whether the metric reads best in percent."""
     return metric.needs in ("labels", "scores")
@@ -112,7 +117,8 @@ def _compared(summary: Summary) -> str:
                 "failed": f"{who} could not be compared",
             }
             said.append(told.get(verdict, f"{who} {'is' if n == 1 else 'are'} {verdict}"))
-    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}.{scope(summary.spec)}"
+    none = "" if "better" in verdicts or len(verdicts) == 1 else f" None of these is shown to beat {summary.baseline} here."
+    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}.{none}{scope(summary.spec)}"
 
 
 def findings(summary: Summary) -> list[tuple[str, str, str]]:
@@ -279,7 +285,7 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
         ("test", TESTS[summary.test]),
-        ("trials", f"{trials}, {_duration(seconds)} of computing in all"),
+        ("trials", f"{trials}, {duration(seconds)} of computing in all"),
         (
             "versions",
             "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in summary.result.versions),
@@ -302,7 +308,7 @@ def _rates(spec: StudySpec) -> str:
     return ", ".join(f"{rate:g}" for rate in spec.learning_rates)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

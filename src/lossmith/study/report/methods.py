@@ -1,0 +1,81 @@
+"""What a paper says of a study: a paragraph of methods, and the BibTeX of all that it rests on."""
+
+from collections.abc import Sequence
+
+from lossmith import citation
+from lossmith.study.data.sources import BUNDLED
+from lossmith.study.protocol import splitting
+from lossmith.study.references import is_reference
+from lossmith.study.report import words
+from lossmith.study.spec import OPTIMIZER
+from lossmith.study.statistics.power import count
+from lossmith.study.summary import ALPHA, Summary
+
+
+def paragraph(summaries: Sequence[Summary]) -> str:
+    """How the studies were made, in sentences that a paper can use as they are."""
+    first = summaries[0]
+    spec, metric = first.spec, first.metric
+    others = [label for label in first.result.objectives if label != first.baseline]
+    compared = f"We compared {words.listing(others)} with {first.baseline}" if others else f"We trained with {first.baseline}"
+    rates = len(spec.learning_rates)
+    chosen = f"the one of {rates} learning rates ({', '.join(f'{rate:g}' for rate in spec.learning_rates)}) was taken"
+    tuned = (
+        f"For every objective and {spec.unit}, {chosen} that had the {'highest' if metric.higher_is_better else 'lowest'} {metric.title} on "
+        "the validation rows."
+        if rates > 1
+        else f"The learning rate was {spec.learning_rates[0]:g} throughout."
+    )
+    noise = "" if spec.noise is None else f" With label noise, {spec.noise.describe(clean_validation=spec.clean_validation)}."
+    versions = "; ".join(dict.fromkeys(_software(one) for summary in summaries for one in summary.result.versions))
+    tested = (
+        f" Differences in {metric.title} {words.EPOCHS[spec.stop]} were declared beforehand and tested at the level {ALPHA:g}: "
+        f"{words.TESTS[first.test]}."
+        if others
+        else ""
+    )
+    return (
+        f"{compared} on {words.listing([_data(one) for one in _one_a_data_set(summaries)])}.{noise} The model was {spec.model}, trained for "
+        f"{count(spec.epochs, 'epoch')} with {OPTIMIZER['name']} (weight decay {OPTIMIZER['weight_decay']}) in batches of {spec.batch_size}. "
+        f"Splits, initial weights and batches were the same for all objectives: {splitting(spec, first.sizes)}"
+        f"{'' if len(summaries) == 1 else ' (of the first data set)'}. {tuned} Test rows chose nothing.{tested} "
+        f"We used {versions}."
+    )
+
+
+def _software(versions: object) -> str:
+    assert isinstance(versions, dict)
+    names = {"lossmith": "lossmith", "torch": "PyTorch", "python": "Python"}
+    return ", ".join(f"{said} {versions[name]}" for name, said in names.items() if name in versions)
+
+
+def _data(summary: Summary) -> str:
+    data = summary.result.data
+    return f"{data['name']} ({data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes)"
+
+
+def _one_a_data_set(summaries: Sequence[Summary]) -> list[Summary]:
+    return list({summary.result.data["fingerprint"]: summary for summary in reversed(summaries)}.values())[::-1]
+
+
+def bibtex(summaries: Sequence[Summary]) -> str:
+    """Entries of the library, the software beneath it, the tests, and each objective's source, every one once."""
+    used = [citation.own(), citation.PYTORCH]
+    if any(one.spec.data in BUNDLED or one.spec.target is not None for one in summaries):
+        used.append(citation.SCIKIT_LEARN)
+    if any(one.test == "corrected_t" for one in summaries):
+        used.append(citation.NADEAU_BENGIO)
+    used.append(citation.HOLM)
+    if len(summaries) > 1:
+        used.append(citation.DEMSAR)
+    names = {objective.name for summary in summaries for objective in summary.spec.objectives}
+    used += [_source(name) for name in sorted(names, key=str.casefold) if not is_reference(name)]
+    return "\n\n".join(dict.fromkeys(filter(None, used)))
+
+
+def _source(name: str) -> str:
+    """Of an objective's source; nothing for one that is not installed here."""
+    try:
+        return citation.of(name)
+    except KeyError:
+        return ""
