@@ -21,27 +21,48 @@ WIDE = 116
 STYLES = {"better": "bold green", "worse": "bold red", "failed": "bold magenta"}
 
 
-def present(results: Sequence["StudyResult"], test: "Test", claim: "Claim", out: Path, *, as_json: bool) -> int:
+FORMATS = ("html", "csv", "parquet", "latex")
+"""What a report can be written as."""
+
+
+def present(
+    results: Sequence["StudyResult"], test: "Test", claim: "Claim", out: Path, *, as_json: bool, form: str = "html"
+) -> int:
     """Write the report of one study, or of several that were run together, then print the table, or JSON."""
     from lossmith.study.grid import GridSummary
-    from lossmith.study.report.page import write_report
     from lossmith.study.summary import Summary
 
     summaries = [Summary(result, test) for result in results]
-    if len(summaries) == 1:
-        page = write_report(summaries[0], out)
-        print_json(_facts(summaries[0], page)) if as_json else _print(summaries[0], page)
-        return 0
-    together = GridSummary(tuple(summaries), claim)
-    page = write_report(together, out)
+    found = summaries[0] if len(summaries) == 1 else GridSummary(tuple(summaries), claim)
+    paths = _write(found, out, form)
     if as_json:
-        print_json(_facts_together(together, page))
-    else:
-        _print_together(together, page)
+        print_json((_facts if isinstance(found, Summary) else _facts_together)(found, paths[0]))
+        return 0
+    (_print if isinstance(found, Summary) else _print_together)(found)
+    out_there = console()
+    out_there.print(f"report: {paths[0]}")
+    for path in paths[1:]:
+        out_there.print(f"        {path}")
     return 0
 
 
-def _print_together(found: "GridSummary", page: Path) -> None:
+def _write(found: "Summary | GridSummary", out: Path, form: str) -> list[Path]:
+    """Write a study in one of the formats; the report comes first."""
+    from lossmith.study.report.exports import write_tables
+    from lossmith.study.report.latex import write_latex
+    from lossmith.study.report.page import write_report
+    from lossmith.study.report.winner import write_winner
+    from lossmith.study.summary import Summary
+
+    if form == "latex":
+        return write_latex(found, out)
+    if form != "html":
+        return write_tables(found, out, form)
+    paths = [write_report(found, out), write_winner(found, out) if isinstance(found, Summary) else None]
+    return [path for path in paths if path is not None]
+
+
+def _print_together(found: "GridSummary") -> None:
     """A table for each setting: the differences on every data set, and the declared claim over them."""
     from lossmith.study.report import words, words_across
 
@@ -73,7 +94,6 @@ def _print_together(found: "GridSummary", page: Path) -> None:
     out.print(Text(words_across.grid_headline(found), style="bold"))
     for warning in found.notes:
         out.print(Text(f"warning: {warning}", style="yellow"))
-    out.print(f"report: {page}")
 
 
 def _facts_together(found: "GridSummary", page: Path) -> dict[str, Any]:
@@ -103,7 +123,7 @@ def _of_claim(facts: dict[str, Any], declared: bool) -> dict[str, Any]:
     return facts if declared else {**facts, "p": None, "p_adjusted": None, "verdict": "not tested"}
 
 
-def _print(summary: "Summary", page: Path) -> None:
+def _print(summary: "Summary") -> None:
     from lossmith.study.report import words
 
     out, spec = console(), summary.spec
@@ -125,7 +145,6 @@ def _print(summary: "Summary", page: Path) -> None:
     out.print(Text(words.headline(summary), style="bold"))
     for warning in summary.notes:
         out.print(Text(f"warning: {warning}", style="yellow"))
-    out.print(f"report: {page}")
 
 
 def _table(summary: "Summary", title: str, columns: Sequence[tuple[str, list[Text]]]) -> Table:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from lossmith._checks import nearest
 from lossmith.cli.compare import known_claim, known_test
-from lossmith.cli.presenting import present
+from lossmith.cli.presenting import FORMATS, present
 from lossmith.cli.problems import USAGE, Problem, need
 
 
@@ -18,6 +19,7 @@ def report(
     out: Path | None = None,
     test: str = "corrected_t",
     claim: str = "these",
+    format: str = "html",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Rebuild a report.
@@ -28,6 +30,7 @@ def report(
         out: folder of the report; the store's own when left out.
         test: corrected_t, signed_rank or anytime_t, see compare.
         claim: these, alike or each, of studies that were run together; see compare.
+        format: html (report.html and train_winner.py), csv or parquet (trials and summary), or latex (table.tex and references.bib).
         as_json: print the results as JSON.
     """
     need("compare", "lossmith report")
@@ -35,8 +38,10 @@ def report(
     from lossmith.study.protocol import fitting_test
 
     tested, declared = known_test(test), known_claim(claim)
+    if format not in FORMATS:
+        raise Problem(f"--format must be one of {', '.join(FORMATS)}; got {format!r}{nearest(format, FORMATS)}", USAGE)
     if study is not None and study < 1:
         raise Problem(f"--study counts from 1; got {study}", USAGE)
     results = load_all(store, -1 if study is None else study - 1)
     tested = fitting_test(results[0].spec, tested)
-    return present(results, tested, declared, store.parent if out is None else out, as_json=as_json)
+    return present(results, tested, declared, store.parent if out is None else out, as_json=as_json, form=format)

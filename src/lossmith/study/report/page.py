@@ -15,9 +15,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 import lossmith
-from lossmith.study.errors import StudyError
 from lossmith.study.grid import GridSummary
 from lossmith.study.report import grid_sections, sections
+from lossmith.study.report.writing import write_whole
 from lossmith.study.summary import Summary
 
 FILE = "report.html"
@@ -26,19 +26,6 @@ FILE = "report.html"
 def write_report(summary: Summary | GridSummary, folder: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` into a folder, made when absent, and return its path."""
     return write_whole(Path(folder) / FILE, render(summary).encode())
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and move it there, so that a full disk or an interruption leaves an old one whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise StudyError(f"the report cannot be written to {path.parent}: {error.strerror or error}") from error
-    return path
 
 
 def render(summary: Summary | GridSummary) -> str:

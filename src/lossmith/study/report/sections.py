@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from lossmith.study.data.splits import MAX_CATEGORIES
-from lossmith.study.report import methods, plots, words
+from lossmith.study.report import methods, plots, winner, words
 from lossmith.study.report.command import command
 from lossmith.study.standing import Standing
 from lossmith.study.statistics.paired import Comparison
@@ -67,6 +67,7 @@ def study(summary: Summary) -> dict[str, Any]:
         "methods": methods.paragraph([summary]),
         "bibtex": methods.bibtex([summary]),
         "fingerprint": fingerprint(summary),
+        "winner": {"label": winner.winner(summary), "file": winner.FILE, "script": winner.script(summary)},
     }
 
 

@@ -1,0 +1,95 @@
+"""``train_winner.py``: a script that trains the chosen objective again, for whoever wants the model and not only the answer."""
+
+import os
+import statistics
+from collections import Counter
+from pathlib import Path
+
+import jinja2
+
+import lossmith
+from lossmith.study.data.sources import BUNDLED
+from lossmith.study.references import is_reference
+from lossmith.study.report import words
+from lossmith.study.report.writing import write_whole
+from lossmith.study.spec import OPTIMIZER
+from lossmith.study.summary import Line, Summary
+from lossmith.study.training.metrics import METRICS
+
+FILE = "train_winner.py"
+
+
+def winner(summary: Summary) -> str:
+    """The best of the objectives shown to be better than the baseline; the baseline where none is."""
+    sign = 1.0 if summary.metric.higher_is_better else -1.0
+
+    def gain(line: Line) -> float:
+        return sign * line.estimate.mean
+
+    better = [line for line in summary.lines() if line.comparison is not None and line.comparison.verdict == "better"]
+    return max(better, key=gain).objective if better else summary.baseline
+
+
+def script(summary: Summary) -> str | None:
+    """The script's text; None where the data was an object of somebody's program, which no script can name."""
+    spec, label = summary.spec, winner(summary)
+    if not isinstance(spec.data, str) or not _can_be_loaded(spec.data):
+        return None
+    outcomes = [one for one in summary.result.over(label) if one.status == "ok"]
+    if not outcomes:
+        return None
+    (rate, often), *_ = sorted(Counter(one.learning_rate for one in outcomes).items(), key=lambda one: (-one[1], one[0]))
+    first = next(one for one in outcomes if one.learning_rate == rate)
+    epochs = spec.epochs if spec.stop == "last" else max(1, round(statistics.median(one.epoch for one in outcomes)))
+    noise = None if spec.noise is None else f"Noise.parse({str(spec.noise)!r})"
+    raw = METRICS[spec.metric].needs != "probabilities"  # others the study took after temperature scaling, which this is without
+    environment = jinja2.Environment(  # Python and no HTML: every value below is written as a literal
+        loader=jinja2.PackageLoader("lossmith.study.report"),
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    literals = {
+        "data": spec.data, "target": spec.target, "group": spec.group, "split_column": spec.split_column, "clean_target": spec.clean_target,
+        "duplicates": spec.duplicates, "objective": label, "model": spec.model, "learning_rate": rate,
+        "weight_decay": OPTIMIZER["weight_decay"], "imbalance": spec.imbalance, "validation": spec.validation, "test": spec.test,
+        "folds": spec.folds, "clean_validation": spec.clean_validation, "metrics": sorted({"accuracy", spec.metric} if raw else {"accuracy"}),
+    }  # fmt: skip
+    return environment.get_template("train_winner.py.j2").render(
+        {name: repr(value) for name, value in literals.items()},
+        label=_prose(label),
+        title=_prose(words.setting(spec, summary.result.data["name"])),
+        why=_prose(_why(summary, label)),
+        place="" if spec.target is None else " Run it where the study was run, so that the file is found.",
+        version=lossmith.__version__,
+        chosen=f"{often} of {len(summary.spec.draws)} {spec.unit}s",
+        stop=spec.stop,
+        noise="None" if noise is None else noise,
+        seed=first.seed,
+        epochs=epochs,
+        batch_size=spec.batch_size,
+    )
+
+
+def write_winner(summary: Summary, folder: str | os.PathLike[str]) -> Path | None:
+    """Write the script into a folder and return its path; None where there is none to write."""
+    text = script(summary)
+    return None if text is None else write_whole(Path(folder) / FILE, text.encode())
+
+
+def _can_be_loaded(data: str) -> bool:
+    """Whether `load_data` finds it by this text: a `Dataset` was stored by its name alone, which looks like nothing."""
+    return data in BUNDLED or is_reference(data) or Path(data).suffix != ""
+
+
+def _why(summary: Summary, label: str) -> str:
+    if label == summary.baseline:
+        return f"It is the baseline: no objective was shown to be better. {words.headline(summary)}"
+    return next(text for name, _, text in words.findings(summary) if name == label)
+
+
+def _prose(text: str) -> str:
+    """A text that can stand in a docstring, whatever it is made of."""
+    return text.replace("\\", "/").replace('"', "'")
