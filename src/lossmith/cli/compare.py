@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 from cyclopts import Parameter
 
-from lossmith.cli.output import console, fields
 from lossmith.cli.announcing import announce
+from lossmith.cli.output import console, fields
 from lossmith.cli.presenting import present
 from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
 

@@ -1,6 +1,7 @@
 """What ``lossmith compare`` and ``lossmith report`` show of a study: the report, and a table or JSON in the terminal."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,7 @@ FORMATS = ("html", "csv", "parquet", "latex")
 """What a report can be written as."""
 
 
-def present(
-    results: Sequence["StudyResult"], test: "Test", claim: "Claim", out: Path, *, as_json: bool, form: str = "html"
-) -> int:
+def present(results: Sequence["StudyResult"], test: "Test", claim: "Claim", out: Path, *, as_json: bool, form: str = "html") -> int:
     """Write the report of one study, or of several that were run together, then print the table, or JSON."""
     from lossmith.study.grid import GridSummary
     from lossmith.study.summary import Summary
@@ -36,13 +35,14 @@ def present(
     found = summaries[0] if len(summaries) == 1 else GridSummary(tuple(summaries), claim)
     paths = _write(found, out, form)
     if as_json:
-        print_json((_facts if isinstance(found, Summary) else _facts_together)(found, paths[0]))
+        print_json(_facts(found, paths[0]) if isinstance(found, Summary) else _facts_together(found, paths[0]))
         return 0
-    (_print if isinstance(found, Summary) else _print_together)(found)
-    out_there = console()
-    out_there.print(f"report: {paths[0]}")
-    for path in paths[1:]:
-        out_there.print(f"        {path}")
+    if isinstance(found, Summary):
+        _print(found)
+    else:
+        _print_together(found)
+    for heading, path in zip_longest(["report:"], paths, fillvalue="       "):
+        console().print(f"{heading} {path}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Compare objectives honestly: the same data, model, seeds and tuning budget for each."""
 
 from lossmith.study.budget import parse_time
+from lossmith.study.comparing import Answer, compare
 from lossmith.study.data.corruption import Noise
 from lossmith.study.data.dataset import Dataset, Roles
 from lossmith.study.data.sources import load_data
@@ -14,6 +15,7 @@ from lossmith.study.training.trial import run_trial, run_trials
 
 __all__ = [
     "LEARNING_RATES",
+    "Answer",
     "Curves",
     "Dataset",
     "Noise",
@@ -26,6 +28,7 @@ __all__ = [
     "StudySpec",
     "TrialSpec",
     "check",
+    "compare",
     "grid",
     "load",
     "load_all",

@@ -36,44 +36,51 @@ from lossmith.study.training.yardsticks import yardsticks
 Claim = Literal["each", "these", "alike"]
 
 
-def grid(data: Sequence[str | Dataset], noise: Sequence[str | Noise | None] = (None,), **declared: Any) -> tuple[StudySpec, ...]:
+def grid(data: Sequence[Any], noise: Sequence[str | Noise | None] = (None,), **declared: Any) -> tuple[StudySpec, ...]:
     """The studies of all data sets and all kinds of noise, one after the other; a single one is a study like any other.
 
     Args:
         data: as `StudySpec` takes them.
         noise: kinds of label noise; None, or ``"none"``, for none.
-        **declared: the other fields of `StudySpec`, the same for all; `target` goes to the files among the data.
+        **declared: the other fields of `StudySpec`, the same for all; `target` goes to the files and frames among the data.
     """
     noises = [None if one is None or one == "none" else one if isinstance(one, Noise) else Noise.parse(one) for one in noise]
-    names = [one if isinstance(one, str) else one.name for one in data]
+    target = declared.pop("target", None)
+    tables = [_has_columns(one) for one in data]
+    if target is not None and not any(tables):
+        raise StudyError(f"target is for files with columns; {', '.join(map(_named, data))} bring their own labels")
+    if not data or not noises:
+        raise StudyError(f"{'noise' if data else 'data'}: none given; wanted one at least")
+    specs = [
+        StudySpec(data=one, noise=kind, target=target if table else None, **declared)
+        for kind in noises
+        for one, table in zip(data, tables, strict=True)
+    ]
+    if len(specs) == 1:
+        return tuple(specs)
+    for option, value in (("--split-column", specs[0].split_column), ("--time", specs[0].time)):
+        if value is not None:
+            raise StudyError(f"{option} is for one study; several data sets or kinds of noise make {len(specs)}")
+    if len(specs[0].draws) < 2:
+        raise StudyError("several data sets or kinds of noise are compared over seeds: wanted 2 seeds or more")
+    names = [_named(spec.data) for spec in specs[: len(data)]]
     texts = ["none" if one is None else str(one) for one in noises]
     for what, given in (("data", names), ("noise", texts)):
-        if not given:
-            raise StudyError(f"{what}: none given; wanted one at least")
         if len(set(given)) < len(given):
             twice = next(one for one in given if given.count(one) > 1)
             raise StudyError(f"{what} {twice} is named twice: the same again is not another")
-    together = None if len(names) == len(texts) == 1 else (tuple(names), tuple(texts))
-    target = declared.pop("target", None)
-    if target is not None and not any(map(_is_file, data)):
-        data_sets = ", ".join(names)
-        raise StudyError(f"target is for files with columns; {data_sets} bring their own labels")
-    if together is not None:
-        for option, value in (("--split-column", declared.get("split_column")), ("--time", declared.get("time"))):
-            if value is not None:
-                raise StudyError(f"{option} is for one study; several data sets or kinds of noise make {len(names) * len(texts)}")
-    specs = [
-        StudySpec(data=one, noise=kind, target=target if _is_file(one) else None, grid=together, **declared)
-        for kind in noises
-        for one in data
-    ]
-    if together is not None and len(specs[0].draws) < 2:
-        raise StudyError("several data sets or kinds of noise are compared over seeds: wanted 2 seeds or more")
-    return tuple(specs)
+    return tuple(replace(spec, grid=(tuple(names), tuple(texts))) for spec in specs)
 
 
-def _is_file(data: str | Dataset) -> bool:
-    return isinstance(data, str) and data not in BUNDLED and not is_reference(data)
+def _named(data: Any) -> str:
+    return data.name if isinstance(data, Dataset) else str(data)
+
+
+def _has_columns(data: Any) -> bool:
+    """Whether it is a file or a data frame, of which one column is the target."""
+    if isinstance(data, str | os.PathLike):
+        return os.fspath(data) not in BUNDLED and not is_reference(os.fspath(data))
+    return hasattr(data, "columns") and not isinstance(data, Dataset)
 
 
 def run_all(

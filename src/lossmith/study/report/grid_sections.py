@@ -45,7 +45,8 @@ def grid(found: GridSummary) -> dict[str, Any]:
         "methods": methods.paragraph(found.summaries),
         "bibtex": methods.bibtex(found.summaries),
         "studies": [
-            {**sections.study(one), "title": words.setting(one.spec, one.result.data["name"]), "short": _short(one)} for one in found.summaries
+            {**sections.study(one), "title": words.setting(one.spec, one.result.data["name"]), "short": _short(one)}
+            for one in found.summaries
         ],
     }  # fmt: skip
 
@@ -59,7 +60,9 @@ def _populations(found: GridSummary) -> list[Population]:
 
 def _claimed(found: GridSummary) -> str:
     if found.claim == "each":
-        return "The claims are about each data set by itself, adjusted over all of them: about new rows like theirs and new initial weights."
+        return (
+            "The claims are about each data set by itself, adjusted over all of them: about new rows like theirs and new initial weights."
+        )
     return what_is_claimed(found.claim, found.data_sets)
 
 
@@ -105,9 +108,14 @@ def _plots(found: GridSummary, compared: Sequence[AcrossComparison]) -> list[dic
             told = tuple(f"{name}: {words.difference(metric, value)}" for name, value in one.differences.items())
             mark = plots.Mark(one.mean_difference, one.low, one.high, tuple(one.differences.values()), kind, text, told)
             rows.append(
-                {"label": one.objective, "text": words.difference(metric, one.mean_difference), "plot": plots.dot_row([mark], scale, zero=True)}
+                {
+                    "label": one.objective,
+                    "text": words.difference(metric, one.mean_difference),
+                    "plot": plots.dot_row([mark], scale, zero=True),
+                }
             )
-        note = f"Objective less {found.baseline}, in {'percentage points' if words.percent(metric) else metric.title}; small dots are data sets."
+        unit = "percentage points" if words.percent(metric) else metric.title
+        note = f"Objective less {found.baseline}, in {unit}; small dots are data sets."
         drawn.append({"title": _setting(found, setting), "plot": {"rows": rows, "axis": axis}, "note": note})
     return drawn
 
@@ -123,7 +131,8 @@ def _each(found: GridSummary) -> dict[str, Any]:
     matrices = []
     for table, studies in found.settings:
         rows = [
-            {"label": label, "cells": [_cell(found, by_place[id(one), label], declared) for one in studies]} for label in found.objectives[1:]
+            {"label": label, "cells": [_cell(found, by_place[id(one), label], declared) for one in studies]}
+            for label in found.objectives[1:]
         ]
         matrices.append({"title": _setting(found, table.setting), "names": [one.result.data["name"] for one in studies], "rows": rows})
     return {"declared": declared, "note": words_across.what_each(found), "matrices": matrices if len(found.objectives) > 1 else []}

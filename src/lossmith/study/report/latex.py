@@ -10,8 +10,8 @@ from lossmith.study.report.writing import write_whole
 from lossmith.study.summary import Summary
 
 SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''",
     "−": "$-$", "±": r"$\pm$", "–": "--", "“": "``", "”": "''", "’": "'", "²": r"\textsuperscript{2}",
 }  # fmt: skip
 """Characters that LaTeX reads as something else, or that its fonts may lack."""
@@ -55,20 +55,11 @@ def of_study(summary: Summary) -> str:
 def of_grid(found: GridSummary) -> str:
     """The declared claim over several studies as a table: a row for each objective and setting."""
     metric = found.metric
-    if found.claim == "each":
-        rows = [
-            [words.setting(summary.spec, summary.result.data["name"]), one.objective,
-             f"{words.difference(metric, one.mean_difference)} {words.interval(metric, one.low, one.high)}", words.p_value(one.p_adjusted),
-             one.verdict]
-            for summary, one in found.each
-        ]  # fmt: skip
-    else:
-        rows = [
-            [one.setting or "without noise", one.objective,
-             f"{words.difference(metric, one.mean_difference)} {words.interval(metric, one.low, one.high)}", words.p_value(one.p_adjusted),
-             one.verdict]
-            for one in found.across(found.claim)
-        ]  # fmt: skip
+    rows = [
+        [where, one.objective, f"{words.difference(metric, one.mean_difference)} {words.interval(metric, one.low, one.high)}",
+         words.p_value(one.p_adjusted), one.verdict]
+        for where, one in words_across.declared(found)
+    ]  # fmt: skip
     points = " (points)" if words.percent(metric) else ""
     heads = ["data" if found.claim == "each" else "setting", "objective", f"difference in {metric.title}{points}", "adjusted p", "verdict"]
     caption = f"{words_across.grid_headline(found)} Differences to {found.baseline} with 95 % intervals; p adjusted by Holm over all rows."

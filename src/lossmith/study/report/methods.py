@@ -1,8 +1,9 @@
 """What a paper says of a study: a paragraph of methods, and the BibTeX of all that it rests on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lossmith import citation
+from lossmith.study.data.corruption import Noise
 from lossmith.study.data.sources import BUNDLED
 from lossmith.study.protocol import splitting
 from lossmith.study.references import is_reference
@@ -18,33 +19,40 @@ def paragraph(summaries: Sequence[Summary]) -> str:
     spec, metric = first.spec, first.metric
     others = [label for label in first.result.objectives if label != first.baseline]
     compared = f"We compared {words.listing(others)} with {first.baseline}" if others else f"We trained with {first.baseline}"
-    rates = len(spec.learning_rates)
-    chosen = f"the one of {rates} learning rates ({', '.join(f'{rate:g}' for rate in spec.learning_rates)}) was taken"
-    tuned = (
-        f"For every objective and {spec.unit}, {chosen} that had the {'highest' if metric.higher_is_better else 'lowest'} {metric.title} on "
-        "the validation rows."
-        if rates > 1
-        else f"The learning rate was {spec.learning_rates[0]:g} throughout."
-    )
-    noise = "" if spec.noise is None else f" With label noise, {spec.noise.describe(clean_validation=spec.clean_validation)}."
-    versions = "; ".join(dict.fromkeys(_software(one) for summary in summaries for one in summary.result.versions))
-    tested = (
-        f" Differences in {metric.title} {words.EPOCHS[spec.stop]} were declared beforehand and tested at the level {ALPHA:g}: "
-        f"{words.TESTS[first.test]}."
-        if others
-        else ""
-    )
+    data = words.listing([_data(one) for one in _one_a_data_set(summaries)])
+    noise = [one.describe(clean_validation=spec.clean_validation) for one in dict.fromkeys(_noise(summaries))]
+    network = f"The model was {spec.model}, trained for {count(spec.epochs, 'epoch')} with {OPTIMIZER['name']}"
+    shared = f"Splits, initial weights and batches were the same for all objectives: {splitting(spec, first.sizes)}"
+    said = [
+        f"{compared} on {data}.",
+        f"Label noise: {'; or '.join(noise)}." if noise else "",
+        f"{network} (weight decay {OPTIMIZER['weight_decay']}) in batches of {spec.batch_size}.",
+        f"{shared}{' (sizes of the first data set)' if len(summaries) > 1 else ''}.",
+        _tuning(first),
+        "Test rows chose nothing.",
+    ]
+    if others:
+        tested = words.TESTS[first.test] if len(summaries) == 1 else "p-values adjusted by Holm's rule over all comparisons"
+        said.append(f"Differences in {metric.title} {words.EPOCHS[spec.stop]} were declared beforehand and tested at {ALPHA:g}: {tested}.")
+    versions = dict.fromkeys(_software(one) for summary in summaries for one in summary.result.versions)
+    return " ".join([*filter(None, said), f"We used {'; '.join(versions)}."])
+
+
+def _tuning(summary: Summary) -> str:
+    spec, rates = summary.spec, ", ".join(f"{rate:g}" for rate in summary.spec.learning_rates)
+    if len(spec.learning_rates) == 1:
+        return f"The learning rate was {rates} throughout."
+    better = "highest" if summary.metric.higher_is_better else "lowest"
     return (
-        f"{compared} on {words.listing([_data(one) for one in _one_a_data_set(summaries)])}.{noise} The model was {spec.model}, trained for "
-        f"{count(spec.epochs, 'epoch')} with {OPTIMIZER['name']} (weight decay {OPTIMIZER['weight_decay']}) in batches of {spec.batch_size}. "
-        f"Splits, initial weights and batches were the same for all objectives: {splitting(spec, first.sizes)}"
-        f"{'' if len(summaries) == 1 else ' (of the first data set)'}. {tuned} Test rows chose nothing.{tested} "
-        f"We used {versions}."
+        f"For every objective and {spec.unit}, the learning rate ({rates}) with the {better} validation {summary.metric.title} was taken."
     )
 
 
-def _software(versions: object) -> str:
-    assert isinstance(versions, dict)
+def _noise(summaries: Sequence[Summary]) -> list[Noise]:
+    return [one.spec.noise for one in summaries if one.spec.noise is not None]
+
+
+def _software(versions: Mapping[str, str]) -> str:
     names = {"lossmith": "lossmith", "torch": "PyTorch", "python": "Python"}
     return ", ".join(f"{said} {versions[name]}" for name, said in names.items() if name in versions)
 

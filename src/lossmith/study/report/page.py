@@ -54,9 +54,18 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["label"] = _label
-    environment.filters["sortable"] = lambda value: "" if value is None or not math.isfinite(value) else repr(float(value))
-    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
+    environment.filters["sortable"] = _sortable
+    environment.filters["sentence"] = _sentence
     return environment
+
+
+def _sortable(value: float | None) -> str:
+    """A number as the page's script sorts by it; what is no number comes last there."""
+    return "" if value is None or not math.isfinite(value) else repr(float(value))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _label(text: str) -> Markup:

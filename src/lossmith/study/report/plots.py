@@ -1,6 +1,6 @@
 """The report's pictures, as SVG written by hand: no font, no file of their own, and the same bytes for the same numbers.
 
-What a mark stands for is its ``<title>``, which a browser shows on hover; the page's script makes of it a label that the keyboard reaches too.
+What a mark stands for is its ``<title>``, which a browser shows on hover; the page's script makes it a label that the keyboard reaches.
 
 Colours are classes of the page's style sheet, so that they follow light and dark. Dot plots place their marks in percent of the page's
 width, hence stay readable on a phone; curves and diagrams are small multiples of a fixed size that flow into as many columns as fit.
@@ -98,7 +98,9 @@ def dot_row(marks: Sequence[Mark], scale: Scale, *, zero: bool = False) -> Marku
             low, high = _x(scale, max(mark.low, scale.low)), _x(scale, min(mark.high, scale.high))
             parts.append(f'<line class="interval {kind}" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
         if math.isfinite(mark.mean):
-            parts.append(f'<circle class="mean {kind}" cx="{_x(scale, mark.mean)}" cy="{y}" r="{4 if place else 5.5}">{_title(mark.text)}</circle>')
+            parts.append(
+                f'<circle class="mean {kind}" cx="{_x(scale, mark.mean)}" cy="{y}" r="{4 if place else 5.5}">{_title(mark.text)}</circle>'
+            )
     whole = escape("; ".join(mark.text for mark in marks if mark.text))
     return Markup(f'<svg class="dots tips" width="100%" height="{height}" role="img" aria-label="{whole}">{"".join(parts)}</svg>')
 
@@ -167,7 +169,9 @@ class _Frame:
         return "".join(parts)
 
     def svg(self, body: str, title: str) -> Markup:
-        return Markup(f'<svg class="chart tips" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(title)}">{body}</svg>')
+        return Markup(
+            f'<svg class="chart tips" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(title)}">{body}</svg>'
+        )
 
 
 def mean_over_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -256,7 +260,8 @@ def reliability(label: str, bins: Sequence[dict[str, float]]) -> Markup:
     for entry in bins:
         radius = 2.0 + 9.0 * math.sqrt(entry["count"] / rows)
         body += f'<circle class="bin" cx="{frame.px(entry["confidence"]):.1f}" cy="{frame.py(entry["accuracy"]):.1f}" r="{radius:.1f}">'
-        body += _title(
-            f"{entry['count']:g} rows: confidence {100 * entry['confidence']:.1f} %, right in {100 * entry['accuracy']:.1f} %"
-        ) + "</circle>"
+        body += (
+            _title(f"{entry['count']:g} rows: confidence {100 * entry['confidence']:.1f} %, right in {100 * entry['accuracy']:.1f} %")
+            + "</circle>"
+        )
     return frame.svg(body, f"reliability diagram of {label}")

@@ -18,6 +18,11 @@ MINUS = "−"
 ORDER = ("better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested")
 """Verdicts as a summary lists them."""
 
+RULED_NOISE = (
+    "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise does not "
+    "promise robustness to another."
+)
+
 
 def number(metric: Metric, value: float) -> str:
     """A value with its unit: a share of rows or a chance in percent, everything else as it is."""
@@ -327,10 +332,7 @@ def limits(summary: Summary) -> list[str]:
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
     ]
     if spec.noise is not None:
-        said.append(
-            "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise "
-            "does not promise robustness to another."
-        )
+        said.append(RULED_NOISE)
     said += noise_limits(spec)
     if any(line.estimate.scaled for line in summary.lines("log_loss")):
         said.append(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lossmith.study.across import AcrossComparison, Population
 from lossmith.study.grid import GridSummary
-from lossmith.study.report.words import EPOCHS, ORDER, difference, interval, listing, p_value, percent, setting
+from lossmith.study.report.words import EPOCHS, ORDER, RULED_NOISE, difference, interval, listing, p_value, percent, setting
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.statistics.power import count
 from lossmith.study.statistics.ranks import Ranking
@@ -143,6 +143,13 @@ def _on_one(summary: Summary, one: Comparison) -> str:
     return f"On {where}, no difference between {one.objective} and {one.baseline} is shown: {size} {evidence}."
 
 
+def declared(found: GridSummary) -> list[tuple[str, AcrossComparison | Comparison]]:
+    """The comparisons of the claim that was declared, each with where it was made, in the order of the studies."""
+    if found.claim == "each":
+        return [(setting(summary.spec, summary.result.data["name"]), one) for summary, one in found.each]
+    return [(one.setting or "without noise", one) for one in found.across(found.claim)]
+
+
 def what_over(found: GridSummary, population: Population, *, declared: bool) -> str:
     """What the table of a claim over the data sets shows."""
     said = f"{found.metric.title[0].upper()}{found.metric.title[1:]} {EPOCHS[found.spec.stop]}, objective less {found.baseline}"
@@ -173,12 +180,9 @@ def limits(found: GridSummary) -> list[str]:
     ]
     if len(found.tables) > 1:
         said.append(
-            "The same rows under more noise are not another data set: every kind of noise is a setting of its own, and p-values are adjusted "
-            "over all settings."
+            "The same rows under more noise are not another data set: every kind of noise is a setting of its own, and p-values are "
+            "adjusted over all settings."
         )
     if any(table.setting for table in found.tables):
-        said.append(
-            "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise does "
-            "not promise robustness to another."
-        )
+        said.append(RULED_NOISE)
     return said

@@ -323,7 +323,7 @@ def _judged(one: Comparison, p_adjusted: float, alpha: float, higher_is_better: 
 
 
 def adjusted_together(found: Sequence[Comparison], alpha: float) -> list[Comparison]:
-    """Comparisons of several studies, in the metric each declared, adjusted over all of them by Holm's rule, with the verdicts that leaves."""
+    """Comparisons of several studies, in the metric each declared, adjusted over all of them by Holm's rule, and judged anew."""
     adjusted = holm(np.array([1.0 if one.p is None else one.p for one in found]))
     open_again = ("better", "worse")
     judged = []
