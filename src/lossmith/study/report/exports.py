@@ -143,9 +143,12 @@ def _bytes(table: "pd.DataFrame", kind: str) -> bytes:
 
 
 def _harmless(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with an apostrophe before every text that a spreadsheet would take for a formula."""
+    """The table with every text on one line, and an apostrophe before what a spreadsheet would take for a formula."""
 
     def quoted(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+        if not isinstance(value, str):
+            return value
+        safe = f"'{value}" if value.startswith(FORMULA) else value
+        return safe.replace("\r", " ").replace("\n", " ")
 
     return table.map(quoted)
