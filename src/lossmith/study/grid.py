@@ -156,7 +156,7 @@ class GridSummary:
         if not self.summaries:
             raise StudyError("summaries: none; wanted one at least")
         try:
-            assert self.tables
+            _ = self.settings
         except ValueError as error:
             raise StudyError(str(error)) from error
 
