@@ -77,8 +77,8 @@ Examples:
       --group patient --folds 5 --seeds 2 --time 90m
   lossmith compare --data my_data:load --model my_models:resnet \\
       --objectives ce,my_loss:my_loss --stop best
-  lossmith compare --data digits,wine,breast_cancer --objectives @robust \\
-      --noise none,symmetric:0.2,symmetric:0.4       one report over all
+  lossmith compare --data digits,wine,breast_cancer \\
+      --objectives @robust --noise none,symmetric:0.2,symmetric:0.4
   lossmith compare --data wine --objectives ce,gce --dry-run      the plan alone
 
 Interrupted, the same command goes on where it stopped. The first objective is

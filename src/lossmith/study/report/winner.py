@@ -54,7 +54,8 @@ def script(summary: Summary) -> str | None:
     literals = {
         "data": spec.data, "target": spec.target, "group": spec.group, "split_column": spec.split_column, "clean_target": spec.clean_target,
         "duplicates": spec.duplicates, "objective": label, "model": spec.model, "learning_rate": rate,
-        "weight_decay": OPTIMIZER["weight_decay"], "imbalance": spec.imbalance, "validation": spec.validation, "test": spec.test,
+        "weight_decay": OPTIMIZER["weight_decay"], "imbalance": spec.imbalance, "labels": spec.labels, "ood_classes": spec.ood_classes,
+        "validation": spec.validation, "test": spec.test,
         "folds": spec.folds,
         "clean_validation": spec.clean_validation, "metrics": sorted({"accuracy", spec.metric} if raw else {"accuracy"}),
     }  # fmt: skip
