@@ -39,7 +39,7 @@ COMMANDS = {
 Examples:
   lossmith find                                    everything, by room
   lossmith find "noisy labels, few rare classes"   ranked, with the reasons
-  lossmith find @robust                            a group, for compare --objectives
+  lossmith find @robust                            a group; compare takes it
   lossmith find --task classification --property convex --property proper
   lossmith find "calibrated probabilities" --json""",
     ),
