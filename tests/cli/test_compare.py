@@ -211,3 +211,26 @@ def test_objectives_and_models_of_the_user_s_own(lossmith, tmp_path):
     )  # fmt: skip
     assert ran.status == 0, ran.err
     assert "own_parts:squared" in ran.out
+
+
+def test_a_study_in_parts_and_one_report_of_them(lossmith, refused, tmp_path):
+    for number in (1, 2, 3):
+        ran = lossmith("compare", *SMALL, *TWO, "--shard", f"{number}/3")
+        assert ran.status == 0, ran.err
+        assert f"part {number}/3" in ran.out
+        assert f"lossmith report lossmith-report/trials-{number}-of-3.sqlite" in ran.out
+        assert not (tmp_path / "lossmith-report" / "report.html").exists()
+    parts = [f"lossmith-report/trials-{number}-of-3.sqlite" for number in (1, 2, 3)]
+    assert "of 8 trials are missing" in refused("report", *parts[:2])
+    ran = lossmith("report", *parts, "--json")
+    assert ran.status == 0, ran.err
+    united = json.loads(ran.out)
+    whole = json.loads(lossmith("compare", *SMALL, *TWO, "--json", "--out", "lossmith-report").out)
+    assert united == whole
+
+
+def test_bad_parts_and_back_ends(refused):
+    assert "--shard must be I/N" in refused("compare", *SMALL, *TWO, "--shard", "4/3")
+    assert "--backend must be one of local, dask://HOST:PORT" in refused("compare", *SMALL, *TWO, "--backend", "cloud")
+    assert "names no port" in refused("compare", *SMALL, *TWO, "--backend", "dask://head")
+    assert "jobs counts processes of this machine" in refused("compare", *SMALL, *TWO, "--backend", "dask://head:8786")

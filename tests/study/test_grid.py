@@ -162,3 +162,16 @@ def test_a_reference_ahead_is_said_first():
     studies[0].result.__dict__["references"] = (Reference("gradient boosting", values),)
     said = words_across.grid_headline(GridSummary(studies, "these"))
     assert said.startswith("A reference outside the comparison is ahead of every objective in 1 of 4 studies: wine (gradient boosting).")
+
+
+def test_studies_run_together_are_read_from_several_stores(tmp_path):
+    specs = grid(["wine", "breast_cancer"], objectives=["ce", "gce"], model="linear", seeds=2, epochs=1, learning_rates=[0.01])
+    whole = run_all(specs, tmp_path / "whole.sqlite", jobs=1)
+    for place, spec in enumerate(specs):
+        run(spec, tmp_path / f"{place}.sqlite", jobs=1)
+    found = load_all_united([tmp_path / "0.sqlite", tmp_path / "1.sqlite"])
+    assert [one.data["name"] for one in found] == ["wine", "breast_cancer"]
+    for mine, theirs in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(mine.values(), theirs.values())
+    with pytest.raises(StudyError, match="lacks wine"):
+        load_all_united([tmp_path / "1.sqlite"])

@@ -1,20 +1,24 @@
 """``lossmith compare``: which objective is better on these data, what could be shown, and what was."""
 
+import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 from cyclopts import Parameter
 
 from lossmith.cli.announcing import announce
-from lossmith.cli.output import console, fields
+from lossmith.cli.output import console, fields, print_json
 from lossmith.cli.presenting import present
 from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
 
 if TYPE_CHECKING:
-    from lossmith.study import ObjectiveSpec, StudyResult, StudySpec
+    from lossmith.cli.progress import Progress
+    from lossmith.study import ObjectiveSpec, Part
     from lossmith.study.grid import Claim
+    from lossmith.study.shard import Shard
     from lossmith.study.statistics.paired import Test
 
 FOLDER = Path("lossmith-report")
@@ -54,6 +58,8 @@ def compare(
     test: str = "corrected_t",
     claim: str = "these",
     jobs: int | None = None,
+    backend: str = "local",
+    shard: str | None = None,
     store: Path | None = None,
     out: Path = FOLDER,
     dry_run: bool = False,
@@ -105,17 +111,25 @@ def compare(
         test: corrected_t (new splits of rows like these), signed_rank (exact; splits of these very rows), or anytime_t (at any time).
             With --split-column, where nothing is redrawn, corrected_t is the plain paired t-test.
         claim: of several data sets, what is declared and tested: these (their average), alike (data sets like them), or each by itself.
-        jobs: worker processes; one a processor when left out.
-        store: where trials are kept; OUT/trials.sqlite when left out.
+        jobs: worker processes of this machine; one a processor when left out.
+        backend: local, or the workers of a cluster: dask://HOST:8786, ray, ray://HOST:10001, spark.
+            They need the same lossmith and torch; your data and modules are sent there. Trials are stored here.
+        shard: compute one part of the study, such as 2/8, in a store of its own (for batch queues).
+            When all are done: lossmith report STORE STORE ...
+        store: where trials are kept; OUT/trials.sqlite when left out, OUT/trials-2-of-8.sqlite for a shard.
         out: folder of the report.
         dry_run: print the plan, and what it could show, and stop.
         as_json: print the results as JSON; plan and progress go to stderr.
     """
     need("compare", "lossmith compare")
     from lossmith import study
+    from lossmith.study.backends import Backend
     from lossmith.study.protocol import fitting_test
+    from lossmith.study.shard import Shard
 
     wanted, declared = known_test(test), known_claim(claim)
+    part = None if shard is None else Shard.parse(shard)
+    Backend.parse(backend)
     specs = study.grid(
         _data_sets(data),
         [None] if noise is None else _list("--noise", noise),
@@ -144,15 +158,23 @@ def compare(
         time=None if time is None else study.parse_time(time),
         duplicates=duplicates,
     )
+    if part is not None and len(specs) > 1:
+        raise Problem(f"--shard is for one study; several data sets or kinds of noise make {len(specs)}: give each its jobs", USAGE)
     tested = fitting_test(specs[0], wanted)
     talk = console(stderr=as_json)
     talk.print(fields(announce(specs, tested, declared)))
     if dry_run:
         talk.print("dry run: nothing was computed")
         return 0
-    path = out / STORE if store is None else store
+    path = store or out / (STORE if part is None else f"trials-{part.number}-of-{part.count}.sqlite")
     _writable(out)
-    return present(_run(specs, path, jobs), tested, declared, out, as_json=as_json)
+    if part is not None:
+        with _told(path) as progress:
+            done = study.run_shard(specs[0], str(part), path, jobs=jobs, backend=backend, on_progress=progress)
+        return _tell_part(part, done, path, as_json=as_json)
+    with _told(path) as progress:
+        results = study.run_all(specs, path, jobs=jobs, backend=backend, on_progress=progress)
+    return present(results, tested, declared, out, as_json=as_json)
 
 
 def known_claim(claim: str) -> "Claim":
@@ -229,13 +251,28 @@ def _writable(folder: Path) -> None:
         raise Problem(f"cannot write to the folder {folder}: {message(error)}") from error
 
 
-def _run(specs: Sequence["StudySpec"], path: Path, jobs: int | None) -> list["StudyResult"]:
+@contextmanager
+def _told(path: Path) -> Iterator["Progress"]:
+    """Progress on stderr, and Ctrl-C as the line that says what is kept."""
     from lossmith.cli.progress import Progress
-    from lossmith.study.grid import run_all
 
     with Progress(console(stderr=True)) as progress:
         try:
-            return run_all(specs, path, jobs=jobs, on_progress=progress)
+            yield progress
         except KeyboardInterrupt:
             kept = f"{progress.done} of {progress.total} trials are kept in {path}" if progress.total else "nothing was computed yet"
             raise Problem(f"stopped; {kept}; the same command goes on from there", INTERRUPTED) from None
+
+
+def _tell_part(shard: "Shard", part: "Part", path: Path, *, as_json: bool) -> int:
+    """Say how far a part is, and where to go on: the report is for all parts together."""
+    unfinished = part.done < part.trials
+    if unfinished:
+        onward = "time was over: the same command goes on from there"
+    else:
+        onward = f"no report is made of a part: when all are done, lossmith report {shlex.quote(str(path))} and the other stores"
+    if as_json:
+        print_json({"shard": str(shard), **part._asdict(), "store": str(path)})
+    else:
+        print(f"part {shard}: {part.done} of its {part.trials} trials are done (the study has {part.study}), in {path}; {onward}")
+    return 0

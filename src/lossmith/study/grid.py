@@ -28,10 +28,11 @@ from lossmith.study.results import StudyResult, load, load_result
 from lossmith.study.spec import StudySpec
 from lossmith.study.statistics.paired import Comparison, adjusted_together
 from lossmith.study.statistics.ranks import Ranking
-from lossmith.study.store import Store
+from lossmith.study.store import Store, StoredStudy
 from lossmith.study.summary import ALPHA, Summary
 from lossmith.study.training.metrics import Metric
 from lossmith.study.training.yardsticks import yardsticks
+from lossmith.study.union import load_united, united_studies
 
 Claim = Literal["each", "these", "alike"]
 
@@ -88,11 +89,12 @@ def run_all(
     store_path: str | os.PathLike[str] | None = None,
     *,
     jobs: int | None = None,
+    backend: str = "local",
     on_progress: OnProgress | None = None,
 ) -> list[StudyResult]:
     """Run studies one after the other, with one count of trials for all; see `lossmith.study.run`."""
     if len(specs) == 1:
-        return [run(specs[0], store_path, jobs=jobs, on_progress=on_progress)]
+        return [run(specs[0], store_path, jobs=jobs, backend=backend, on_progress=on_progress)]
     totals, stored = [], []
     with Store(store_path) as store:
         for spec in specs:
@@ -111,7 +113,7 @@ def run_all(
             if on_progress is not None and record is not None:
                 on_progress(rest + done, sum(totals), record)
 
-        results.append(run(spec, store_path, jobs=jobs, on_progress=told))
+        results.append(run(spec, store_path, jobs=jobs, backend=backend, on_progress=told))
     return results
 
 
@@ -120,17 +122,33 @@ def load_all(store_path: str | os.PathLike[str], which: int = -1) -> list[StudyR
     found = load(store_path, which)
     if found.spec.grid is None:
         return [found]
-    names, noises = found.spec.grid
     with Store(store_path) as store:
-        members = {}
-        for study in store.studies():  # of one that was run again, on data that changed, the latest
-            if _declared(study.spec) == _declared(found.spec):
-                members[str(study.spec.noise or "none"), str(study.spec.as_dict()["data"])] = study
-        wanted = [(noise, name) for noise in noises for name in names]
-        missing = [f"{name} with noise {noise}" for noise, name in wanted if (noise, name) not in members]
-        if missing:
-            raise StudyError(f"{store.name} lacks {', '.join(missing)}; run the same command again to compute them")
-        return [load_result(members[place], store) for place in wanted]
+        return [load_result(study, store) for study in _together(found.spec, store.studies(), store.name)]
+
+
+def load_all_united(store_paths: Sequence[str | os.PathLike[str]], which: int = -1) -> list[StudyResult]:
+    """The same from several stores, in which the parts of a study or of several run together are spread; see `load_united`."""
+    found = load_united(store_paths, which)
+    if found.spec.grid is None:
+        return [found]
+    asked = united_studies(store_paths)
+    wanted = _together(found.spec, asked, "the stores")
+    return [load_united(store_paths, asked.index(study)) for study in wanted]
+
+
+def _together(spec: StudySpec, studies: Sequence[StoredStudy], where: str) -> list[StoredStudy]:
+    """The studies that were run together with one, in their order; of one that was run again, on data that changed, the latest."""
+    assert spec.grid is not None
+    names, noises = spec.grid
+    members = {}
+    for study in studies:
+        if _declared(study.spec) == _declared(spec):
+            members[str(study.spec.noise or "none"), str(study.spec.as_dict()["data"])] = study
+    wanted = [(noise, name) for noise in noises for name in names]
+    missing = [f"{name} with noise {noise}" for noise, name in wanted if (noise, name) not in members]
+    if missing:
+        raise StudyError(f"{where} lacks {', '.join(missing)}; run the same command again to compute them")
+    return [members[place] for place in wanted]
 
 
 def _declared(spec: StudySpec) -> dict[str, Any]:

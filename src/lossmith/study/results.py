@@ -223,7 +223,7 @@ def load(store_path: str | os.PathLike[str], which: int = -1) -> StudyResult:
     """
     if not Path(store_path).expanduser().is_file():
         raise StudyError(f"there is no store {store_path}")
-    with Store(store_path) as store:
+    with Store(store_path, reading=True) as store:
         studies = store.studies()
         try:
             study = studies[which]

@@ -1,14 +1,17 @@
 """Where trials are kept: one SQLite file, a row a trial, keyed by the hash of what was asked.
 
 Only the coordinating process of a study writes here. The file is in WAL mode and every trial is a transaction of its own, so that a
-process killed at any moment loses at most the trials it was still computing.
+process killed at any moment loses at most the trials it was still computing. Two studies may write one file at the same time. Every row
+carries a digest of itself, so that a damaged one is found, named and computed again.
 """
 
+import hashlib
 import json
 import math
 import os
 import platform
 import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,14 +29,16 @@ if TYPE_CHECKING:
     from lossmith.study.training.yardsticks import Yardstick
 
 APPLICATION = 0x4C534D54  # "LSMT": marks the file as ours
-SCHEMA = 1
-WAIT = 10.0
+SCHEMA = 2
+"""1 had no digests."""
+
+WAIT = 30.0
 """Seconds to wait for another process that is writing."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS trials (
     key TEXT PRIMARY KEY, objective TEXT NOT NULL, seed INTEGER NOT NULL, learning_rate REAL NOT NULL, status TEXT NOT NULL,
-    spec TEXT NOT NULL, result TEXT NOT NULL, created TEXT NOT NULL, versions TEXT NOT NULL
+    spec TEXT NOT NULL, result TEXT NOT NULL, created TEXT NOT NULL, versions TEXT NOT NULL, digest TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS studies (
     id INTEGER PRIMARY KEY, spec TEXT NOT NULL, data TEXT NOT NULL, trials TEXT NOT NULL, created TEXT NOT NULL, UNIQUE (spec, data, trials)
@@ -53,13 +58,75 @@ class StoredStudy(NamedTuple):
     keys: tuple[str, ...]
 
 
-class Store:
-    """The trials of any number of studies. A context manager; a path of None keeps everything in memory, for this process only."""
+class Row(NamedTuple):
+    """A stored trial as it stands in the file."""
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    key: str
+    objective: str
+    seed: int
+    learning_rate: float
+    status: str
+    spec: str
+    result: str
+    created: str
+    versions: str
+    digest: str | None
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.objective}, seed {self.seed}, learning rate {self.learning_rate}"
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the row; nothing where it is sound. Rows of earlier versions have no digest and are read more trustingly."""
+        texts = (self.key, self.spec, self.result, self.versions)
+        if not all(isinstance(text, str) for text in texts):
+            return f"a value of the wrong type, {', '.join(sorted({type(text).__name__ for text in texts} - {'str'}))}"
+        if self.digest is not None and self.digest != _digest(*texts):
+            return "its digest does not fit"
+        try:
+            result, versions = json.loads(self.result), json.loads(self.versions)
+        except ValueError as error:
+            return f"no JSON: {one_line(error)}"
+        return "" if isinstance(result, dict) and "status" in result and isinstance(versions, dict) else "no record of a trial"
+
+
+COLUMNS = ", ".join(Row._fields)
+
+
+class Store:
+    """The trials of any number of studies. A context manager.
+
+    Args:
+        path: the file, made when absent; None keeps everything in memory, for this process only.
+        reading: whether a file that cannot be written, on a read-only disk, will do.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, *, reading: bool = False) -> None:
         self.path = None if path is None else Path(path).expanduser()
         self.name = "the store" if self.path is None else f"store {self.path}"
-        self._connection = self._open()
+        try:
+            self._connection = self._open()
+        except StudyError as error:
+            if not (reading and isinstance(error.__cause__, sqlite3.OperationalError) and self.path is not None and self.path.is_file()):
+                raise
+            self._connection = self._read_only(self.path)
+
+    def _read_only(self, path: Path) -> sqlite3.Connection:
+        """A connection that writes nothing, not even beside the file."""
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            raise StudyError(
+                f"{self.name} was left behind by a killed process, and its log can only be read where one may write: copy both"
+            )
+        with self._plainly():
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
+            if self._checked(connection) < SCHEMA:
+                connection.close()
+                raise StudyError(
+                    f"{self.name} was written by an earlier lossmith: copy it to where it can be written, to be brought up to date"
+                )
+        return connection
 
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
@@ -78,7 +145,8 @@ class Store:
                 raise
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _checked(self, connection: sqlite3.Connection) -> int:
+        """The schema of a file that is ours, or new, and not damaged."""
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -88,9 +156,22 @@ class Store:
             raise StudyError(f"{self.name} was written by a newer lossmith; upgrade, or choose another file")
         if (damage := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise StudyError(f"{self.name} is damaged ({' '.join(damage.split())}); move it away to start anew")
+        return schema
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        schema = self._checked(connection)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION}; PRAGMA user_version={SCHEMA}; {TABLES} COMMIT;")
+        if schema == SCHEMA:  # whoever only reads leaves the file as it is
+            return
+        connection.execute("BEGIN IMMEDIATE")  # two processes may be here at once
+        for statement in filter(str.strip, TABLES.split(";")):
+            connection.execute(statement)
+        if "digest" not in {name for _, name, *_ in connection.execute("PRAGMA table_info(trials)")}:
+            connection.execute("ALTER TABLE trials ADD COLUMN digest TEXT")
+        connection.execute(f"PRAGMA application_id={APPLICATION}")
+        connection.execute(f"PRAGMA user_version={SCHEMA}")
+        connection.execute("COMMIT")
 
     @contextmanager
     def _plainly(self) -> Iterator[None]:
@@ -101,6 +182,11 @@ class Store:
             text = str(error)
             if "locked" in text or "busy" in text:
                 raise StudyError(f"{self.name} is locked by another process; wait for it to finish, or choose another file") from error
+            if "full" in text or "disk I/O" in text:
+                raise StudyError(
+                    f"{self.name} cannot take more ({text}): its disk is full, or the file may not grow; what is in it stays, and "
+                    "once there is room the same command goes on from there"
+                ) from error
             if "readonly" in text or "unable to open" in text:
                 raise StudyError(f"{self.name} cannot be written; choose a folder you may write to") from error
             raise StudyError(f"{self.name}: {one_line(error)}") from error
@@ -111,9 +197,29 @@ class Store:
         """Those of the keys whose trial is stored."""
         return {key for (key,) in self._select("SELECT key FROM trials WHERE key IN ({})", keys)}
 
+    def rows(self, keys: Iterable[str] | None = None) -> Iterator[Row]:
+        """The stored trials among the keys, or all, sound or not."""
+        # bytes that are no text are a row's own problem, and no reason to read none of them
+        self._connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+        wanted = [key for (key,) in self._all("SELECT key FROM trials ORDER BY key")] if keys is None else keys
+        yield from (Row(*values) for values in self._select(f"SELECT {COLUMNS} FROM trials WHERE key IN ({{}})", wanted))
+
     def results(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The results of those of the keys whose trial is stored."""
-        return {key: json.loads(result) for key, result in self._select("SELECT key, result FROM trials WHERE key IN ({})", keys)}
+        """The results of those of the keys whose trial is stored; a StudyError names the first that is damaged."""
+        found = {}
+        for row in self.rows(keys):
+            if row.problem:
+                raise StudyError(f"{self.name}: {row.name} is damaged ({row.problem}); run the same study again, which computes it anew")
+            found[row.key] = json.loads(row.result)
+        return found
+
+    def mend(self, keys: Iterable[str]) -> list[tuple[str, str]]:
+        """Take out those of the trials whose rows are damaged, so that they are computed again; the name and the problem of each."""
+        damaged = [row for row in self.rows(keys) if row.problem]
+        with self._plainly():
+            for row in damaged:
+                self._connection.execute("DELETE FROM trials WHERE key = ?", (row.key,))
+        return [(row.name, row.problem) for row in damaged]
 
     def versions(self, keys: Iterable[str]) -> list[dict[str, str]]:
         """The different sets of versions that the trials were computed with."""
@@ -127,13 +233,23 @@ class Store:
             with self._plainly():
                 yield from self._connection.execute(query.format(",".join("?" * len(some))), some).fetchall()
 
+    def _all(self, query: str) -> list[tuple[Any, ...]]:
+        with self._plainly():
+            return self._connection.execute(query).fetchall()
+
     def put(self, trial: "TrialSpec | Yardstick", result: dict[str, Any]) -> None:
         """Keep a trial's result; a trial that is already there stays as it is."""
         asked, got = json.dumps(trial.as_dict(), sort_keys=True), json.dumps(_without_nan(result), allow_nan=False)
         versions = json.dumps(_versions(), sort_keys=True)
-        row = (trial.key, trial.objective.label, trial.seed, trial.learning_rate, result["status"], asked, got, _now(), versions)
+        digest = _digest(trial.key, asked, got, versions)
+        self.copy(
+            Row(trial.key, trial.objective.label, trial.seed, trial.learning_rate, result["status"], asked, got, _now(), versions, digest)
+        )
+
+    def copy(self, row: Row) -> None:
+        """Keep a row as it is, unless its trial is already there."""
         with self._plainly():
-            self._connection.execute("INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._connection.execute(f"INSERT OR IGNORE INTO trials ({COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
 
     def put_study(self, study: StoredStudy) -> None:
         """Remember that a study was asked for; one asked for again becomes the latest."""
@@ -146,10 +262,21 @@ class Store:
 
     def studies(self) -> list[StoredStudy]:
         """The studies asked for, the latest last."""
-        with self._plainly():
-            rows = self._connection.execute("SELECT spec, data, trials FROM studies ORDER BY id").fetchall()
-        read = ([json.loads(part) for part in row] for row in rows)
-        return [StoredStudy(StudySpec.from_dict(spec), data, tuple(keys)) for spec, data, keys in read]
+        return [study for study, _ in self.dated_studies()]
+
+    def dated_studies(self) -> list[tuple[StoredStudy, str]]:
+        """The same, each with the time when it was last asked for."""
+        found = []
+        for number, (*texts, created) in enumerate(self._all("SELECT spec, data, trials, created FROM studies ORDER BY id"), 1):
+            try:
+                spec, data, keys = map(json.loads, texts)
+                found.append((StoredStudy(StudySpec.from_dict(spec), data, tuple(keys)), created))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                warnings.warn(
+                    f"{self.name}: its record of study {number} is damaged ({one_line(error)}) and left out; to have it back, run it again",
+                    stacklevel=2,
+                )
+        return found
 
     def close(self) -> None:
         self._connection.close()
@@ -159,6 +286,10 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _now() -> str:
