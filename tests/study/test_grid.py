@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lossmith import study
-from lossmith.study import StudyError, grid, load_all, run_all
+from lossmith.study import StudyError, grid, load_all, load_all_united, run, run_all
 from lossmith.study.grid import GridSummary, prospect_of
 from lossmith.study.report import words_across
 from lossmith.study.report.command import command
