@@ -3,13 +3,15 @@
 :class:`LinearLogits` takes the place of logits in every objective of the form ``log_prob``:
 ``lossmith.focal_loss(LinearLogits(hidden, weight), target)``. Beneath it are row statistics (:func:`linear_stats`,
 :func:`linear_log_prob`), differentiable in every way torch knows; :func:`explain` says which way a call takes and what memory it needs.
-:class:`Logits` is for logits that exist already.
+:class:`Logits` is for logits that exist already. Objectives of the spherical family (``lossmith.zscore_loss``) take :class:`LinearLogits`
+too, without forming a logit, and :class:`SphericalHead`, whose value and update do not depend on the number of classes.
 """
 
 from lossmith.fused.linear import LinearLogits, explain
 from lossmith.fused.logits import Logits
 from lossmith.fused.plan import Plan
 from lossmith.fused.reference import RowStats
+from lossmith.fused.spherical import SphericalHead, SphericalLogits
 from lossmith.fused.statistics import linear_log_prob, linear_stats
 
-__all__ = ["LinearLogits", "Logits", "Plan", "RowStats", "explain", "linear_log_prob", "linear_stats"]
+__all__ = ["LinearLogits", "Logits", "Plan", "RowStats", "SphericalHead", "SphericalLogits", "explain", "linear_log_prob", "linear_stats"]

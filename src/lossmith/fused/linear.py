@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 
 from lossmith._checks import describe, holds
+from lossmith._moments import Moments
 from lossmith._reduce import times
 from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.engine import Spec
 from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, weighted_log_prob
+from lossmith.fused.moments import linear_moments
 from lossmith.fused.plan import SCHEDULES, Plan, Schedule, asks, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats
 from lossmith.fused.second import Arguments
@@ -134,6 +136,15 @@ class LinearLogits:
         if class_weight is None:
             return log_p, self.classes * (mean - lse)
         return log_p, mean - class_weight.sum() * lse
+
+    def target_moments(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Moments:
+        """What an objective of the spherical family asks of every kept row, by products of d x d: no logit is formed."""
+        if self.softcap is not None:
+            raise ValueError("LinearLogits: the moments of softcapped logits need every logit; leave softcap=None for this objective")
+        if self.schedule == "forward":
+            raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
+        found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
+        return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
 
     def row_stats(
         self, want: tuple[str, ...], label: Tensor, class_weight: Tensor | None = None, temperatures: tuple[float, ...] = ()
