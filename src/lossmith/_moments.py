@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lossmith._reduce import full_precision, in_dtype, read, working_dtype
-from lossmith._rows import expectation, finish, frame, pick
+from lossmith._rows import Source, expectation, finish, frame, pick
 from lossmith._typing import Bool, Float, Integer, Logits, Target
 
 
@@ -29,16 +29,8 @@ class Moments(NamedTuple):
 
 
 @runtime_checkable
-class MomentSource(Protocol):
-    """Logits that need not exist as a tensor: what a spherical objective asks of them."""
-
-    @property
-    def rows(self) -> torch.Size:
-        """The shape of an index target."""
-        ...
-
-    @property
-    def classes(self) -> int: ...
+class MomentSource(Source, Protocol):
+    """What an objective of the spherical family asks of logits that need not exist as a tensor."""
 
     def target_moments(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Moments:
         """The moments of every kept row; rows that are not kept may have any finite ones."""
@@ -59,7 +51,7 @@ def of_moments(
     `scale_free` says that a positive factor on the logits changes nothing: they are then brought to size 1, so that no square overflows.
     """
     opt = read(row, options, hyper)
-    batch = frame(opt, input, target, sources="target_moments")  # type: ignore[arg-type]  # pyrefly: ignore[bad-argument-type] - the one of two protocols that it asks for
+    batch = frame(opt, input, target, sources="target_moments")
     if not isinstance(input, Tensor):
         assert batch.label is not None  # a source of logits takes class indices only
         seen = input.target_moments(batch.label, batch.keep)

@@ -42,8 +42,8 @@ from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target
 
 
 @runtime_checkable
-class LogitSource(Protocol):
-    """Logits that need not exist as a tensor: what an objective of the form ``log_prob`` asks of them."""
+class Source(Protocol):
+    """Logits that need not exist as a tensor."""
 
     @property
     def rows(self) -> torch.Size:
@@ -52,6 +52,11 @@ class LogitSource(Protocol):
 
     @property
     def classes(self) -> int: ...
+
+
+@runtime_checkable
+class LogitSource(Source, Protocol):
+    """What an objective of the form ``log_prob`` asks of them."""
 
     def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """log p_y of every kept row; rows that are not kept may hold any finite number."""
@@ -83,7 +88,7 @@ class SummingSource(LogitSource, Protocol):
         ...
 
 
-def is_source(x: object) -> TypeGuard[LogitSource]:
+def is_source(x: object) -> TypeGuard[Source]:
     """Whether it stands for logits, of whose rows it knows log-probabilities or moments. (Dynamo answers ``isinstance`` wrongly.)"""
     return not isinstance(x, Tensor) and (hasattr(x, "target_log_prob") or hasattr(x, "target_moments"))
 
@@ -278,7 +283,7 @@ def finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = Fals
     return reduce(value, each, batch.options)
 
 
-def frame(opt: Call, input: Logits | LogitSource, target: Tensor, *, sources: str | None = None) -> Batch:
+def frame(opt: Call, input: Logits | Source, target: Tensor, *, sources: str | None = None) -> Batch:
     """Check the arguments against each other, and find the class axis, the mask and the labels.
 
     `sources` is what the objective can do with in place of logits, and so the method of the sources that it takes.
@@ -315,7 +320,7 @@ def frame(opt: Call, input: Logits | LogitSource, target: Tensor, *, sources: st
     return Batch(axis, classes, keep, label, None, weight, sample_weight, opt)
 
 
-def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, int]:
+def _layout(opt: Call, input: Logits | Source) -> tuple[int, torch.Size, int]:
     """The class axis, the shape of the rows and the number of classes."""
     if is_source(input):
         if input.classes < 2:
@@ -334,7 +339,7 @@ def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, in
     return axis, input.shape[:axis] + input.shape[axis + 1 :], input.shape[axis]
 
 
-def _check_soft(opt: Call, input: Logits | LogitSource, target: Tensor, rows: torch.Size) -> None:
+def _check_soft(opt: Call, input: Logits | Source, target: Tensor, rows: torch.Size) -> None:
     if not isinstance(input, Tensor):
         raise TypeError(f"{opt.name}: a {type(input).__name__} takes class indices; got {describe(target)}")
     if target.shape != input.shape:
