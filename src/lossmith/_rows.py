@@ -279,6 +279,7 @@ def weigh(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False
 
 
 def finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> Tensor:
+    """Losses of rows, weighed, masked and reduced as the call asks."""
     value, each = weigh(batch, value, weighted=weighted)
     return reduce(value, each, batch.options)
 

@@ -11,7 +11,19 @@ from lossmith.fused.linear import LinearLogits, explain
 from lossmith.fused.logits import Logits
 from lossmith.fused.plan import Plan
 from lossmith.fused.reference import RowStats
+from lossmith.fused.sparse import GradientFilter
 from lossmith.fused.spherical import SphericalHead, SphericalLogits
 from lossmith.fused.statistics import linear_log_prob, linear_stats
 
-__all__ = ["LinearLogits", "Logits", "Plan", "RowStats", "SphericalHead", "SphericalLogits", "explain", "linear_log_prob", "linear_stats"]
+__all__ = [
+    "GradientFilter",
+    "LinearLogits",
+    "Logits",
+    "Plan",
+    "RowStats",
+    "SphericalHead",
+    "SphericalLogits",
+    "explain",
+    "linear_log_prob",
+    "linear_stats",
+]

@@ -1,5 +1,7 @@
 """The linear head in place of its logits: a source of logits for every objective, and the row statistics beneath it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,10 @@ from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.engine import Spec
 from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, weighted_log_prob
 from lossmith.fused.moments import linear_moments
-from lossmith.fused.plan import SCHEDULES, Plan, Schedule, asks, choose, describe_plan
+from lossmith.fused.plan import SCHEDULES, Plan, Schedule, asks, block_bytes, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats
 from lossmith.fused.second import Arguments
+from lossmith.fused.sparse import GradientFilter, filtered_log_prob
 from lossmith.fused.tiles import working
 
 
@@ -40,6 +43,8 @@ class LinearLogits:
         schedule: "auto"; "forward", an error where gradients cannot be formed in the forward pass; or "recompute".
         memory: bytes that the logits of a block of rows may take; where they would take more, they are computed again instead. By
             default half of the head's own size in float32, or 32 MiB.
+        gradient_filter: a :class:`GradientFilter`, to leave negligible entries out of the gradients; None, so that they are exact. It
+            goes with log-probabilities alone, once differentiable, and keeps a block of 256 rows of logits whatever `memory` says.
 
     Raises:
         TypeError, ValueError: an argument has the wrong dtype, shape or range.
@@ -67,6 +72,7 @@ class LinearLogits:
         softcap: Hyper | None = None,
         schedule: Schedule = "auto",
         memory: int | None = None,
+        gradient_filter: GradientFilter | None = None,
     ) -> None:
         _check_head(hidden, weight, bias)
         _check_positive("temperature", temperature)
@@ -77,6 +83,11 @@ class LinearLogits:
         self.hidden, self.weight, self.bias = hidden, weight, bias
         self.temperature, self.softcap, self.memory = temperature, softcap, memory
         self.schedule: Schedule = schedule
+        if not (gradient_filter is None or isinstance(gradient_filter, GradientFilter)):
+            raise TypeError(f"LinearLogits: gradient_filter must be a GradientFilter or None; got {describe(gradient_filter)}")
+        if gradient_filter is not None and schedule == "forward":
+            raise ValueError("LinearLogits: schedule='forward' cannot be followed: gradient_filter needs the final gradient")
+        self.gradient_filter = gradient_filter
 
     @property
     def rows(self) -> torch.Size:
@@ -108,6 +119,8 @@ class LinearLogits:
     def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """log p_y of every kept row, 0 elsewhere."""
         at, label = self._arguments(), torch.where(keep, target, -1).reshape(-1)
+        if self.gradient_filter is not None:
+            return filtered_log_prob(at, label, self.gradient_filter).reshape(self.rows)
         path, _ = choose(at, known=False, log_prob_alone=True, schedule=self.schedule, memory=self.memory)
         found = frozen_log_prob(at, label) if path == "frozen" else stats(at, label, LOG_PROB)[:, 0]
         return found.reshape(self.rows)
@@ -117,6 +130,8 @@ class LinearLogits:
     ) -> Float[Tensor, ""]:
         """The sum over the kept rows of weight_i log p_i."""
         at, label, weight = self._arguments(), torch.where(keep, target, -1).reshape(-1), weight.reshape(-1)
+        if self.gradient_filter is not None:
+            return times(weight, filtered_log_prob(at, label, self.gradient_filter)).sum()
         path, _ = choose(at, known=True, log_prob_alone=True, schedule=self.schedule, memory=self.memory)
         if path == "forward":
             wanted = [asks(tensor) for tensor in at[:3]]
@@ -143,6 +158,7 @@ class LinearLogits:
             raise ValueError("LinearLogits: the moments of softcapped logits need every logit; leave softcap=None for this objective")
         if self.schedule == "forward":
             raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
+        self._unfiltered()
         found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
         return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
 
@@ -151,12 +167,17 @@ class LinearLogits:
     ) -> RowStats:
         """The statistics named, of the rows whose label is at least 0; what :func:`linear_stats` checks and calls."""
         spec = Spec(tuple(name for name in WANTED if name in want), tuple(1 / t for t in temperatures))
+        self._unfiltered()
         at = self._arguments(class_weight)
         choose(at, known=False, log_prob_alone=False, schedule=self.schedule, memory=self.memory)
         out = stats(at, label.reshape(-1), spec)
         found = {name: out[:, i].reshape(self.rows) for i, name in enumerate(spec.want)}
         further = out[:, len(spec.want) :].reshape(*self.rows, len(temperatures)) if temperatures else None
         return RowStats(**found, logsumexp_at=further)
+
+    def _unfiltered(self) -> None:
+        if self.gradient_filter is not None:
+            raise ValueError("LinearLogits: gradient_filter goes with log-probabilities alone; this objective asks for other statistics")
 
     def __repr__(self) -> str:
         return f"LinearLogits({describe(self.hidden)}, {describe(self.weight)})"
@@ -190,6 +211,9 @@ def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
         raise ValueError(f"explain: loss must be 'sum', 'rows' or 'stats'; got {loss!r}")
     at = source._arguments()
     path, why = choose(at, known=loss == "sum", log_prob_alone=loss != "stats", schedule=source.schedule, memory=source.memory)
+    if source.gradient_filter is not None and path != "value":
+        plan = describe_plan(at, "recompute", "gradient_filter needs the final gradient")
+        return replace(plan, classes=source.classes, buffers=plan.buffers + block_bytes(at))
     return describe_plan(at, path, why)
 
 

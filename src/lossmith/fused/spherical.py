@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from lossmith._checks import describe
 from lossmith._moments import Moments
@@ -314,8 +313,11 @@ class _Seen(Function):
         return torch.stack([(x * label_row).sum(1), x @ mean, (x * half).sum(1).clamp_min(0)], 1)  # a square, but for rounding
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstreams: Any) -> Any:  # pyrefly: ignore[bad-override] - the decorator's type forgets the names
+    def backward(ctx: Any, *upstreams: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "SphericalHead: it gives no second derivative; take LinearLogits with dense_weight() where create_graph=True"
+            )
         label_row, mean, half = ctx.saved_tensors
         on_lead, on_mean, on_variance = upstreams[0].unsqueeze(2).unbind(1)
         dx = on_lead * label_row + on_mean * mean + 2 * on_variance * half if ctx.needs_input_grad[0] else None
