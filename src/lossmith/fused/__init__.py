@@ -5,8 +5,10 @@
 :func:`linear_log_prob`), differentiable in every way torch knows; :func:`explain` says which way a call takes and what memory it needs.
 :class:`Logits` is for logits that exist already. Objectives of the spherical family (``lossmith.zscore_loss``) take :class:`LinearLogits`
 too, without forming a logit, and :class:`SphericalHead`, whose value and update do not depend on the number of classes.
+:func:`head_of` takes the head off a model, Hugging Face's or any other, sharded or not.
 """
 
+from lossmith.fused.head import Head, head_of
 from lossmith.fused.linear import LinearLogits, explain
 from lossmith.fused.logits import Logits
 from lossmith.fused.plan import Plan
@@ -17,6 +19,7 @@ from lossmith.fused.statistics import linear_log_prob, linear_stats
 
 __all__ = [
     "GradientFilter",
+    "Head",
     "LinearLogits",
     "Logits",
     "Plan",
@@ -24,6 +27,7 @@ __all__ = [
     "SphericalHead",
     "SphericalLogits",
     "explain",
+    "head_of",
     "linear_log_prob",
     "linear_stats",
 ]
