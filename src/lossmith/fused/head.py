@@ -106,8 +106,9 @@ class Head:
     def loss(self, objective: Callable[..., Any], *args: Any, with_output: bool = False, **kwargs: Any) -> Any:
         """The objective of the model's logits: `objective(logits)`, where `logits` are :class:`LinearLogits`.
 
-        It is computed inside the model's own forward pass, and is what comes out of it: whatever is wrapped around model or head sees
-        the loss as output, gathers weights when they are needed, and reduces each gradient once. Under a wrapper there is no other way.
+        It is computed inside the model's own forward pass, and is what comes out of it: whatever is wrapped around the model, or hooked
+        on to it, sees the loss as output, gathers weights when they are needed, and reduces each gradient once. Under a wrapper there is
+        no other way.
 
         A wrapper that averages gradients over ranks expects each rank's mean over its own rows. Where ranks or micro-batches keep
         unequally many, give the objective ``denominator=lossmith.denominator(target, group=group) / world_size``.
@@ -115,7 +116,7 @@ class Head:
         Args:
             objective: takes the logits and returns a tensor, or a tuple, list or dict of tensors: any expression of them, such as
                 ``lambda logits: lossmith.focal_loss(logits, target)``.
-            *args, **kwargs: what the model takes, without labels: those are the objective's.
+            args, kwargs: what the model takes, without labels: those are the objective's.
             with_output: whether the objective takes the model's output as a second argument, say for its ``aux_loss``; its logits are
                 a stand-in there.
 
@@ -229,11 +230,11 @@ class _InPlace(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_head"], name)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        self.seen.append(hidden)
+    def forward(self, input: Tensor) -> Tensor:
+        self.seen.append(input)
         self.recorded = torch.is_grad_enabled()
         classes = linear(self.__dict__["_head"]).out_features
-        return StandIn(hidden.new_zeros(()), (*hidden.shape[:-1], classes), Afterwards(), self.model)
+        return StandIn(input.new_zeros(()), (*input.shape[:-1], classes), Afterwards(), self.model)
 
 
 @contextmanager
