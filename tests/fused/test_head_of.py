@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lossmith
 from lossmith.fused import head_of, linear_stats
@@ -64,6 +65,10 @@ AFTER = {
     "padding cut": lambda z: z[..., :17],
     "padding cut, bias": lambda z: z[:, :17] / 2 + ADDED[:17],
     "bias, padding cut": lambda z: (z / 2 + ADDED)[..., :17],
+    "in place, by its name": lambda z: (z.mul_(0.3), z.div_(2), z)[-1],
+    "in place, of a cast that changes nothing": lambda z: (z.double().mul_(0.3), z)[-1],
+    "in place, of a copy": lambda z: (z.clone().mul_(0.3), z / 2)[-1],
+    "tanh in place": lambda z: (z.div_(3).tanh_(), z * 3)[-1],
     "all of it": lambda z: z[..., :CLASSES][:],
 }
 
@@ -84,6 +89,15 @@ UNKNOWN = {
     "assigned": lambda z: z.__setitem__((..., 0), 0.0),
     "another class first": lambda z: z[..., 1:],
     "every other class": lambda z: z[..., ::2],
+    "a cut that is written into": lambda z: (z[..., :17].mul_(2), z)[-1],
+    "written into after a cut": lambda z: (z[..., :17], z.mul_(2))[0],
+    "without its gradient": lambda z: z.detach(),
+    "its data": lambda z: z + z.data,
+    "integers": lambda z: z.to(torch.int64),
+    "chosen by a tensor": lambda z: z[:, torch.arange(5)],
+    "nothing left": lambda z: z[..., :0],
+    "one more axis": lambda z: z + ADDED[None, None],
+    "written into another": lambda z: torch.zeros(5, CLASSES).double().add_(z),
     "rows cut": lambda z: z[1:],
     "two softcaps": lambda z: z.tanh().tanh(),
     "a bias after a softcap": lambda z: z.tanh() + ADDED,
@@ -144,6 +158,31 @@ def test_what_the_objective_returns_comes_back():
     assert parts.log_prob is None
     with pytest.raises(TypeError, match=r"the objective must return tensors; got LinearLogits LinearLogits\(float64 \(5, 6\)"):
         head.loss(lambda z: z, X)
+
+
+class Largest(TorchDispatchMode):
+    """The most memory that any one result takes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, (tuple, list)) else (found,):
+            if isinstance(each, Tensor):
+                self.bytes = max(self.bytes, each.untyped_storage().nbytes())
+        return found
+
+
+def test_nothing_of_the_logits_size_is_made():
+    """600 rows of logits, their gradient, or a softcap of either, beside a block of 256 rows and the head."""
+    model, x = Plain(lambda z: torch.tanh(z.float() / 3) * 3).float(), torch.randn(600, 4)
+    target = torch.randint(CLASSES, (600,))
+    head = head_of(model, head="output")
+    with Largest() as fused:
+        head.loss(lambda z: lossmith.focal_loss(z, target), x).backward()
+    with Largest() as dense:
+        lossmith.focal_loss(model(x), target).backward()
+    assert fused.bytes < 600 * CLASSES * 4 <= dense.bytes
 
 
 def test_a_float32_head_over_a_body_in_bfloat16():

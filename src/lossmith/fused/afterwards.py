@@ -65,45 +65,73 @@ class StandIn(Tensor):
     afterwards: Afterwards
     base: Tensor
     model: str
+    shared: bool
+    """Whether others look at the same logits, as a cut does."""
 
     def __new__(cls, base: Tensor, shape: tuple[int, ...], afterwards: Afterwards, model: str) -> StandIn:
         self = base.expand(shape).as_subclass(cls)
         self.base, self.afterwards, self.model = base, afterwards, model
+        self.shared = False
         return self
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs, name = kwargs or {}, func.__name__
         with torch._C.DisableTorchFunctionSubclass():
-            name = func.__name__
-            if name in _ASKS:
+            if name in _ASKS or (name == "__get__" and func.__self__.__name__ in _PROPERTIES):
                 return func(*args, **kwargs)
             found = next((a for a in args if isinstance(a, StandIn)), None)
             if found is None:  # within a list, as torch.cat has it, or as a keyword
                 raise UnknownAfterwards(f"head_of: the model applies {name} to its logits, {_WHAT_A_HEAD_IS} cannot stand for")
-            if name in _CASTS:
-                plain = [a.base if isinstance(a, StandIn) else a for a in args]
-                return found._next(base=func(*plain, **{k: v for k, v in kwargs.items() if k != "memory_format"}))
-            after = _read(name, found, args, kwargs)
-            if after is None:
-                raise UnknownAfterwards(
-                    f"head_of: {found.model} applies {name}({', '.join(_short(a) for a in args)}) to its logits, "
-                    f"{_WHAT_A_HEAD_IS} cannot stand for"
-                )
-            return found._next(afterwards=after)
+            done = found._cast(func, args, kwargs) if name in _CASTS else found._done(name, args, kwargs)
+            if done is None:
+                shown = func.__self__.__name__ if name == "__get__" else f"{name}({', '.join(_short(a) for a in args)})"
+                raise UnknownAfterwards(f"head_of: {found.model} applies {shown} to its logits, {_WHAT_A_HEAD_IS} cannot stand for")
+            return done
+
+    def _cast(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StandIn | None:
+        """The same logits where nothing changes, as torch has it, else a copy."""
+        plain = [a.base if isinstance(a, StandIn) else a for a in args]
+        base = func(*plain, **{k: v for k, v in kwargs.items() if k != "memory_format"})
+        if base is self.base:
+            return self
+        return StandIn(base, tuple(Tensor.size(self)), self.afterwards, self.model) if base.is_floating_point() else None
+
+    def _done(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StandIn | None:
+        """The logits after an operation; None where it is none of what is known."""
+        after = _read(name, self, args, kwargs)
+        if after is None or after is self.afterwards:
+            return None if after is None else self
+        if name.endswith("_") and not name.endswith("__"):
+            if self.shared or args[0] is not self:  # what is written into a view would have to show elsewhere too
+                return None
+            self.afterwards = after
+            return self
+        shape = tuple(Tensor.size(self))
+        out = StandIn(self.base, shape if after.classes is None else (*shape[:-1], after.classes), after, self.model)
+        self.shared = out.shared = self.shared or name == "__getitem__"
+        return out
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"StandIn({describe(self)}, {self.afterwards})"
 
-    def _next(self, *, base: Tensor | None = None, afterwards: Afterwards | None = None) -> StandIn:
-        after = self.afterwards if afterwards is None else afterwards
-        base = self.base if base is None else base
-        shape = tuple(Tensor.size(self))
-        return StandIn(base, shape if after.classes is None else (*shape[:-1], after.classes), after, self.model)
 
-
-_ASKS = {"__get__", "__len__", "dim", "element_size", "get_device", "is_contiguous", "is_floating_point", "ndimension", "numel", "size"}
-_CASTS = {"float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "cpu", "cuda"}
+_ASKS = {"__len__", "dim", "element_size", "get_device", "is_contiguous", "is_floating_point", "ndimension", "numel", "size"}
+_PROPERTIES = {
+    "device",
+    "dtype",
+    "is_cpu",
+    "is_cuda",
+    "is_leaf",
+    "is_meta",
+    "itemsize",
+    "layout",
+    "nbytes",
+    "ndim",
+    "requires_grad",
+    "shape",
+}
+_CASTS = {"float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "clone", "cpu", "cuda"}
 _WHAT_A_HEAD_IS = "which a linear head with temperature, bias and softcap"
 _TIMES = {"mul", "mul_", "multiply", "multiply_"}
 _OVER = {"div", "div_", "divide", "divide_", "true_divide", "true_divide_"}
@@ -133,7 +161,7 @@ def _read(name: str, logits: StandIn, args: tuple[Any, ...], kwargs: dict[str, A
         return after.times(1 / other)
     if name in _PLUS and after.outer is None and isinstance(other, Tensor) and not isinstance(other, StandIn):
         classes = Tensor.size(logits)[-1]
-        if other.numel() == classes and other.shape[-1:] == (classes,):
+        if other.numel() == classes and other.shape[-1:] == (classes,) and other.ndim <= Tensor.dim(logits):
             return after.plus(other.reshape(-1))
     return None
 
@@ -148,12 +176,13 @@ def _is_number(value: object) -> bool:
 def _cut(after: Afterwards, index: Any, shape: torch.Size) -> Afterwards | None:
     """logits[..., :n]: the first classes alone, as where a vocabulary is padded; logits[:] and the like change nothing."""
     index = index if isinstance(index, tuple) else (index,)
-    everything = slice(None)
-    *rows, last = index
-    full = all(i is Ellipsis or i == everything for i in rows)
-    if not full or not isinstance(last, slice) or (Ellipsis not in index and len(index) != len(shape)):
-        return after if full and (last is Ellipsis or last == everything) else None
-    start, stop, step = last.indices(shape[-1])
-    if start or step != 1:
+    whole = [i is Ellipsis or (isinstance(i, slice) and i == slice(None)) for i in index]
+    if all(whole):
+        return after
+    to_the_last = len(index) == len(shape) or any(i is Ellipsis for i in index[:-1])
+    if not all(whole[:-1]) or not isinstance(index[-1], slice) or not to_the_last:
+        return None
+    start, stop, step = index[-1].indices(shape[-1])
+    if start or step != 1 or not stop:
         return None
     return after if stop == shape[-1] else after.cut(stop)
