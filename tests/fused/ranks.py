@@ -482,6 +482,12 @@ def derivatives_of_every_kind(r: Ranks) -> None:
                 torch.func.vmap(torch.func.grad(f), in_dims=(0, None, None))(*x) for f, x in zip((fused, plain), batches, strict=True)
             )
             assert_close(found, expected)
+    with lossmith.validate(True):  # sizes are asked of the ranks within a transform too, and hidden states compared outside alone
+        asked, whole = _pairs(p, {"group": r.group})[0][0], (lambda h, w, b: pairs[0][1](h @ w.T + b))
+        assert_close(torch.func.grad(asked)(*at), torch.func.grad(whole)(*there))
+        batches = [(torch.stack([x[0], 2 * x[0]]), *x[1:]) for x in (at, there)]
+        found, expected = (torch.func.vmap(f, in_dims=(0, None, None))(*x) for f, x in zip((asked, whole), batches, strict=True))
+        assert_close(found, expected)
     third = [
         torch.func.jacrev(torch.func.hessian(f))(*x) for f, x in ((pairs[1][0], at), (lambda h, w, b: pairs[1][1](h @ w.T + b), there))
     ]

@@ -13,7 +13,7 @@ from lossmith._reduce import times
 from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.collectives import copy_to_ranks
 from lossmith.fused.engine import Spec
-from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, weighted_log_prob
+from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, transformed, weighted_log_prob
 from lossmith.fused.moments import linear_moments
 from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats
@@ -171,7 +171,7 @@ class LinearLogits:
 
     def _label(self, label: Tensor) -> Tensor:
         """Labels as a vector; where every rank has to hold the same and the user wants to know, it is found out."""
-        if self.shards is not None and validating() and not torch.compiler.is_compiling():
+        if self.shards is not None and validating() and not (torch.compiler.is_compiling() or transformed()):
             check_alike("target", label, self.shards)
             check_alike("hidden", torch.where((label < 0).unsqueeze(-1), 0, self.hidden), self.shards)
         return label.reshape(-1)

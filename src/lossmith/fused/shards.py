@@ -216,9 +216,10 @@ def _agreed(hidden: Tensor, weight: Tensor, bias: Tensor | None, group: Any) -> 
 
 def check_alike(name: str, tensor: Tensor, shards: Shards) -> None:
     """Under :func:`lossmith.validate`: a tensor that every rank has to hold is the same on all, but for rounding."""
-    held = torch.nan_to_num(tensor.detach())
+    if not tensor.numel():
+        return
+    held = torch.nan_to_num(tensor.detach().double())
     high, low = largest(held.clone(), shards), -largest(-held, shards)
-    slack = 0.0 if not held.is_floating_point() else torch.finfo(held.dtype).eps ** 0.5 * high.abs().max().item() if held.numel() else 0.0
-    apart = (high - low).max().item() if held.numel() else 0.0
-    if apart > slack:
+    apart, size = (high - low).max().item(), max(high.max().item(), -low.min().item())
+    if apart > (torch.finfo(tensor.dtype).eps ** 0.5 * size if tensor.is_floating_point() else 0):
         raise ValueError(f"LinearLogits: {name} must be the same on every rank of the group; entries differ by up to {apart:.3g}")
