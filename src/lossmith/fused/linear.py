@@ -196,6 +196,8 @@ class LinearLogits:
         if self.schedule == "forward":
             raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
         self._unfiltered()
+        if self.shards is not None:
+            raise ValueError("LinearLogits: objectives of the spherical family need a head that one process holds whole; this one is split")
         found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
         return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
 
@@ -251,7 +253,7 @@ def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
     path, why = source._choose(at, known=loss == "sum", log_prob_alone=loss != "stats")
     if source.gradient_filter is not None and path != "value":
         plan = describe_plan(at, source.shards, "recompute", "gradient_filter needs the final gradient")
-        return replace(plan, classes=source.classes, buffers=plan.buffers + block_bytes(at))
+        return replace(plan, classes=source.classes, buffers=plan.buffers + block_bytes(at, source.classes))
     return describe_plan(at, source.shards, path, why)
 
 

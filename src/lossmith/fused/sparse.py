@@ -114,7 +114,7 @@ def _gradients(x: Tensor, head: Head, label: Tensor, upstream: Tensor, by: Gradi
     dropped, entries = torch.zeros((), dtype=dtype, device=x.device), torch.zeros((), dtype=torch.long, device=x.device)
     for rows in blocks(rows_kept):
         some, slope = x[rows].to(dtype), buffer[: rows.numel()]
-        _, scale = _exponentials(some, head, label[rows], slope)
+        _, scale = _exponentials(some, head, label[rows], head.chosen(x, rows, label[rows]), slope)
         slope *= (scale * -upstream[rows].to(dtype)).unsqueeze(1)
         if found.bias is not None:
             found.bias.add_(slope.sum(0))
