@@ -8,7 +8,7 @@ PYTHON ?=
 #   make test TORCH_PIP="--extra-index-url https://download.pytorch.org/whl/cpu"
 TORCH_PIP ?=
 
-DEMO ?= --data digits --noise symmetric:0.4 --objectives cross_entropy,generalized_cross_entropy:q=0.7,classification_mae,symmetric_cross_entropy,ldr_kl_loss --seeds 10
+DEMO ?= --data digits --noise symmetric:0.4 --objectives cross_entropy,generalized_cross_entropy:q=0.7,classification_mae,symmetric_cross_entropy,ldr_kl_loss --seeds 10 --tuner grid
 
 WORKERS ?= 2
 # One thread a worker: two workers with two threads each would wait for one another.

@@ -73,7 +73,7 @@ def test_wheel_is_pure_python_and_typed(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "lossmith/py.typed" in names
     suffixes = {Path(name).suffix for name in names if name.startswith("lossmith/")}
-    assert suffixes <= {".py", ".typed", ".html", ".css", ".j2", ".json", ".txt"}
+    assert suffixes <= {".py", ".typed", ".html", ".css", ".js", ".j2", ".json", ".txt"}
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

@@ -42,8 +42,8 @@ from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target
 
 
 @runtime_checkable
-class LogitSource(Protocol):
-    """Logits that need not exist as a tensor: what an objective of the form ``log_prob`` asks of them."""
+class Source(Protocol):
+    """Logits that need not exist as a tensor."""
 
     @property
     def rows(self) -> torch.Size:
@@ -52,6 +52,11 @@ class LogitSource(Protocol):
 
     @property
     def classes(self) -> int: ...
+
+
+@runtime_checkable
+class LogitSource(Source, Protocol):
+    """What an objective of the form ``log_prob`` asks of them."""
 
     def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """log p_y of every kept row; rows that are not kept may hold any finite number."""
@@ -83,9 +88,9 @@ class SummingSource(LogitSource, Protocol):
         ...
 
 
-def is_source(x: object) -> TypeGuard[LogitSource]:
-    """What ``isinstance(x, LogitSource)`` says, which Dynamo answers wrongly."""
-    return not isinstance(x, Tensor) and hasattr(x, "target_log_prob")
+def is_source(x: object) -> TypeGuard[Source]:
+    """Whether it stands for logits, of whose rows it knows log-probabilities or moments. (Dynamo answers ``isinstance`` wrongly.)"""
+    return not isinstance(x, Tensor) and (hasattr(x, "target_log_prob") or hasattr(x, "target_moments"))
 
 
 def can_sum(x: LogitSource) -> TypeGuard[SummingSource]:
@@ -133,7 +138,7 @@ def of_log_prob(
     `slope` says that the row function is no more than `slope * log_p`, which spares a source of logits work.
     """
     opt = read(row, options, {**hyper, "label_smoothing": smoothing})
-    batch = frame(opt, input, target, sources=True)
+    batch = frame(opt, input, target, sources="target_log_prob")
     smooth = isinstance(smoothing, Tensor) or smoothing != 0
     if not isinstance(input, Tensor):
         return _of_source(batch, row, input, hyper, smoothing if smooth else None, slope)
@@ -141,8 +146,8 @@ def of_log_prob(
         log_p = log_probabilities(batch, input)
         hyper, smoothing = in_dtype(hyper, log_p), in_dtype({"by": smoothing}, log_p)["by"]
         if smooth:
-            return _finish(batch, _smoothed(batch, row, log_p, smoothing, hyper), weighted=True)
-        return _finish(batch, expected(batch, log_p, lambda lp: row(lp, **hyper)))
+            return finish(batch, _smoothed(batch, row, log_p, smoothing, hyper), weighted=True)
+        return finish(batch, expected(batch, log_p, lambda lp: row(lp, **hyper)))
 
 
 def _of_source(
@@ -156,16 +161,16 @@ def _of_source(
             raise TypeError(f"{opt.name}: a {type(source).__name__} takes no label smoothing; got {smoothing}")
         log_p = source.target_log_prob(label, batch.keep)
         with full_precision(log_p):
-            return _finish(batch.like(log_p), row(log_p, **in_dtype(hyper, log_p)))
+            return finish(batch.like(log_p), row(log_p, **in_dtype(hyper, log_p)))
     batch = batch.like(torch.empty(0, dtype=source.dtype, device=label.device))
     if smoothing is not None:
         log_p, total = source.total_log_prob(label, batch.keep, batch.class_weight)
         share = in_dtype({"of": smoothing}, log_p)["of"]
         hard = log_p if batch.class_weight is None else times(batch.class_weight[label], log_p)
         value = times(1 - share, hard) + times(share / batch.classes, total)
-        return _finish(batch, slope * value, weighted=True)
+        return finish(batch, slope * value, weighted=True)
     if opt.reduction == "none":
-        return _finish(batch, slope * source.target_log_prob(label, batch.keep))
+        return finish(batch, slope * source.target_log_prob(label, batch.keep))
     _, each = weigh(batch, torch.ones(batch.keep.shape, dtype=source.dtype, device=label.device))
     return source.weighted_log_prob(label, batch.keep, slope * each / (divisor(each, opt) if opt.reduction == "mean" else 1.0))
 
@@ -178,7 +183,7 @@ def log_probabilities(batch: Batch, input: Logits) -> Logits:
 def expected(batch: Batch, log_p: Logits, row: Callable[[Tensor], Tensor]) -> Float[Tensor, "*rows"]:
     """A function of the target's log-probability: at the label, or in expectation over class probabilities."""
     if batch.label is None:
-        return _expectation(batch, row, log_p)
+        return expectation(batch, row, log_p)
     return row(_pick(log_p, batch.label, batch.axis))
 
 
@@ -196,10 +201,10 @@ def of_log_probs(
         hyper = in_dtype(hyper, input)
         log_p = log_probabilities(batch, input).movedim(batch.axis, -1)
         if batch.label is not None:
-            return _finish(batch, row(_pick(log_p, batch.label, -1), log_p, **hyper))
+            return finish(batch, row(_pick(log_p, batch.label, -1), log_p, **hyper))
         # every class in turn as the label: log_p of shape (*rows, 1, c) broadcasts, and nothing of size c x c is held
         each = row(log_p, log_p.unsqueeze(-2), **hyper).movedim(-1, batch.axis)
-        return _finish(batch, _expectation(batch, lambda value: value, each))
+        return finish(batch, expectation(batch, lambda value: value, each))
 
 
 def of_logits(
@@ -216,10 +221,10 @@ def of_logits(
         hyper = in_dtype(hyper, input)
         z = batch.mask(input).to(working_dtype(input)).movedim(batch.axis, -1)
         if batch.label is not None:
-            return _finish(batch, row(z, batch.label, **hyper))
+            return finish(batch, row(z, batch.label, **hyper))
         every = torch.arange(batch.classes, device=z.device).expand(*z.shape[:-1], -1)
         each = row(z.unsqueeze(-2).expand(*z.shape, -1), every, **hyper).movedim(-1, batch.axis)
-        return _finish(batch, _expectation(batch, lambda value: value, each))
+        return finish(batch, expectation(batch, lambda value: value, each))
 
 
 def pick(z: Float[Tensor, "*rows c"], y: Integer[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
@@ -236,7 +241,7 @@ def _pick(x: Tensor, label: Tensor, axis: int) -> Tensor:
     return x.gather(axis, label.unsqueeze(axis)).squeeze(axis)
 
 
-def _expectation(batch: Batch, row: Callable[[Tensor], Tensor], x: Logits) -> Float[Tensor, "*rows"]:
+def expectation(batch: Batch, row: Callable[[Tensor], Tensor], x: Logits) -> Float[Tensor, "*rows"]:
     """sum_k t_k w_k row(x_k). A class of probability 0 is left out, value and gradient: its loss may be infinite."""
     assert batch.soft is not None
     named = batch.soft != 0
@@ -253,7 +258,7 @@ def _smoothed(
     if batch.label is None:
         assert batch.soft is not None
         batch = batch._replace(soft=batch.soft * (1 - smoothing) + smoothing / batch.classes)
-        return _expectation(batch, lambda lp: row(lp, **hyper), log_p)
+        return expectation(batch, lambda lp: row(lp, **hyper), log_p)
     every = row(log_p, **hyper)
     hard = row(_pick(log_p, batch.label, batch.axis), **hyper)
     if batch.class_weight is not None:
@@ -273,18 +278,21 @@ def weigh(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False
     return torch.where(batch.keep, value, 0), torch.where(batch.keep, each, 0)
 
 
-def _finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> Tensor:
+def finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> Tensor:
+    """Losses of rows, weighed, masked and reduced as the call asks."""
     value, each = weigh(batch, value, weighted=weighted)
     return reduce(value, each, batch.options)
 
 
-def frame(opt: Call, input: Logits | LogitSource, target: Tensor, *, sources: bool = False) -> Batch:
+def frame(opt: Call, input: Logits | Source, target: Tensor, *, sources: str | None = None) -> Batch:
     """Check the arguments against each other, and find the class axis, the mask and the labels.
 
-    `sources` says that the objective can do with the target's log-probability, and so takes a source of logits.
+    `sources` is what the objective can do with in place of logits, and so the method of the sources that it takes.
     """
-    if is_source(input) and not sources:
+    if is_source(input) and sources is None:
         raise TypeError(f"{opt.name}: input must be a tensor, for it needs every logit of a row; got a {type(input).__name__}")
+    if is_source(input) and sources is not None and not hasattr(input, sources):
+        raise TypeError(f"{opt.name}: input must be logits or a source with {sources}; got a {type(input).__name__}, which has none")
     axis, rows, classes = _layout(opt, input)
     if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
         raise TypeError(f"{opt.name}: target must be integer class indices or class probabilities; got {describe(target)}")
@@ -313,7 +321,7 @@ def frame(opt: Call, input: Logits | LogitSource, target: Tensor, *, sources: bo
     return Batch(axis, classes, keep, label, None, weight, sample_weight, opt)
 
 
-def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, int]:
+def _layout(opt: Call, input: Logits | Source) -> tuple[int, torch.Size, int]:
     """The class axis, the shape of the rows and the number of classes."""
     if is_source(input):
         if input.classes < 2:
@@ -332,7 +340,7 @@ def _layout(opt: Call, input: Logits | LogitSource) -> tuple[int, torch.Size, in
     return axis, input.shape[:axis] + input.shape[axis + 1 :], input.shape[axis]
 
 
-def _check_soft(opt: Call, input: Logits | LogitSource, target: Tensor, rows: torch.Size) -> None:
+def _check_soft(opt: Call, input: Logits | Source, target: Tensor, rows: torch.Size) -> None:
     if not isinstance(input, Tensor):
         raise TypeError(f"{opt.name}: a {type(input).__name__} takes class indices; got {describe(target)}")
     if target.shape != input.shape:

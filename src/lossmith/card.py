@@ -406,5 +406,21 @@ def get(name: str) -> Card:
     return card
 
 
+def groups() -> dict[str, list[Card]]:
+    """Groups of objectives by name, the largest first: ``@all``, and one a tag of the cards (``@robust``, ``@noisy-labels``)."""
+    cards = list(all_cards().values())
+    tags = {tag for card in cards for tag in card.tags}
+    found = {f"@{tag.replace(' ', '-')}": [card for card in cards if tag in card.tags] for tag in sorted(tags, key=str.casefold)}
+    return {"@all": cards, **dict(sorted(found.items(), key=lambda one: -len(one[1])))}
+
+
+def group(name: str) -> list[Card]:
+    """The objectives of one group, in alphabetical order; a KeyError that offers the nearest name where there is none."""
+    known = groups()
+    if name not in known:
+        raise UnknownObjective(f"no group of objectives is called {name!r} (lossmith find lists them){nearest(name, known)}")
+    return known[name]
+
+
 class UnknownObjective(UnknownName):
     """No objective has that name."""

@@ -1,6 +1,10 @@
 """BibTeX: what the source line says, nothing that it does not say, and the library itself."""
 
-from lossmith.cli.cite import entry
+import re
+from pathlib import Path
+
+from lossmith import citation
+from lossmith.citation import entry
 
 
 def test_an_objective_and_the_library(lossmith):
@@ -50,3 +54,13 @@ def test_an_apostrophe_is_no_quotation_mark():
 
 def test_a_source_without_author_or_year_is_only_a_note():
     assert entry("folklore") == "@misc{source,\n  note = {folklore},\n}"
+
+
+def test_our_own_entry_says_what_the_citation_file_says():
+    stated = (Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8")
+    own = citation.own()
+    for field in ("title", "version", "license"):
+        (value,) = re.findall(rf'^{field}: "?([^"\n]+)"?$', stated, flags=re.M)
+        assert f"{{{value}}}" in own
+    (author,) = re.findall(r"- name: (.+)", stated)
+    assert f"{{{{{author}}}}}" in own

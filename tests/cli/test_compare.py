@@ -238,3 +238,28 @@ def test_the_plan_says_how_it_is_tuned_and_looked_at(lossmith, options, said):
 
 def test_a_range_is_two_numbers(refused):
     assert "two numbers" in refused("compare", "--data", "wine", *TWO, "--learning-rate-range", "0.1", status=2)
+
+
+def test_a_study_in_parts_and_one_report_of_them(lossmith, refused, tmp_path):
+    for number in (1, 2, 3):
+        ran = lossmith("compare", *SMALL, *TWO, "--shard", f"{number}/3")
+        assert ran.status == 0, ran.err
+        assert f"part {number}/3" in ran.out
+        assert f"lossmith report lossmith-report/trials-{number}-of-3.sqlite" in ran.out
+        assert not (tmp_path / "lossmith-report" / "report.html").exists()
+    parts = [f"lossmith-report/trials-{number}-of-3.sqlite" for number in (1, 2, 3)]
+    assert "of 8 trials are missing" in refused("report", *parts[:2])
+    ran = lossmith("report", *parts, "--json")
+    assert ran.status == 0, ran.err
+    united = json.loads(ran.out)
+    whole = json.loads(lossmith("compare", *SMALL, *TWO, "--json", "--out", "lossmith-report").out)
+    assert united == whole
+
+
+def test_bad_parts_and_back_ends(refused):
+    assert "--shard must be I/N" in refused("compare", *SMALL, *TWO, "--shard", "4/3")
+    assert "--backend must be one of local, dask://HOST:PORT" in refused("compare", *SMALL, *TWO, "--backend", "cloud")
+    assert "--shard deals trials that are known beforehand" in refused("compare", *SMALL, *TWO, "--shard", "1/2", "--stop-hopeless")
+    assert "--optuna-storage is for --tuner optuna" in refused("compare", *SMALL, *TWO, "--optuna-storage", "sqlite://", status=2)
+    assert "names no port" in refused("compare", *SMALL, *TWO, "--backend", "dask://head")
+    assert "jobs counts processes of this machine" in refused("compare", *SMALL, *TWO, "--backend", "dask://head:8786")

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lossmith.study import ObjectiveSpec, Outcome, StudyResult, StudySpec
+from lossmith.study import Noise, ObjectiveSpec, Outcome, StudyResult, StudySpec
+from lossmith.study.summary import Summary
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.tuning.configuration import Configuration
 
@@ -92,3 +93,19 @@ def around(mean: float, spread: float = 0.01, n: int = 10, seed: int = 0) -> lis
     """Values with exactly this mean and standard deviation."""
     drawn = np.random.default_rng(seed).standard_normal(n)
     return (mean + spread * (drawn - drawn.mean()) / drawn.std(ddof=1)).tolist()
+
+
+def several(names: Sequence[str], noises: Sequence[str] = ("none", "symmetric:0.4"), n: int = 6) -> tuple[Summary, ...]:
+    """Finished studies of these data sets under these kinds of noise, in which "up" is better everywhere and "near" nowhere."""
+    together = (tuple(names), tuple(noises))
+    made = []
+    for noise in noises:
+        for place, name in enumerate(names):
+            base = around(0.7 + 0.05 * place, n=n, seed=place)
+            up = (np.array(base) + around(0.08, 0.01, n, seed=10 + place)).tolist()
+            near = (np.array(base) + around(0.002, 0.02, n, seed=20 + place)).tolist()
+            data = {"name": name, "fingerprint": f"{place:064d}"}
+            kind = None if noise == "none" else Noise.parse(noise)
+            values = {"ce": base, "up": up, "near": near}
+            made.append(Summary(result(values, data=data, noise=kind, grid=together)))
+    return tuple(made)

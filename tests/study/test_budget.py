@@ -11,7 +11,8 @@ from lossmith.study import Dataset, StudyError, StudySpec, TrialSpec
 from lossmith.study import engine as engine_module
 from lossmith.study.budget import Budget, parse_time, time_text
 from lossmith.study.report import words as say
-from lossmith.study.report.page import command, render
+from lossmith.study.report.command import command
+from lossmith.study.report.page import render
 from lossmith.study.summary import Summary
 
 from .made_up import around, result

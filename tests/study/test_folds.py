@@ -15,7 +15,8 @@ from lossmith.study import Dataset, StudyError, StudySpec, load_data
 from lossmith.study.data.splits import make_split
 from lossmith.study.protocol import fitting_test
 from lossmith.study.report import words as say
-from lossmith.study.report.page import command, render
+from lossmith.study.report.command import command
+from lossmith.study.report.page import render
 from lossmith.study.sizes import sizes
 from lossmith.study.statistics.paired import Test, corrected_t
 from lossmith.study.summary import Summary, prospect

@@ -9,7 +9,8 @@ import pytest
 
 from lossmith import study
 from lossmith.study import StudyError, StudySpec, holdout
-from lossmith.study.report.page import command, render
+from lossmith.study.report.command import command
+from lossmith.study.report.page import render
 from lossmith.study.store import Looks
 from lossmith.study.summary import Summary
 

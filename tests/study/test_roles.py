@@ -15,7 +15,7 @@ from lossmith.study.data.splits import make_split
 from lossmith.study.data.tables import encode_table
 from lossmith.study.protocol import fitting_test
 from lossmith.study.report import words as say
-from lossmith.study.report.page import command
+from lossmith.study.report.command import command
 from lossmith.study.statistics.paired import compare
 from lossmith.study.statistics.power import what_can_be_shown
 from lossmith.study.statistics.stopping import hopeless

@@ -13,7 +13,7 @@ from lossmith.study.data.dataset import Roles
 from lossmith.study.data.splits import make_split
 from lossmith.study.data.tables import encode_table
 from lossmith.study.report import words as say
-from lossmith.study.report.page import command
+from lossmith.study.report.command import command
 from lossmith.study.summary import Summary
 
 from .made_up import around, result

@@ -17,7 +17,8 @@ from lossmith.study import Dataset, Noise, StudyResult, StudySpec, TrialSpec
 from lossmith.study import engine as engine_module
 from lossmith.study.data.splits import make_split
 from lossmith.study.report import words as say
-from lossmith.study.report.page import command, render
+from lossmith.study.report.command import command
+from lossmith.study.report.page import render
 from lossmith.study.summary import Summary
 from lossmith.study.training import yardsticks as module
 from lossmith.study.training.metrics import METRICS

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lossmith._checks import describe, nearest
+from lossmith.generators import shannon
 
 SCORES = {
     "max_probability": "the largest softmax probability: Hendrycks & Gimpel 2017, arXiv:1610.02136",
@@ -55,10 +56,8 @@ def ood_score(logits: Float[Tensor, "n c"], score: str = "energy", *, temperatur
         return logits.double().amax(1)
     if score == "energy":
         return temperature * z.logsumexp(1)
-    log_p = z.log_softmax(1)
-    if score == "max_probability":
-        return log_p.amax(1).exp()
-    return (log_p.exp() * torch.where(log_p > -math.inf, log_p, 0)).sum(1)
+    p = z.softmax(1)
+    return p.amax(1) if score == "max_probability" else shannon.omega(p)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from lossmith.classification.logit_adjustment import logit_adjusted
 from lossmith.classification.multiclass_hinge import crammer_singer, weston_watkins
 from lossmith.classification.poly import poly_loss
 from lossmith.classification.proper import proper_loss_from_entropy
+from lossmith.classification.spherical import one_hot_squared_loss, zscore_loss
 from lossmith.classification.symmetric import active_passive_loss, symmetric_cross_entropy
 from lossmith.classification.taylor import taylor_cross_entropy
 
@@ -48,6 +49,7 @@ __all__ = [
     "h_consistency_transform",
     "ldr_kl_loss",
     "logit_adjusted",
+    "one_hot_squared_loss",
     "poly_loss",
     "proper_loss_from_entropy",
     "sparsemax_loss",
@@ -55,4 +57,5 @@ __all__ = [
     "symmetric_cross_entropy",
     "taylor_cross_entropy",
     "weston_watkins",
+    "zscore_loss",
 ]

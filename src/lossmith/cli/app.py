@@ -39,6 +39,7 @@ COMMANDS = {
 Examples:
   lossmith find                                    everything, by room
   lossmith find "noisy labels, few rare classes"   ranked, with the reasons
+  lossmith find @robust                            a group; compare takes it
   lossmith find --task classification --property convex --property proper
   lossmith find "calibrated probabilities" --json""",
     ),
@@ -76,7 +77,11 @@ Examples:
       --group patient --folds 5 --seeds 2 --time 90m
   lossmith compare --data my_data:load --model my_models:resnet \\
       --objectives ce,my_loss:my_loss --stop best
+  lossmith compare --data digits,wine,breast_cancer \\
+      --objectives @robust --noise none,symmetric:0.2,symmetric:0.4
   lossmith compare --data wine --objectives ce,gce --dry-run      the plan alone
+  lossmith compare ... --backend dask://head:8786        on a cluster's workers
+  lossmith compare ... --shard 3/16             one of 16 jobs of a batch queue
 
 Interrupted, the same command goes on where it stopped. The first objective is
 the baseline unless --baseline says otherwise.""",
@@ -86,7 +91,9 @@ the baseline unless --baseline says otherwise.""",
         """\
 Examples:
   lossmith report lossmith-report/trials.sqlite
-  lossmith report trials.sqlite --out report --study 2   its second study""",
+  lossmith report trials.sqlite --out report --study 2   its second study
+  lossmith report trials.sqlite --format latex           a table for a paper
+  lossmith report parts/*.sqlite --out report            a study run in parts""",
     ),
     "new": (
         "Write an objective of your own: a file with a card and a test that pass as they stand.",

@@ -1,18 +1,24 @@
 """``lossmith compare``: which objective is better on these data, what could be shown, and what was."""
 
+import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 from cyclopts import Parameter
 
-from lossmith.cli.output import console, fields
+from lossmith.cli.announcing import announce
+from lossmith.cli.output import console, fields, print_json
 from lossmith.cli.presenting import present
 from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
 
 if TYPE_CHECKING:
-    from lossmith.study import ObjectiveSpec, StudyResult, StudySpec
+    from lossmith.cli.progress import Progress
+    from lossmith.study import ObjectiveSpec, Part
+    from lossmith.study.grid import Claim
+    from lossmith.study.shard import Shard
     from lossmith.study.statistics.paired import Test
 
 FOLDER = Path("lossmith-report")
@@ -56,7 +62,10 @@ def compare(
     no_references: bool = False,
     time: str | None = None,
     test: str = "corrected_t",
+    claim: str = "these",
     jobs: int | None = None,
+    backend: str = "local",
+    shard: str | None = None,
     store: Path | None = None,
     out: Path = FOLDER,
     dry_run: bool = False,
@@ -66,11 +75,14 @@ def compare(
 
     Args:
         data: digits, wine, breast_cancer (real, bundled); a CSV or Parquet file; or module:function returning (features, labels).
+            Several, separated by commas, are compared one after the other and reported together.
         objectives: separated by commas, with hyper-parameters after a colon: ce,gce:q=0.7; module:function for your own.
+            @robust stands for all objectives with that tag; lossmith find lists these groups.
         target: the column to predict; for files.
         model: linear, mlp, cnn (images), or module:function returning a torch module.
         noise: wrong labels in training and validation rows: symmetric:0.4, asymmetric:0.3, or instance:0.4 (depending on the row).
             Test labels stay right.
+            Several, separated by commas, are settings of one report: none,symmetric:0.2,symmetric:0.4.
         imbalance: thin the training classes, the smallest to this fraction of the largest.
         labels_per_class: train on so few rows of each class.
         seeds: how many, or which (0,1,7). Each redraws the split, the initial weights and the batches.
@@ -116,27 +128,32 @@ def compare(
             The same command goes on from there.
         test: corrected_t (new splits of rows like these), signed_rank (exact; splits of these very rows), or anytime_t (at any time).
             With --split-column, where nothing is redrawn, corrected_t is the plain paired t-test.
-        jobs: worker processes; one a processor when left out.
-        store: where trials are kept; OUT/trials.sqlite when left out.
+        claim: of several data sets, what is declared and tested: these (their average), alike (data sets like them), or each by itself.
+        jobs: worker processes of this machine; one a processor when left out.
+        backend: local, or the workers of a cluster: dask://HOST:8786, ray, ray://HOST:10001, spark.
+            They need the same lossmith and torch; your data and modules are sent there. Trials are stored here.
+        shard: compute one part of the study, such as 2/8, in a store of its own (for batch queues).
+            When all are done: lossmith report STORE STORE ...
+        store: where trials are kept; OUT/trials.sqlite when left out, OUT/trials-2-of-8.sqlite for a shard.
         out: folder of the report.
         dry_run: print the plan, and what it could show, and stop.
         as_json: print the results as JSON; plan and progress go to stderr.
     """
     need("compare", "lossmith compare")
     from lossmith import study
+    from lossmith.study.backends import Backend
     from lossmith.study.protocol import fitting_test
-    from lossmith.study.report.words import plan
-    from lossmith.study.sizes import sizes
-    from lossmith.study.summary import prospect
-    from lossmith.study.training.yardsticks import announced
+    from lossmith.study.shard import Shard
 
-    wanted = known_test(test)
-    spec = study.StudySpec(
-        data=data,
+    wanted, declared = known_test(test), known_claim(claim)
+    part = None if shard is None else Shard.parse(shard)
+    Backend.parse(backend)
+    specs = study.grid(
+        _data_sets(data),
+        [None] if noise is None else _list("--noise", noise),
         target=target,
         objectives=_baseline_first(study.ObjectiveSpec.parse_list(objectives), baseline),
         model=model,
-        noise=None if noise is None else study.Noise.parse(noise),
         imbalance=imbalance,
         labels=labels_per_class,
         seeds=_whole_numbers(seeds),
@@ -165,21 +182,36 @@ def compare(
         time=None if time is None else study.parse_time(time),
         duplicates=duplicates,
     )
-    tested = fitting_test(spec, wanted)
-    dataset = spec.load()
-    study.check(spec, dataset)
-    described = dataset.describe()
-    rows = sizes(spec, dataset)
+    if part is not None and len(specs) > 1:
+        raise Problem(f"--shard is for one study; several data sets or kinds of noise make {len(specs)}: give each its jobs", USAGE)
+    if part is not None:
+        part.check(specs[0])
+    if optuna_storage is not None and specs[0].tuner != "optuna":
+        raise Problem("--optuna-storage is for --tuner optuna", USAGE)
+    tested = fitting_test(specs[0], wanted)
     talk = console(stderr=as_json)
-    said = plan(spec, described, rows, tested, prospect(spec, rows, tested), announced(spec, dataset))
-    talk.print(fields([said[0], *(("", note) for note in (*described["notes"], *described["warnings"])), *said[1:]]))
+    talk.print(fields(announce(specs, tested, declared)))
     if dry_run:
         talk.print("dry run: nothing was computed")
         return 0
-    path = out / STORE if store is None else store
+    path = store or out / (STORE if part is None else f"trials-{part.number}-of-{part.count}.sqlite")
     _writable(out)
-    result = _run(spec, path, jobs, optuna_storage)
-    return present(result, tested, out, as_json=as_json)
+    if part is not None:
+        with _told(path) as progress:
+            done = study.run_shard(specs[0], str(part), path, jobs=jobs, backend=backend, on_progress=progress)
+        return _tell_part(part, done, path, as_json=as_json)
+    with _told(path) as progress:
+        results = study.run_all(specs, path, jobs=jobs, backend=backend, on_progress=progress, optuna_storage=optuna_storage)
+    return present(results, tested, declared, out, as_json=as_json)
+
+
+def known_claim(claim: str) -> "Claim":
+    """The claim of that name; refused before anything is computed when there is none."""
+    from lossmith.study.grid import Claim
+
+    if claim not in get_args(Claim):
+        raise Problem(f"--claim must be one of {', '.join(get_args(Claim))}; got {claim!r}", USAGE)
+    return cast("Claim", claim)
 
 
 def known_test(test: str) -> "Test":
@@ -204,6 +236,18 @@ def _baseline_first(specs: Sequence["ObjectiveSpec"], baseline: str | None) -> t
         problem = "is not among the objectives" if not found else "could be several of the objectives"
         raise Problem(f"baseline {wanted.label} {problem}: {', '.join(spec.label for spec in specs)}", USAGE)
     return (found[0], *(spec for spec in specs if spec != found[0]))
+
+
+def _data_sets(text: str) -> list[str]:
+    """Data separated by commas; a file whose name has a comma is one."""
+    return [text] if Path(text).expanduser().exists() else _list("--data", text)
+
+
+def _list(option: str, text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise Problem(f"{option} has an empty place between commas; got {text!r}", USAGE)
+    return parts
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
@@ -242,13 +286,28 @@ def _writable(folder: Path) -> None:
         raise Problem(f"cannot write to the folder {folder}: {message(error)}") from error
 
 
-def _run(spec: "StudySpec", path: Path, jobs: int | None, optuna_storage: str | None) -> "StudyResult":
-    from lossmith import study
+@contextmanager
+def _told(path: Path) -> Iterator["Progress"]:
+    """Progress on stderr, and Ctrl-C as the line that says what is kept."""
     from lossmith.cli.progress import Progress
 
     with Progress(console(stderr=True)) as progress:
         try:
-            return study.run(spec, path, jobs=jobs, on_progress=progress, optuna_storage=optuna_storage)
+            yield progress
         except KeyboardInterrupt:
             kept = f"{progress.done} of {progress.total} trials are kept in {path}" if progress.total else "nothing was computed yet"
             raise Problem(f"stopped; {kept}; the same command goes on from there", INTERRUPTED) from None
+
+
+def _tell_part(shard: "Shard", part: "Part", path: Path, *, as_json: bool) -> int:
+    """Say how far a part is, and where to go on: the report is for all parts together."""
+    unfinished = part.done < part.trials
+    if unfinished:
+        onward = "time was over: the same command goes on from there"
+    else:
+        onward = f"no report is made of a part: when all are done, lossmith report {shlex.quote(str(path))} and the other stores"
+    if as_json:
+        print_json({"shard": str(shard), **part._asdict(), "store": str(path)})
+    else:
+        print(f"part {shard}: {part.done} of its {part.trials} trials are done (the study has {part.study}), in {path}; {onward}")
+    return 0

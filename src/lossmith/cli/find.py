@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lossmith._checks import nearest
-from lossmith.card import Card, all_cards
+from lossmith.card import Card, all_cards, group, groups
 from lossmith.cli.evidence import Measured, all_studies, measured, reorder, unspoken
 from lossmith.cli.matching import Match, rank, words
 from lossmith.cli.output import console, heading, print_json
@@ -39,12 +39,15 @@ def find(
     """List the objectives, or rank them for a situation.
 
     Args:
-        situation: in your own words, quoted; without it everything is listed.
+        situation: in your own words, quoted; without it everything is listed; a group such as @robust lists its objectives.
         task: only objectives of this room (classification, segmentation, ...); repeat for more rooms.
         property: only objectives that are convex, proper, calibrated, symmetric, bounded ...; repeat to ask for several at once.
         as_json: print JSON.
     """
     cards = all_cards()
+    if situation.strip().startswith("@"):
+        cards = {card.name: card for card in group(situation.strip())}
+        situation = ""
     chosen = [card for card in cards.values() if _in_rooms(card, task, cards.values()) and all(_has(card, name) for name in property)]
     if not situation.strip():
         print_json([_facts(card) for card in chosen]) if as_json else _print_rooms(chosen)
@@ -112,6 +115,9 @@ def _print_rooms(cards: list[Card]) -> None:
         for card in mine:
             out.print(Padding(_entry(card), (0, 0, 0, 2)))
         out.print()
+    named = "  ".join(f"{name} ({len(members)})" for name, members in groups().items() if len(members) > 1)
+    out.print(Text.assemble(("groups  ", "bold"), named))
+    out.print(Text("a group stands for its objectives: lossmith find @robust; lossmith compare --objectives @robust", style="dim"))
     out.print(Text('lossmith show NAME for a card; lossmith find "noisy labels, rare classes" for what fits', style="dim"))
 
 

@@ -1,6 +1,7 @@
 """What ``lossmith compare`` and ``lossmith report`` show of a study: the report, and a table or JSON in the terminal."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from lossmith.cli.output import console, print_json
 
 if TYPE_CHECKING:
     from lossmith.study import StudyResult
+    from lossmith.study.grid import Claim, GridSummary
     from lossmith.study.statistics.paired import Comparison, Test
     from lossmith.study.summary import Line, Summary
 
@@ -20,21 +22,108 @@ WIDE = 116
 STYLES = {"better": "bold green", "worse": "bold red", "failed": "bold magenta"}
 
 
-def present(result: "StudyResult", test: "Test", out: Path, *, as_json: bool) -> int:
-    """Write the report, then print the table, or JSON."""
-    from lossmith.study.report.page import write_report
+FORMATS = ("html", "csv", "parquet", "latex")
+"""What a report can be written as."""
+
+
+def present(results: Sequence["StudyResult"], test: "Test", claim: "Claim", out: Path, *, as_json: bool, form: str = "html") -> int:
+    """Write the report of one study, or of several that were run together, then print the table, or JSON."""
+    from lossmith.study.grid import GridSummary
     from lossmith.study.summary import Summary
 
-    summary = Summary(result, test)
-    page = write_report(summary, out)
+    summaries = [Summary(result, test) for result in results]
+    found = summaries[0] if len(summaries) == 1 else GridSummary(tuple(summaries), claim)
+    paths = _write(found, out, form)
     if as_json:
-        print_json(_facts(summary, page))
+        print_json(_facts(found, paths[0]) if isinstance(found, Summary) else _facts_together(found, paths[0]))
+        return 0
+    if isinstance(found, Summary):
+        _print(found)
     else:
-        _print(summary, page)
+        _print_together(found)
+    for heading, path in zip_longest(["report:"], paths, fillvalue="       "):
+        console().print(f"{heading} {path}")
     return 0
 
 
-def _print(summary: "Summary", page: Path) -> None:
+def _write(found: "Summary | GridSummary", out: Path, form: str) -> list[Path]:
+    """Write a study in one of the formats; the report comes first."""
+    from lossmith.study.report.exports import write_tables
+    from lossmith.study.report.latex import write_latex
+    from lossmith.study.report.page import write_report
+    from lossmith.study.report.winner import write_winner
+    from lossmith.study.summary import Summary
+
+    if form == "latex":
+        return write_latex(found, out)
+    if form != "html":
+        return write_tables(found, out, form)
+    paths = [write_report(found, out), write_winner(found, out) if isinstance(found, Summary) else None]
+    return [path for path in paths if path is not None]
+
+
+def _print_together(found: "GridSummary") -> None:
+    """A table for each setting: the differences on every data set, and the declared claim over them."""
+    from lossmith.study.report import words, words_across
+
+    out, metric = console(), found.metric
+    told = {(one.setting, one.objective): one for one in (found.across(found.claim) if found.claim != "each" else [])}
+    single = {(id(summary), one.objective): one for summary, one in found.each}
+    for table, summaries in found.settings:
+        unit = ", points" if words.percent(metric) else ""
+        heading = f"{table.setting or 'without noise'}: {metric.title}{unit}, difference to {found.baseline} [95 % interval]"
+        shown = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        shown.add_column("objective", style="bold", overflow="fold")
+        for name in table.data_sets:
+            shown.add_column(name, justify="right", no_wrap=True)
+        if told:
+            shown.add_column("average" if found.claim == "these" else "data sets alike", justify="right", no_wrap=True)
+            shown.add_column("adjusted p", justify="right", no_wrap=True)
+            shown.add_column("verdict")
+        for label in found.objectives[1:]:
+            cells = [_difference(found.first, single[id(summary), label]) for summary in summaries]
+            if found.claim == "each":
+                cells = [Text.assemble(cell, "\n", _verdict(single[id(one), label])) for cell, one in zip(cells, summaries, strict=True)]
+            else:
+                one = told[table.setting, label]
+                mean = f"{words.difference(metric, one.mean_difference)}\n{words.interval(metric, one.low, one.high)}"
+                cells += [Text(mean), Text(words.p_value(one.p_adjusted)), Text(one.verdict, style=STYLES.get(one.verdict, ""))]
+            shown.add_row(Text(label), *cells)
+        out.print()
+        out.print(shown)
+    out.print(Text(words_across.grid_headline(found), style="bold"))
+    for warning in found.notes:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def _facts_together(found: "GridSummary", page: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lossmith.study.report import words_across
+
+    return {
+        "claim": found.claim,
+        "headline": words_across.grid_headline(found),
+        "findings": [{"objective": label, "verdict": verdict, "text": text} for label, verdict, text in words_across.of_grid(found)],
+        "these": [_of_claim(asdict(one), found.claim == "these") for one in found.across("these")],
+        "alike": [_of_claim(asdict(one), found.claim == "alike") for one in found.across("alike")],
+        "each": [
+            {"data": one.result.data["name"], "noise": one.spec.as_dict()["noise"], **_of_claim(asdict(told), found.claim == "each")}
+            for one, told in found.each
+        ],
+        "ranks": [{"setting": table.setting, **asdict(ranking)} for table, ranking in found.rankings()],
+        "warnings": found.notes,
+        "studies": [_facts(one, page) for one in found.summaries],
+        "report": str(page),
+    }
+
+
+def _of_claim(facts: dict[str, Any], declared: bool) -> dict[str, Any]:
+    """A comparison; one of a claim that was not declared has neither p-value nor verdict."""
+    return facts if declared else {**facts, "p": None, "p_adjusted": None, "verdict": "not tested"}
+
+
+def _print(summary: "Summary") -> None:
     from lossmith.study.report import words
 
     out, spec = console(), summary.spec
@@ -56,7 +145,6 @@ def _print(summary: "Summary", page: Path) -> None:
     out.print(Text(words.headline(summary), style="bold"))
     for warning in summary.notes:
         out.print(Text(f"warning: {warning}", style="yellow"))
-    out.print(f"report: {page}")
 
 
 def _table(summary: "Summary", title: str, columns: Sequence[tuple[str, list[Text]]]) -> Table:

@@ -8,16 +8,22 @@ logit,
 so that no maximum is searched for, no tile is normalised, and a confident row keeps all its digits. A row whose S leaves the safe range is
 done again relative to its largest logit.
 
+Where the classes are split over ranks, each sums over its own; these sums are added up, and everything else is as before. The label's
+logit goes first, so that the exponentials of all ranks are relative to the same number: two messages, and no search for a maximum.
+
 Everything here is called from behind an opaque operator (:mod:`lossmith.fused.operators`): it may look at values, and works in place.
 A row with a negative label takes no part: it is not computed, and its statistics and gradients are zero.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lossmith.fused.reference import WANTED
+from lossmith.fused.shards import add_up, largest, total, total_of_labels
 from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, spans, working
 
 FEW = 16
@@ -66,10 +72,9 @@ class Spec(NamedTuple):
 
 def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
     """`(n, columns)`: the statistics of every row with a label of at least 0, zeros elsewhere."""
-    dtype = working(x, head.weight)
-    out = torch.zeros(x.shape[0], spec.columns, dtype=dtype, device=x.device)
-    for rows in blocks((label >= 0).nonzero().squeeze(1)):
-        out[rows] = block_stats(x[rows].to(dtype), head, class_weight, label[rows], spec)
+    out = torch.zeros(x.shape[0], spec.columns, dtype=head.working(x), device=x.device)
+    kept = (label >= 0).nonzero().squeeze(1)
+    out[kept] = stats_of(x, blocks(kept), head, class_weight, label, spec)
     return out
 
 
@@ -81,53 +86,79 @@ class _Sums(NamedTuple):
     mean: Tensor
 
 
-def block_stats(x: Tensor, head: Head | Given, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
-    """`(rows, columns)` of a block."""
-    buffer = x.new_empty(x.shape[0], head.width)
-    chosen = head.chosen(x, label) if spec.labelled else None
-    reference = chosen if chosen is not None else head.logits(x, 0, head.width, buffer).amax(1)
-    sums = _sums(x, head, class_weight, reference, label if chosen is not None else None, spec, buffer)
-    found = _assemble(sums, reference, chosen, spec, aside=chosen is not None)
+def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
+    """`(rows, columns)` of the rows that the parts select, a part at a time and one after the other."""
+    chosen = labels_logits(x, parts, head, label) if spec.labelled else None
+    labels = [label[part] for part in parts]
+    sizes = [some.numel() for some in labels]
+    if not parts:
+        return x.new_empty(0, spec.columns, dtype=head.working(x))
+    if chosen is None:
+        reference = largest(torch.cat([_maximum(head.block(x, part), head, tiles=1) for part in parts]), head.shards)
+    else:
+        reference = torch.cat([chosen[part] for part in parts])
+    each = zip(parts, reference.split(sizes), [None] * len(parts) if chosen is None else labels, strict=True)
+    sums = _sums_of(((head.block(x, part), about, at) for part, about, at in each), head, class_weight, spec)
+    at_label = None if chosen is None else reference
+    found = _assemble(sums, reference, at_label, spec, aside=chosen is not None)
     lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite() & sums.moment.isfinite())
     if lost.any():
-        some, at, buffer = x[lost], label[lost], buffer[: lost.sum()]
-        reference = _maximum(some, head, buffer)
-        sums = _sums(some, head, class_weight, reference, None, spec, buffer, careful=True)
-        found[lost] = _assemble(sums, reference, None if chosen is None else head.chosen(some, at), spec, aside=False)
+        again = [(part, rows) for part, rows in zip(parts, lost.split(sizes), strict=True) if rows.any()]
+        reference = largest(torch.cat([_maximum(head.block(x, part)[rows], head) for part, rows in again]), head.shards)
+        each = zip(again, reference.split([int(rows.sum()) for _, rows in again]), strict=True)
+        sums = _sums_of(((head.block(x, part)[rows], about, None) for (part, rows), about in each), head, class_weight, spec, careful=True)
+        found[lost] = _assemble(sums, reference, None if at_label is None else at_label[lost], spec, aside=False)
     return found
 
 
-def _sums(
-    x: Tensor,
+def labels_logits(x: Tensor, parts: Sequence[Any], head: Head | Given, label: Tensor) -> Tensor:
+    """The logit of every row's label, in the labels' shape; 0 in rows that are in no part."""
+    out = torch.zeros(label.shape, dtype=head.working(x), device=x.device)
+    for part in parts:
+        out[part] = head.chosen(x, part, label[part])
+    return total_of_labels(out, label, head.shards)
+
+
+def _sums_of(
+    each: Iterable[tuple[Tensor, Tensor, Tensor | None]],
     head: Head | Given,
     class_weight: Tensor | None,
-    reference: Tensor,
-    label: Tensor | None,
     spec: Spec,
-    buffer: Tensor,
-    *,
     careful: bool = False,
 ) -> _Sums:
-    """Sums relative to the reference; with labels, over the other classes alone. `careful` of classes at -inf in the entropy."""
-    exponentials = x.new_zeros(1 + len(spec.betas), x.shape[0])
-    moment, mean = x.new_zeros(x.shape[0]), x.new_zeros(x.shape[0])
-    labels = None if label is None else Labels(label, head.classes, head.width)
+    """The sums of blocks (hidden states, reference, labels), one after the other and over all ranks."""
+    found = torch.cat([_sums(x, head, class_weight, about, label, spec, careful=careful) for x, about, label in each], 1)
+    exponentials, moment, mean = total(found, head.shards).split([1 + len(spec.betas), 1, 1])
+    return _Sums(exponentials, moment[0], mean[0])
+
+
+def _sums(
+    x: Tensor, head: Head | Given, class_weight: Tensor | None, reference: Tensor, label: Tensor | None, spec: Spec, *, careful: bool
+) -> Tensor:
+    """Sums relative to the reference; with labels, over the other classes alone. `careful` of classes at -inf in the entropy.
+
+    `(1 + temperatures + 2, rows)`: the exponentials, the moment and the mean of :class:`_Sums`.
+    """
+    found = x.new_zeros(3 + len(spec.betas), x.shape[0])
+    moment, mean = found[-2], found[-1]
+    labels = None if label is None else Labels(head.local(label), head.classes, head.width)
+    buffer = x.new_empty(x.shape[0], head.width)
     beside = torch.empty_like(buffer) if spec.betas or "entropy" in spec.want else buffer
     for start, stop in spans(head.classes, head.width):
         z, e = head.logits(x, start, stop, buffer[:, : stop - start]), beside[:, : stop - start]
         if "mean_logit" in spec.want:
-            mean += _weighted(z, class_weight, start, stop, head.classes)
+            mean += _weighted(z, class_weight, start, stop, head.all_classes)
         z.sub_(reference.unsqueeze(1))
         if labels is not None and (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
         for i, beta in enumerate(spec.betas, 1):
-            exponentials[i] += torch.mul(z, beta, out=e).exp_().sum(1)
-        exponentials[0] += torch.exp(z, out=e).sum(1)
+            found[i] += torch.mul(z, beta, out=e).exp_().sum(1)
+        found[0] += torch.exp(z, out=e).sum(1)
         if "entropy" in spec.want:
             if careful:
                 z.clamp_min_(NOTHING)
             moment += e.mul_(z).sum(1)
-    return _Sums(exponentials, moment, mean)
+    return found
 
 
 def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, classes: int) -> Tensor:
@@ -138,10 +169,10 @@ def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, cla
     return torch.where(v == 0, 0, z) @ v
 
 
-def _maximum(x: Tensor, head: Head | Given, buffer: Tensor) -> Tensor:
-    """Every row's largest logit."""
-    best = x.new_full((x.shape[0],), -torch.inf)
-    for start, stop in spans(head.classes, head.width):
+def _maximum(x: Tensor, head: Head | Given, tiles: int | None = None) -> Tensor:
+    """Every row's largest logit here, of all tiles or of the first ones; -inf where there is no class."""
+    buffer, best = x.new_empty(x.shape[0], head.width), x.new_full((x.shape[0],), -torch.inf)
+    for start, stop in islice(spans(head.classes, head.width), tiles):
         best = torch.maximum(best, head.logits(x, start, stop, buffer[:, : stop - start]).amax(1))
     return best
 
@@ -191,7 +222,8 @@ def row_stats_gradients(
     dtype = working(x, head.weight)
     for rows in blocks((label >= 0).nonzero().squeeze(1)):
         block = BlockSlope(spec, stats[rows].to(dtype), upstream[rows].to(dtype), label[rows], head)
-        _block_gradients(x[rows].to(dtype), rows, head, class_weight, block, found)
+        _block_gradients(head.block(x, rows), rows, head, class_weight, block, found)
+    add_up((found.x, found.cap), head.shards)  # every class has its part in these
     return found
 
 
@@ -207,7 +239,7 @@ class BlockSlope:
 
         lse = spec.column(stats, "logsumexp")
         assert lse is not None
-        self.lse, self.classes = lse, head.classes
+        self.lse, self.classes = lse, head.all_classes
         on_log_prob, on_lse, on_h = given("log_prob"), given("logsumexp"), given("entropy")
         h = spec.column(stats, "entropy")
         on_p = on_lse - on_log_prob if h is None else on_lse - on_log_prob - on_h * h
@@ -219,7 +251,7 @@ class BlockSlope:
         log_p = spec.column(stats, "log_prob")
         self.labels = None
         if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
-            self.labels = Labels(label, head.classes, head.width)
+            self.labels = Labels(head.local(label), head.classes, head.width)
             p = log_p.exp()
             self.at_label = on_log_prob * -torch.expm1(log_p) + on_lse * p + given("target_logit")
             if h is not None:
@@ -297,39 +329,41 @@ def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tenso
     """The label's log-probability, and the gradients of `(log_prob * upstream).sum()` from the logits at hand: 3 products, not 4.
 
     A block of rows keeps its exponentials, `ROWS` times the classes; the division by 1 + S is left to the narrow operands of the two
-    products that follow.
+    products that follow. Over ranks, the sums S of a block are therefore exchanged before its products: a message a block.
     """
     dtype = working(x, head.weight)
     out = torch.zeros(x.shape[0], dtype=dtype, device=x.device)
     found = Gradients.zeros(x, head, None, wanted)
     kept = (label >= 0).nonzero().squeeze(1)
     buffer = torch.empty(min(ROWS, kept.numel()), head.classes, dtype=dtype, device=x.device)
+    chosen = labels_logits(x, blocks(kept), head, label)
     for rows in blocks(kept):
-        some, e = x[rows].to(dtype), buffer[: rows.numel()]
-        out[rows], scale = _exponentials(some, head, label[rows], e)
+        some, e = head.block(x, rows), buffer[: rows.numel()]
+        out[rows], scale = _exponentials(some, head, label[rows], chosen[rows], e)
         _from_exponentials(e, scale * -upstream[rows].to(dtype), some, rows, head, found)
+    add_up((found.x,), head.shards)
     return out, found
 
 
-def _exponentials(x: Tensor, head: Head, label: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+def _exponentials(x: Tensor, head: Head, label: Tensor, chosen: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """Fill `e` so that the derivative of log p_y by the logits before the softcap is -scale * e; return (log_prob, scale)."""
-    chosen = head.chosen(x, label)
-    labels, total = Labels(label, head.classes, 2 * CLASSES), torch.zeros_like(chosen)
+    labels, others = Labels(head.local(label), head.classes, 2 * CLASSES), torch.zeros_like(chosen)
     for start, stop in spans(head.classes, 2 * CLASSES):
         z = head.logits(x, start, stop, e[:, start:stop])
         curb = None if head.cap is None else _curb(z, head.cap)
         z -= chosen.unsqueeze(1)
         if (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
-        total += z.exp_().sum(1)
+        others += z.exp_().sum(1)
         if curb is not None:
             z *= curb
-    each = torch.arange(x.shape[0], device=x.device)
-    e[each, label] = -total if head.cap is None else -total * _curb(chosen, head.cap)
-    log_prob, scale = -torch.log1p(total), 1 / (1 + total)
-    lost = ~((total < SAFE) & chosen.isfinite())
+    others = total(others, head.shards)
+    rows, at = head.held(label)
+    e[rows, at] = -others[rows] if head.cap is None else (-others * _curb(chosen, head.cap))[rows]
+    log_prob, scale = -torch.log1p(others), 1 / (1 + others)
+    lost = ~((others < SAFE) & chosen.isfinite())
     for some in blocks(lost.nonzero().squeeze(1), FEW):
-        e[some], log_prob[some] = _softmax_again(x[some], head, label[some])
+        e[some], log_prob[some] = _softmax_again(x[some], head, label[some], chosen[some])
     return log_prob, torch.where(lost, 1, scale)
 
 
@@ -339,16 +373,16 @@ def _curb(z: Tensor, cap: Tensor) -> Tensor:
     return 1 - ratio * ratio
 
 
-def _softmax_again(x: Tensor, head: Head, label: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax_again(x: Tensor, head: Head, label: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """(p - the label's indicator) times the softcap's slope, and log p_y, of rows far from their label: relative to the largest logit."""
     z = head.logits(x, 0, head.classes, x.new_empty(x.shape[0], head.classes))
     curb = None if head.cap is None else _curb(z, head.cap)
-    each = torch.arange(x.shape[0], device=x.device)
-    log_p = z.log_softmax(1)
-    log_prob = log_p[each, label]
-    p = log_p.exp_()
-    p[each, label] -= 1
-    return p if curb is None else p * curb, log_prob
+    top = largest(z.amax(1) if head.classes else z.new_full((z.shape[0],), -torch.inf), head.shards)
+    e = z.sub_(top.unsqueeze(1)).exp_()
+    norm = total(e.sum(1), head.shards)
+    p = e.div_(norm.unsqueeze(1))
+    p[head.held(label)] -= 1
+    return p if curb is None else p * curb, (chosen - top) - norm.log()
 
 
 def _from_exponentials(e: Tensor, scale: Tensor, x: Tensor, rows: Tensor, head: Head, found: Gradients) -> None:

@@ -17,6 +17,7 @@ from lossmith._reduce import times
 from lossmith.fused import operators, reference
 from lossmith.fused.engine import Spec
 from lossmith.fused.second import Arguments, curvature, tangent
+from lossmith.fused.shards import Shards, coded
 from lossmith.fused.tiles import working
 
 REFUSED = (
@@ -55,22 +56,24 @@ def _levels(*kinds: object) -> int:
     return sum(level.key() in kinds for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
-def stats(at: Arguments, label: Tensor, spec: Spec) -> Tensor:
+def stats(at: Arguments, label: Tensor, spec: Spec, shards: Shards | None = None) -> Tensor:
     """`(n, columns)` of `spec`, differentiable in all of `at`; zeros where the label is negative."""
     kept = spec.whole
     transformed()
     function = _Stats if torch.compiler.is_compiling() else _StatsForward
-    out = function.apply(*at, label, kept.code)
+    out = function.apply(*at, label, kept.code, coded(shards))
     if kept == spec:
         return out
     columns = [kept.want.index(name) for name in spec.want]
     return torch.stack([out[:, i] for i in (*columns, *range(len(kept.want), out.shape[1]))], 1)
 
 
-def gradients(at: Arguments, label: Tensor, found: Tensor, upstream: Tensor, spec: Spec, wanted: Sequence[bool]) -> Arguments:
+def gradients(
+    at: Arguments, label: Tensor, found: Tensor, upstream: Tensor, spec: Spec, wanted: Sequence[bool], shards: Shards | None = None
+) -> Arguments:
     """J^T upstream, differentiable in turn; None where not wanted."""
     function = _Gradients if torch.compiler.is_compiling() else _GradientsForward
-    out = function.apply(*at, label, found, upstream, spec.code, _letters(wanted))
+    out = function.apply(*at, label, found, upstream, spec.code, _letters(wanted), coded(shards))
     return Arguments(*(gradient if asked else None for gradient, asked in zip(out, wanted, strict=True)))
 
 
@@ -84,48 +87,48 @@ class _Stats(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, cap, class_weight, label, spec):  # type: ignore[no-untyped-def]
-        return operators.row_stats(x, weight, bias, cap, class_weight, label, spec)
+    def forward(x, weight, bias, cap, class_weight, label, spec, shards):  # type: ignore[no-untyped-def]
+        return operators.row_stats(x, weight, bias, cap, class_weight, label, spec, shards)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, spec = inputs
+        *tensors, spec, shards = inputs
         _save(ctx, *tensors, output)
-        ctx.spec = Spec.read(spec)
+        ctx.spec, ctx.shards = Spec.read(spec), Shards.read(shards)
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, found = ctx.saved_tensors
         needed = ctx.needs_input_grad[:5]
-        return *gradients(Arguments(*at), label, found.detach(), upstreams[0], ctx.spec, needed), None, None
+        return *gradients(Arguments(*at), label, found.detach(), upstreams[0], ctx.spec, needed, ctx.shards), None, None, None
 
 
 class _StatsForward(_Stats):
     @staticmethod
     def jvp(ctx: Any, *directions: Any) -> Tensor:
         *at, label, _ = ctx.saved_tensors
-        return tangent(Arguments(*at), Arguments(*directions[:5]), label, ctx.spec)
+        return tangent(Arguments(*at), Arguments(*directions[:5]), label, ctx.spec, ctx.shards)
 
 
 class _Gradients(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, cap, class_weight, label, found, upstream, spec, wanted):  # type: ignore[no-untyped-def]
-        return operators.row_stats_gradients(x, weight, bias, cap, class_weight, label, found, upstream, spec, wanted)
+    def forward(x, weight, bias, cap, class_weight, label, found, upstream, spec, wanted, shards):  # type: ignore[no-untyped-def]
+        return operators.row_stats_gradients(x, weight, bias, cap, class_weight, label, found, upstream, spec, wanted, shards)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, found, upstream, spec, wanted = inputs
+        *tensors, found, upstream, spec, wanted, shards = inputs
         _save(ctx, *tensors, found, upstream)
-        ctx.spec, ctx.wanted = Spec.read(spec), wanted
+        ctx.spec, ctx.wanted, ctx.shards = Spec.read(spec), wanted, Shards.read(shards)
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor) -> Any:
         *at, label, _, upstream = ctx.saved_tensors
         along = Arguments(*(v if asked == "y" else None for v, asked in zip(directions, ctx.wanted, strict=True)))
-        by, moved = curvature(Arguments(*at), along, upstream, label, ctx.spec)
-        return *by, None, None, moved.to(upstream.dtype), None, None
+        by, moved = curvature(Arguments(*at), along, upstream, label, ctx.spec, ctx.shards)
+        return *by, None, None, moved.to(upstream.dtype), None, None, None
 
 
 class _GradientsForward(_Gradients):
@@ -135,9 +138,9 @@ class _GradientsForward(_Gradients):
         arguments, moved_upstream = Arguments(*at), directions[7]
         out = [None] * 5
         if any(direction is not None for direction in directions[:5]):
-            out = list(curvature(arguments, Arguments(*directions[:5]), upstream, label, ctx.spec)[0])
+            out = list(curvature(arguments, Arguments(*directions[:5]), upstream, label, ctx.spec, ctx.shards)[0])
         if moved_upstream is not None:
-            more = gradients(arguments, label, found, moved_upstream, ctx.spec, [asked == "y" for asked in ctx.wanted])
+            more = gradients(arguments, label, found, moved_upstream, ctx.spec, [asked == "y" for asked in ctx.wanted], ctx.shards)
             out = [b if a is None else a if b is None else a + b for a, b in zip(out, more, strict=True)]
         return tuple(_moved(o, source, asked == "y", at[0]) for o, source, asked in zip(out, at, ctx.wanted, strict=True))
 
@@ -157,36 +160,36 @@ LOG_PROB = Spec(("log_prob",), ())
 """What the two functions below compute."""
 
 
-def weighted_log_prob(at: Arguments, label: Tensor, weights: Tensor, wanted: Sequence[bool]) -> Tensor:
+def weighted_log_prob(at: Arguments, label: Tensor, weights: Tensor, wanted: Sequence[bool], shards: Shards | None = None) -> Tensor:
     """sum_i weights_i log p_i, 0-d, with the gradients by hidden, weight and bias formed on the way: 3 matrix products in all."""
     function = _WeightedCompiled if torch.compiler.is_compiling() else _Weighted
-    return function.apply(*at[:4], label, weights, _letters(wanted))[0]
+    return function.apply(*at[:4], label, weights, _letters(wanted), coded(shards))[0]
 
 
-def frozen_log_prob(at: Arguments, label: Tensor) -> Tensor:
+def frozen_log_prob(at: Arguments, label: Tensor, shards: Shards | None = None) -> Tensor:
     """`(n)` log-probabilities under a head without gradients: 2 matrix products, whatever comes after."""
-    return _Frozen.apply(*at[:4], label)[0]
+    return _Frozen.apply(*at[:4], label, coded(shards))[0]
 
 
-def _again(at: Arguments, label: Tensor, upstream: Tensor, needed: Sequence[bool]) -> tuple[Arguments, Tensor]:
+def _again(at: Arguments, label: Tensor, upstream: Tensor, needed: Sequence[bool], shards: Shards | None) -> tuple[Arguments, Tensor]:
     """The gradient by recomputation, differentiable in turn, and the log-probabilities."""
     kept = LOG_PROB.whole
-    found = stats(at, label, kept)
+    found = stats(at, label, kept, shards)
     padded = torch.stack([upstream, torch.zeros_like(upstream)], 1)
-    return gradients(at, label, found.detach(), padded, kept, (*needed, False, False)), found[:, 0]
+    return gradients(at, label, found.detach(), padded, kept, (*needed, False, False), shards), found[:, 0]
 
 
 class _WeightedCompiled(Function):
     """Where the compiler decides what is kept, and whether a buffer is used again."""
 
     @staticmethod
-    def forward(x, weight, bias, cap, label, weights, wanted):  # type: ignore[no-untyped-def]
-        log_prob, *found = operators.log_prob_and_gradients(x, weight, bias, cap, label, weights, wanted)
+    def forward(x, weight, bias, cap, label, weights, wanted, shards):  # type: ignore[no-untyped-def]
+        log_prob, *found = operators.log_prob_and_gradients(x, weight, bias, cap, label, weights, wanted, shards)
         return times(weights, log_prob).sum(), log_prob, *found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, _ = inputs
+        *tensors, _, _ = inputs
         _, log_prob, *found = output
         ctx.mark_non_differentiable(log_prob, *found)
         ctx.set_materialize_grads(False)  # zeros of the head's size, for outputs that have no gradient
@@ -196,12 +199,12 @@ class _WeightedCompiled(Function):
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, _, _, log_prob, gx, gw, gb = ctx.saved_tensors
         if (upstream := upstreams[0]) is None:
-            return (None,) * 7
+            return (None,) * 8
         found = [
             operators.scaled(gradient, upstream, source) if needed else None
             for gradient, source, needed in zip((gx, gw, gb), at[:3], ctx.needs_input_grad[:3], strict=True)
         ]
-        return *found, None, None, upstream * log_prob if ctx.needs_input_grad[5] else None, None
+        return *found, None, None, upstream * log_prob if ctx.needs_input_grad[5] else None, None, None
 
 
 class _Weighted(_WeightedCompiled):
@@ -209,26 +212,27 @@ class _Weighted(_WeightedCompiled):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, _ = inputs
+        *tensors, _, shards = inputs
         _, log_prob, *found = output
         ctx.mark_non_differentiable(log_prob, *found)
         ctx.set_materialize_grads(False)  # zeros of the head's size, for outputs that have no gradient
         ctx.save_for_backward(*tensors, log_prob)
+        ctx.shards = Shards.read(shards)
         ctx.ready = found  # no cycle: what is not differentiable has no grad_fn to lead back here
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, weights, log_prob = ctx.saved_tensors
         if (upstream := upstreams[0]) is None:
-            return (None,) * 7
+            return (None,) * 8
         ready, ctx.ready = ctx.ready, None
         needed = ctx.needs_input_grad[:3]
         if ready is None or torch.is_grad_enabled():  # once more, or to be differentiated again
-            again, log_prob = _again(Arguments(*at), label, upstream * weights, needed)
+            again, log_prob = _again(Arguments(*at), label, upstream * weights, needed, ctx.shards)
             found: Sequence[Tensor | None] = again[:3]
         else:
             found = [_scaled(g, upstream).to(source.dtype) if n else None for g, source, n in zip(ready, at[:3], needed, strict=True)]
-        return *found, None, None, upstream * log_prob if ctx.needs_input_grad[5] else None, None
+        return *found, None, None, upstream * log_prob if ctx.needs_input_grad[5] else None, None, None
 
 
 def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
@@ -238,25 +242,27 @@ def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
 
 class _Frozen(Function):
     @staticmethod
-    def forward(x, weight, bias, cap, label):  # type: ignore[no-untyped-def]
+    def forward(x, weight, bias, cap, label, shards):  # type: ignore[no-untyped-def]
         ones = x.new_ones(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-        log_prob, slope, _, _ = operators.log_prob_and_gradients(x, weight, bias, cap, label, ones, "ynn")
+        log_prob, slope, _, _ = operators.log_prob_and_gradients(x, weight, bias, cap, label, ones, "ynn", shards)
         return log_prob, slope
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, output[1])
+        *tensors, shards = inputs
+        ctx.shards = Shards.read(shards)
+        ctx.save_for_backward(*tensors, output[1])
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, label, slope = ctx.saved_tensors
         if (upstream := upstreams[0]) is None:
-            return (None,) * 5
+            return (None,) * 6
         if torch.is_grad_enabled():
-            return _again(Arguments(*at), label, upstream, (True, False, False))[0].x, None, None, None, None
-        return (upstream.unsqueeze(1) * slope).to(at[0].dtype), None, None, None, None
+            return _again(Arguments(*at), label, upstream, (True, False, False), ctx.shards)[0].x, None, None, None, None, None
+        return (upstream.unsqueeze(1) * slope).to(at[0].dtype), None, None, None, None, None
 
 
 def given_stats(z: Tensor, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:

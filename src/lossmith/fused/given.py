@@ -7,7 +7,7 @@ A block is as many whole rows as fit the second-level cache in float32. Called f
 import torch
 from torch import Tensor
 
-from lossmith.fused.engine import BlockSlope, Spec, block_stats
+from lossmith.fused.engine import BlockSlope, Spec, stats_of
 from lossmith.fused.tiles import Given, blocks, working
 
 BLOCK = 2**18
@@ -25,8 +25,10 @@ def stats(z: Tensor, class_weight: Tensor | None, label: Tensor, spec: Spec) -> 
     """`(n, m, columns)`: the statistics of every row of logits `(n, c, m)` with a label of at least 0, zeros elsewhere."""
     dtype, rows = working(z, z), z.movedim(1, -1)
     out = torch.zeros(*label.shape, spec.columns, dtype=dtype, device=z.device)
-    for at in _blocks(z, label):
-        out[at] = block_stats(rows[at].to(dtype), Given(z.shape[1]), class_weight, label[at], spec)
+    parts = _blocks(z, label)
+    found = stats_of(rows, parts, Given(z.shape[1]), class_weight, label, spec)
+    for at, some in zip(parts, found.split([at[0].numel() for at in parts]), strict=True):
+        out[at] = some
     return out
 
 
@@ -37,7 +39,7 @@ def gradient(z: Tensor, class_weight: Tensor | None, label: Tensor, found: Tenso
     by_rows = out.movedim(1, -1)
     for at in _blocks(z, label):
         block = BlockSlope(spec, found[at].to(dtype), upstream[at].to(dtype), label[at], head)
-        some = rows[at].to(dtype)  # a copy, which the slope may overwrite
+        some = head.block(rows, at)  # a copy, which the slope may overwrite
         beside = torch.empty_like(some) if block.needs_two else some
         by_rows[at] = block.tile(some, beside, class_weight, 0, head.classes).to(z.dtype)
     return out

@@ -1,16 +1,25 @@
 """The linear head in place of its logits: a source of logits for every objective, and the row statistics beneath it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from lossmith._checks import describe, holds
+from lossmith._checks import describe, holds, validating
+from lossmith._moments import Moments
 from lossmith._reduce import times
 from lossmith._typing import Bool, Float, Hyper, Integer
+from lossmith.fused.collectives import copy_to_ranks
 from lossmith.fused.engine import Spec
-from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, weighted_log_prob
-from lossmith.fused.plan import SCHEDULES, Plan, Schedule, asks, choose, describe_plan
+from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, transformed, weighted_log_prob
+from lossmith.fused.moments import linear_moments
+from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats
 from lossmith.fused.second import Arguments
+from lossmith.fused.shards import check_alike, split_head
+from lossmith.fused.sparse import GradientFilter, filtered_log_prob
 from lossmith.fused.tiles import working
 
 
@@ -38,12 +47,29 @@ class LinearLogits:
         schedule: "auto"; "forward", an error where gradients cannot be formed in the forward pass; or "recompute".
         memory: bytes that the logits of a block of rows may take; where they would take more, they are computed again instead. By
             default half of the head's own size in float32, or 32 MiB.
+        gradient_filter: a :class:`GradientFilter`, to leave negligible entries out of the gradients; None, so that they are exact. It
+            goes with log-probabilities alone, once differentiable, and keeps a block of 256 rows of logits whatever `memory` says.
+        group: a process group that the classes are split over: `weight` and `bias` hold this rank's, which may be any number and none, in
+            the order of the ranks. Hidden states, targets, class weights and hyper-parameters are whole and the same on every rank,
+            and target indices, `ignore_index` and `classes` count all classes. A weight that is a DTensor, Shard(0) on a mesh
+            of one axis, needs no `group`.
+        shards: how many classes each rank of the group holds. Where it is not given the ranks are asked, a small message a call; inside
+            `torch.compile` it has to be given.
+
+    **Gradients over ranks.** Every rank gets the whole gradient of the hidden states (and of temperature, softcap and class weights),
+    summed over the ranks, and the head's gradient for its own classes. So nothing is to be summed or averaged over this group
+    afterwards: DistributedDataParallel belongs on the axis of ranks that hold other rows, with the head's shard as any parameter. After a
+    layer that leaves each rank a part of the sequence (sequence parallelism), gather the hidden states with an operation whose gradient
+    takes this rank's part of the gradient as it is, and does not sum over the ranks once more. Every rank has to make the same calls
+    in the same order. A head that FSDP2 shards is no such split, for its ranks hold different rows: give the whole weight there.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong dtype, shape or range.
+        TypeError, ValueError: an argument has the wrong dtype, shape or range; or ranks hold different targets, which is found out on all
+            of them at once (hidden states are compared under `lossmith.validate(True)`).
 
-    Source: the tiled logsumexp is that of Wijmans et al. 2024, 'Cut Your Losses in Large-Vocabulary Language Models', arXiv:2411.09009;
-    the exponentials relative to the label, and gradients without a filter, are ours.
+    Source: the tiled logsumexp is that of Wijmans et al. 2024, 'Cut Your Losses in Large-Vocabulary Language Models', arXiv:2411.09009; the
+    classes split over ranks are Shoeybi et al. 2019, 'Megatron-LM', arXiv:1909.08053; the exponentials relative to the label, and gradients
+    without a filter, are ours.
 
     Example:
         >>> import torch, lossmith
@@ -65,16 +91,26 @@ class LinearLogits:
         softcap: Hyper | None = None,
         schedule: Schedule = "auto",
         memory: int | None = None,
+        gradient_filter: GradientFilter | None = None,
+        group: Any = None,
+        shards: Sequence[int] | None = None,
     ) -> None:
-        _check_head(hidden, weight, bias)
+        _check_head(hidden, weight, bias, split=group is not None)
         _check_positive("temperature", temperature)
         if softcap is not None:
             _check_positive("softcap", softcap)
         if schedule not in SCHEDULES:
             raise ValueError(f"LinearLogits: schedule must be one of {', '.join(map(repr, SCHEDULES))}; got {schedule!r}")
-        self.hidden, self.weight, self.bias = hidden, weight, bias
+        self.hidden, self.weight, self.bias, self.shards = split_head(hidden, weight, bias, group, shards)
         self.temperature, self.softcap, self.memory = temperature, softcap, memory
         self.schedule: Schedule = schedule
+        if not (gradient_filter is None or isinstance(gradient_filter, GradientFilter)):
+            raise TypeError(f"LinearLogits: gradient_filter must be a GradientFilter or None; got {describe(gradient_filter)}")
+        if gradient_filter is not None and schedule == "forward":
+            raise ValueError("LinearLogits: schedule='forward' cannot be followed: gradient_filter needs the final gradient")
+        if gradient_filter is not None and self.shards is not None:
+            raise ValueError("LinearLogits: gradient_filter is for a head that one process holds whole; this one's classes are split")
+        self.gradient_filter = gradient_filter
 
     @property
     def rows(self) -> torch.Size:
@@ -83,8 +119,8 @@ class LinearLogits:
 
     @property
     def classes(self) -> int:
-        """How many classes the head has."""
-        return self.weight.shape[0]
+        """How many classes the head has, on all ranks together."""
+        return self.weight.shape[0] if self.shards is None else self.shards.classes
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,33 +130,51 @@ class LinearLogits:
     def _arguments(self, class_weight: Tensor | None = None) -> Arguments:
         """Hidden states as rows of a matrix, and the temperature in them: z = (s/T) tanh((h/T W' + b/T) / (s/T))."""
         hidden, bias, cap = self.hidden.flatten(0, -2) if self.hidden.ndim > 1 else self.hidden.unsqueeze(0), self.bias, self.softcap
+        if class_weight is not None and self.shards is not None:
+            class_weight = copy_to_ranks(class_weight, self.shards).narrow(0, self.shards.first, self.weight.shape[0])
         if cap is not None:
             cap = cap.to(self.dtype) if isinstance(cap, Tensor) else hidden.new_full((), cap, dtype=self.dtype)
         if isinstance(self.temperature, Tensor) or self.temperature != 1:
             t = self.temperature.to(self.dtype) if isinstance(self.temperature, Tensor) else self.temperature
             hidden = hidden.to(self.dtype) / t
-            bias = None if bias is None else bias.to(self.dtype) / t
+            if bias is not None:
+                bias = bias.to(self.dtype) / (copy_to_ranks(t, self.shards) if isinstance(t, Tensor) else t)
             cap = None if cap is None else cap / t
         return Arguments(hidden, self.weight, bias, cap, class_weight)
 
     def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """log p_y of every kept row, 0 elsewhere."""
-        at, label = self._arguments(), torch.where(keep, target, -1).reshape(-1)
-        path, _ = choose(at, known=False, log_prob_alone=True, schedule=self.schedule, memory=self.memory)
-        found = frozen_log_prob(at, label) if path == "frozen" else stats(at, label, LOG_PROB)[:, 0]
-        return found.reshape(self.rows)
+        at, label = self._arguments(), self._label(torch.where(keep, target, -1))
+        if self.gradient_filter is not None:
+            return filtered_log_prob(at, label, self.gradient_filter).reshape(self.rows)
+        path, _ = self._choose(at, known=False, log_prob_alone=True)
+        return self._log_prob(at, label, path).reshape(self.rows)
 
     def weighted_log_prob(
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
     ) -> Float[Tensor, ""]:
         """The sum over the kept rows of weight_i log p_i."""
-        at, label, weight = self._arguments(), torch.where(keep, target, -1).reshape(-1), weight.reshape(-1)
-        path, _ = choose(at, known=True, log_prob_alone=True, schedule=self.schedule, memory=self.memory)
+        at, label, weight = self._arguments(), self._label(torch.where(keep, target, -1)), weight.reshape(-1)
+        if self.gradient_filter is not None:
+            return times(weight, filtered_log_prob(at, label, self.gradient_filter)).sum()
+        path, _ = self._choose(at, known=True, log_prob_alone=True)
         if path == "forward":
             wanted = [asks(tensor) for tensor in at[:3]]
-            return weighted_log_prob(at, label, weight, wanted)
-        log_p = frozen_log_prob(at, label) if path == "frozen" else stats(at, label, LOG_PROB)[:, 0]
-        return times(weight, log_p).sum()
+            return weighted_log_prob(at, label, weight, wanted, self.shards)
+        return times(weight, self._log_prob(at, label, path)).sum()
+
+    def _log_prob(self, at: Arguments, label: Tensor, path: Path) -> Tensor:
+        return frozen_log_prob(at, label, self.shards) if path == "frozen" else stats(at, label, LOG_PROB, self.shards)[:, 0]
+
+    def _choose(self, at: Arguments, *, known: bool, log_prob_alone: bool) -> tuple[Path, str]:
+        return choose(at, self.shards, known=known, log_prob_alone=log_prob_alone, schedule=self.schedule, memory=self.memory)
+
+    def _label(self, label: Tensor) -> Tensor:
+        """Labels as a vector; where every rank has to hold the same and the user wants to know, it is found out."""
+        if self.shards is not None and validating() and not (torch.compiler.is_compiling() or transformed()):
+            check_alike("target", label, self.shards)
+            check_alike("hidden", torch.where((label < 0).unsqueeze(-1), 0, self.hidden), self.shards)
+        return label.reshape(-1)
 
     def total_log_prob(
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None
@@ -135,20 +189,38 @@ class LinearLogits:
             return log_p, self.classes * (mean - lse)
         return log_p, mean - class_weight.sum() * lse
 
+    def target_moments(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Moments:
+        """What an objective of the spherical family asks of every kept row, by products of d x d: no logit is formed."""
+        if self.softcap is not None:
+            raise ValueError("LinearLogits: the moments of softcapped logits need every logit; leave softcap=None for this objective")
+        if self.schedule == "forward":
+            raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
+        self._unfiltered()
+        if self.shards is not None:
+            raise ValueError("LinearLogits: objectives of the spherical family need a head that one process holds whole; this one is split")
+        found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
+        return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
+
     def row_stats(
         self, want: tuple[str, ...], label: Tensor, class_weight: Tensor | None = None, temperatures: tuple[float, ...] = ()
     ) -> RowStats:
         """The statistics named, of the rows whose label is at least 0; what :func:`linear_stats` checks and calls."""
         spec = Spec(tuple(name for name in WANTED if name in want), tuple(1 / t for t in temperatures))
+        self._unfiltered()
         at = self._arguments(class_weight)
-        choose(at, known=False, log_prob_alone=False, schedule=self.schedule, memory=self.memory)
-        out = stats(at, label.reshape(-1), spec)
+        self._choose(at, known=False, log_prob_alone=False)
+        out = stats(at, self._label(label), spec, self.shards)
         found = {name: out[:, i].reshape(self.rows) for i, name in enumerate(spec.want)}
         further = out[:, len(spec.want) :].reshape(*self.rows, len(temperatures)) if temperatures else None
         return RowStats(**found, logsumexp_at=further)
 
+    def _unfiltered(self) -> None:
+        if self.gradient_filter is not None:
+            raise ValueError("LinearLogits: gradient_filter goes with log-probabilities alone; this objective asks for other statistics")
+
     def __repr__(self) -> str:
-        return f"LinearLogits({describe(self.hidden)}, {describe(self.weight)})"
+        split = "" if self.shards is None else f" of {self.classes} classes, {self.shards.words()}"
+        return f"LinearLogits({describe(self.hidden)}, {describe(self.weight)}{split})"
 
 
 def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
@@ -178,11 +250,14 @@ def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
     if loss not in ("sum", "rows", "stats"):
         raise ValueError(f"explain: loss must be 'sum', 'rows' or 'stats'; got {loss!r}")
     at = source._arguments()
-    path, why = choose(at, known=loss == "sum", log_prob_alone=loss != "stats", schedule=source.schedule, memory=source.memory)
-    return describe_plan(at, path, why)
+    path, why = source._choose(at, known=loss == "sum", log_prob_alone=loss != "stats")
+    if source.gradient_filter is not None and path != "value":
+        plan = describe_plan(at, source.shards, "recompute", "gradient_filter needs the final gradient")
+        return replace(plan, classes=source.classes, buffers=plan.buffers + block_bytes(at, source.classes))
+    return describe_plan(at, source.shards, path, why)
 
 
-def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, split: bool) -> None:
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if tensor is None and name == "bias":
             continue
@@ -192,7 +267,7 @@ def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise ValueError(f"LinearLogits: {name} must be on the hidden states' device {hidden.device}; it is on {tensor.device}")
     if hidden.ndim == 0 or hidden.shape[-1] == 0:
         raise ValueError(f"LinearLogits: hidden must have shape (*rows, d); got {describe(hidden)}")
-    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or (weight.shape[0] == 0 and not split):
         raise ValueError(f"LinearLogits: weight must have shape (c, {hidden.shape[-1]}); got {describe(weight)}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"LinearLogits: bias must have shape ({weight.shape[0]},); got {describe(bias)}")

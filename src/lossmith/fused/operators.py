@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lossmith.fused import engine, given
 from lossmith.fused.engine import Spec
+from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import Head, working
 
 
@@ -28,14 +29,15 @@ def row_stats(
     class_weight: Tensor | None,
     label: Tensor,
     spec: str,
+    shards: str,
 ) -> Tensor:
     """`(n, columns)` statistics of the rows whose label is at least 0."""
     with _without_autocast(x):
-        return engine.row_stats(x, Head(weight, bias, cap), class_weight, label, Spec.read(spec))
+        return engine.row_stats(x, Head(weight, bias, cap, Shards.read(shards)), class_weight, label, Spec.read(spec))
 
 
 @row_stats.register_fake
-def _(x, weight, bias, cap, class_weight, label, spec):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, cap, class_weight, label, spec, shards):  # type: ignore[no-untyped-def]
     return x.new_empty((x.shape[0], Spec.read(spec).columns), dtype=working(x, weight))
 
 
@@ -51,10 +53,12 @@ def row_stats_gradients(
     upstream: Tensor,
     spec: str,
     wanted: str,
+    shards: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by hidden, weight, bias, cap and class weight, in their dtypes; empty where not wanted."""
+    head = Head(weight, bias, cap, Shards.read(shards))
     with _without_autocast(x):
-        found = engine.row_stats_gradients(x, Head(weight, bias, cap), class_weight, label, stats, upstream, Spec.read(spec), wanted)
+        found = engine.row_stats_gradients(x, head, class_weight, label, stats, upstream, Spec.read(spec), wanted)
     gx, gw, gb, gc, gv = (_as(like, gradient, x) for gradient, like in zip(found, (x, weight, bias, cap, class_weight), strict=True))
     return gx, gw, gb, gc, gv
 
@@ -65,7 +69,7 @@ def _as(like: Tensor | None, gradient: Tensor | None, x: Tensor) -> Tensor:
 
 
 @row_stats_gradients.register_fake
-def _(x, weight, bias, cap, class_weight, label, stats, upstream, spec, wanted):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, cap, class_weight, label, stats, upstream, spec, wanted, shards):  # type: ignore[no-untyped-def]
     return tuple(
         x.new_empty(like.shape, dtype=like.dtype) if like is not None and asked == "y" else x.new_empty(0)
         for like, asked in zip((x, weight, bias, cap, class_weight), wanted, strict=True)
@@ -74,17 +78,17 @@ def _(x, weight, bias, cap, class_weight, label, stats, upstream, spec, wanted):
 
 @torch.library.custom_op("lossmith::log_prob_and_gradients", mutates_args=())
 def log_prob_and_gradients(
-    x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, label: Tensor, upstream: Tensor, wanted: str
+    x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, label: Tensor, upstream: Tensor, wanted: str, shards: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The log-probability, and the gradients of its sum weighted by `upstream` by hidden, weight and bias, in the working dtype."""
     with _without_autocast(x):
-        out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap), label, upstream, wanted + "nn")
+        out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap, Shards.read(shards)), label, upstream, wanted + "nn")
     gx, gw, gb = (x.new_empty(0) if gradient is None else gradient for gradient in found[:3])
     return out, gx, gw, gb
 
 
 @log_prob_and_gradients.register_fake
-def _(x, weight, bias, cap, label, upstream, wanted):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, cap, label, upstream, wanted, shards):  # type: ignore[no-untyped-def]
     dtype = working(x, weight)
     return x.new_empty(x.shape[0], dtype=dtype), *(
         x.new_empty(like.shape if asked == "y" else 0, dtype=dtype) for like, asked in zip((x, weight, bias), wanted, strict=True)
@@ -169,7 +173,7 @@ def _nothing(out: Tensor | tuple[Tensor, ...]) -> tuple[Any, Any]:
     return tuple(piece.new_empty((0, *piece.shape)) for piece in out), (0,) * len(out)
 
 
-_STATS = ("x", "weight", "bias", "cap", "class_weight", "label", "spec")
-_GRADIENTS = ("x", "weight", "bias", "cap", "class_weight", "label", "stats", "upstream", "spec", "wanted")
+_STATS = ("x", "weight", "bias", "cap", "class_weight", "label", "spec", "shards")
+_GRADIENTS = ("x", "weight", "bias", "cap", "class_weight", "label", "stats", "upstream", "spec", "wanted", "shards")
 row_stats.register_vmap(_batched(row_stats, _STATS))
 row_stats_gradients.register_vmap(_batched(row_stats_gradients, _GRADIENTS))

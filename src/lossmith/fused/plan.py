@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lossmith.fused.functions import transformed
 from lossmith.fused.second import Arguments
+from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import CLASSES, ROWS, working
 
 Schedule = Literal["auto", "forward", "recompute"]
@@ -65,11 +66,14 @@ def _size(count: float) -> str:
     return f"{count:.4g} GiB"
 
 
-def choose(at: Arguments, *, known: bool, log_prob_alone: bool, schedule: Schedule, memory: int | None) -> tuple[Path, str]:
-    """The path and the reason.
+def choose(
+    at: Arguments, shards: Shards | None, *, known: bool, log_prob_alone: bool, schedule: Schedule, memory: int | None
+) -> tuple[Path, str]:
+    """The path and the reason, on all ranks the same.
 
     Args:
         at: hidden states `(n, d)`, head and softcap.
+        shards: how the classes are split over ranks.
         known: whether the loss is a weighted sum of log-probabilities, so that the upstream gradient is known in the forward pass.
         log_prob_alone: whether no other statistic is asked for.
         schedule: as given to `LinearLogits`.
@@ -88,7 +92,9 @@ def choose(at: Arguments, *, known: bool, log_prob_alone: bool, schedule: Schedu
     frozen = not (asks(at.weight) or asks(at.bias))
     if not (frozen or known):
         return _recompute("what follows the log-probabilities is not a sum with known weights", schedule)
-    buffer, limit = block_bytes(at), budget(at, memory)
+    assert at.weight is not None
+    classes = at.weight.shape[0] if shards is None else shards.largest
+    buffer, limit = block_bytes(at, classes), budget(at, memory, classes)
     if buffer > limit:
         return _recompute(f"a block of logits takes {_size(buffer)}, and {_size(limit)} are allowed", schedule)
     if frozen:
@@ -107,21 +113,21 @@ def _recompute(why: str, schedule: Schedule) -> tuple[Path, str]:
     return "recompute", why
 
 
-def block_bytes(at: Arguments) -> int:
-    """The bytes of a block's logits."""
+def block_bytes(at: Arguments, classes: int) -> int:
+    """The bytes of a block's logits of so many classes."""
     assert at.x is not None
     assert at.weight is not None
-    return min(ROWS, at.x.shape[0]) * at.weight.shape[0] * working(at.x, at.weight).itemsize
+    return min(ROWS, at.x.shape[0]) * classes * working(at.x, at.weight).itemsize
 
 
-def budget(at: Arguments, memory: int | None) -> int:
+def budget(at: Arguments, memory: int | None, classes: int) -> int:
     """The bytes that a block's logits may take: half the head, or 32 MiB, unless said otherwise."""
     assert at.weight is not None
-    return memory if memory is not None else max(2**25, at.weight.numel() * working(at.weight, at.weight).itemsize // 2)
+    return memory if memory is not None else max(2**25, classes * at.weight.shape[1] * working(at.weight, at.weight).itemsize // 2)
 
 
-def describe_plan(at: Arguments, path: Path, why: str) -> Plan:
-    """The plan in full, memory counted."""
+def describe_plan(at: Arguments, shards: Shards | None, path: Path, why: str) -> Plan:
+    """The plan in full, memory counted: on this rank, for its shard."""
     x, weight = at.x, at.weight
     assert x is not None
     assert weight is not None
@@ -131,8 +137,9 @@ def describe_plan(at: Arguments, path: Path, why: str) -> Plan:
     wanted = () if path == "value" else [t for t in at if t is not None and t.requires_grad]
     tiles = (2 if at.cap is None else 4) * rows * classes
     widened = classes * weight.shape[1] if weight.dtype.itemsize < each else 0
-    buffers = (block_bytes(at) if at_once else 0) + (tiles + widened + 2 * rows * weight.shape[1]) * each
+    buffers = (block_bytes(at, weight.shape[0]) if at_once else 0) + (tiles + widened + 2 * rows * weight.shape[1]) * each
     return Plan(
         path, why, _PRODUCTS[path], rows, classes,
         gradients=sum(t.numel() for t in wanted) * each, buffers=buffers, dense=2 * x.shape[0] * weight.shape[0] * each,
+        backend="chunked torch" if shards is None else f"chunked torch, {shards.words()},",
     )  # fmt: skip

@@ -1,5 +1,8 @@
 """Statistics of the rows of a linear head's logits, by name: what objectives beyond :class:`LinearLogits` are made of."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,6 +25,8 @@ def linear_stats(
     temperature: Hyper = 1.0,
     softcap: Hyper | None = None,
     ignore_index: int = -100,
+    group: Any = None,
+    shards: Sequence[int] | None = None,
 ) -> RowStats:
     r"""Statistics of the rows of logits of a linear head, differentiable, without the logits.
 
@@ -32,11 +37,11 @@ def linear_stats(
     once in the backward pass, however many statistics there are.
 
     Args:
-        hidden, weight, bias, temperature, softcap: as for :class:`LinearLogits`.
+        hidden, weight, bias, temperature, softcap, group, shards: as for :class:`LinearLogits`.
         target: class indices `(*rows)`; needed by "log_prob" and "target_logit".
         want: which of "log_prob", "target_logit", "logsumexp", "entropy" and "mean_logit".
         temperatures: further temperatures t, numbers, to take log sum exp(z/t) at, beside `temperature`.
-        class_weight: the v of the mean logit `(c,)`; 1/c by default.
+        class_weight: the v of the mean logit `(c,)`, of all classes; 1/c by default.
         ignore_index: rows with this target are not computed; their statistics are 0.
 
     Returns:
@@ -61,7 +66,7 @@ def linear_stats(
     for t in temperatures:
         if isinstance(t, Tensor) or not 0 < t < float("inf"):
             raise ValueError(f"linear_stats: temperatures must be numbers above 0; got {describe(t)}")
-    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap)
+    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap, group=group, shards=shards)
     if class_weight is not None:
         if "mean_logit" not in want:
             raise ValueError(f"linear_stats: class_weight goes with 'mean_logit'; got want={want!r}")
@@ -85,13 +90,15 @@ def linear_log_prob(
     temperature: Hyper = 1.0,
     softcap: Hyper | None = None,
     ignore_index: int = -100,
+    group: Any = None,
+    shards: Sequence[int] | None = None,
 ) -> Float[Tensor, "*rows"]:
     r"""The target's log-probability under a linear head, a number a row, without the logits.
 
     .. math:: \log p_y = -\log\Bigl(1 + \sum_{k \ne y} e^{z_k - z_y}\Bigr)
 
     Args:
-        hidden, weight, bias, temperature, softcap: as for :class:`LinearLogits`.
+        hidden, weight, bias, temperature, softcap, group, shards: as for :class:`LinearLogits`.
         target: class indices `(*rows)`.
         ignore_index: rows with this target are not computed, and are 0.
 
@@ -107,7 +114,7 @@ def linear_log_prob(
         >>> linear_log_prob(torch.zeros(2, 4), torch.randn(8, 4), torch.tensor([3, -100]))
         tensor([-2.0794,  0.0000])
     """
-    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap)
+    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap, group=group, shards=shards)
     label = _label("linear_log_prob", target, source, ignore_index)
     return source.target_log_prob(label, label >= 0)
 

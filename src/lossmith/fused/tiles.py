@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lossmith.fused.shards import Shards
+
 ROWS = 256
 CLASSES = 512
 
@@ -21,20 +23,48 @@ def working(x: Tensor, weight: Tensor) -> torch.dtype:
 
 
 class Head(NamedTuple):
-    """What turns a block of hidden states into tiles of logits: softcap(hidden @ weight.T + bias)."""
+    """What turns a block of hidden states into tiles of logits: softcap(hidden @ weight.T + bias).
+
+    Where the classes are split over ranks, weight and bias are those of this rank's, and so is every tile.
+    """
 
     weight: Tensor
     bias: Tensor | None
     cap: Tensor | None
+    shards: Shards | None = None
 
     @property
     def classes(self) -> int:
+        """The classes that are computed here."""
         return self.weight.shape[0]
+
+    @property
+    def all_classes(self) -> int:
+        """Those of all ranks."""
+        return self.classes if self.shards is None else self.shards.classes
 
     @property
     def width(self) -> int:
         """The classes of a tile."""
-        return min(CLASSES, self.classes)
+        return max(1, min(CLASSES, self.classes))  # a rank may hold none
+
+    def working(self, x: Tensor) -> torch.dtype:
+        """What is computed in."""
+        return working(x, self.weight)
+
+    def block(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Some of the hidden states, in what is computed in."""
+        return x[rows].to(self.working(x))
+
+    def local(self, label: Tensor) -> Tensor:
+        """Labels as numbers of the classes here; below 0, or beyond them, where another rank holds the class."""
+        return label if self.shards is None else label - self.shards.first
+
+    def held(self, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows whose label is among the classes here, and which of these it is."""
+        label = self.local(label)
+        rows = ((label >= 0) & (label < self.classes)).nonzero().squeeze(1)
+        return rows, label[rows]
 
     def columns(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """The weights of some classes."""
@@ -51,8 +81,15 @@ class Head(NamedTuple):
         """The same with the softcap."""
         return capped(self.raw(x, start, stop, out), self.cap)
 
-    def chosen(self, x: Tensor, label: Tensor) -> Tensor:
-        """The label's logit of every row."""
+    def chosen(self, x: Tensor, rows: Tensor, label: Tensor) -> Tensor:
+        """The label's logit of some rows; 0 where another rank holds it."""
+        some = self.block(x, rows)
+        if self.shards is None:
+            return self._chosen(some, label)
+        held, at = self.held(label)
+        return some.new_zeros(some.shape[0]).index_copy_(0, held, self._chosen(some[held], at))
+
+    def _chosen(self, x: Tensor, label: Tensor) -> Tensor:
         u = (x * self.weight.index_select(0, label).to(x.dtype)).sum(1)
         if self.bias is not None:
             u = u + self.bias.index_select(0, label).to(x.dtype)
@@ -60,9 +97,18 @@ class Head(NamedTuple):
 
 
 class Given(NamedTuple):
-    """The same where the block of "hidden states" is the logits themselves."""
+    """The same where the "hidden states" are the logits themselves, `(n, m, c)`, and rows are pairs of indices into them."""
 
     classes: int
+
+    @property
+    def all_classes(self) -> int:
+        return self.classes
+
+    @property
+    def shards(self) -> None:
+        """Logits that exist are whole."""
+        return None
 
     @property
     def width(self) -> int:
@@ -71,8 +117,17 @@ class Given(NamedTuple):
     def logits(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         return out.copy_(x[:, start:stop])
 
-    def chosen(self, x: Tensor, label: Tensor) -> Tensor:
-        return x.gather(1, label.unsqueeze(1)).squeeze(1)
+    def working(self, x: Tensor) -> torch.dtype:
+        return working(x, x)
+
+    def block(self, x: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
+        return x[rows].to(self.working(x))
+
+    def local(self, label: Tensor) -> Tensor:
+        return label
+
+    def chosen(self, x: Tensor, rows: tuple[Tensor, Tensor], label: Tensor) -> Tensor:
+        return x[(*rows, label)].to(self.working(x))
 
 
 def capped(u: Tensor, cap: Tensor | None) -> Tensor:
@@ -90,11 +145,11 @@ def blocks(rows: Tensor, size: int = ROWS) -> tuple[Tensor, ...]:
 
 
 class Labels:
-    """Which rows of a block have their label in a tile, found by one sort a block."""
+    """Which rows of a block have their label in a tile, found by one sort a block; labels that are no class here are in none."""
 
     def __init__(self, label: Tensor, classes: int, width: int) -> None:
         ordered, self.order = label.sort(stable=True)
-        edges = torch.arange(0, classes + width, width, device=label.device)
+        edges = torch.arange(0, classes + width, width, device=label.device).clamp_(max=classes)
         self.bounds = torch.searchsorted(ordered, edges).tolist()
         self.label, self.width = label, width
 

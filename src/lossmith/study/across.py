@@ -83,7 +83,7 @@ class StudyTable:
             spec = summary.spec
             if spec.split_column is not None:
                 raise ValueError(f"summaries: {summary.result.data['name']} has a split of its own; wanted splits that seeds redraw")
-            for what in ("objectives", "metric", "stop", "noise", "imbalance", "model", "folds", "clean_validation"):
+            for what in ("objectives", "metric", "stop", "noise", "imbalance", "labels", "model", "folds", "clean_validation"):
                 if getattr(spec, what) != getattr(first, what):
                     raise ValueError(f"summaries: {what} differs from study to study; wanted it declared alike, a table for each otherwise")
         prints = [summary.result.data["fingerprint"] for summary in summaries]

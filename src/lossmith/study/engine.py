@@ -1,29 +1,29 @@
 """Running a study: what is missing from the store is computed by joblib's workers and stored as it arrives.
 
 The coordinating process alone writes. Each worker trains one stack of trials at a time with one thread, so `jobs` is the number of busy
-processors. How trials are stacked is a matter of time alone: it moves none of their numbers. Another joblib backend (Dask, Ray, Spark)
-set by ``joblib.parallel_config`` is used when there is one.
+processors. How trials are stacked is a matter of time alone: it moves none of their numbers. Workers are processes of this machine or of
+a cluster (:mod:`lossmith.study.backends`); another joblib backend set by ``joblib.parallel_config`` is used when there is one.
 """
 
 import math
 import os
-import signal
-import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple
 
+from lossmith.study.backends import Backend, Workers, answers
 from lossmith.study.budget import Budget, time_text
 from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.schedule import Schedule
+from lossmith.study.shard import Shard
+from lossmith.study.shipment import Shipment, references_of
 from lossmith.study.spec import StudySpec, TrialSpec
 from lossmith.study.store import Store, StoredStudy
 from lossmith.study.training.trial import rehearse, run_trials, worth_stacking
@@ -49,6 +49,7 @@ def run(
     store_path: str | os.PathLike[str] | None = None,
     *,
     jobs: int | None = None,
+    backend: str = "local",
     on_progress: OnProgress | None = None,
     optuna_storage: str | None = None,
 ) -> StudyResult:
@@ -58,12 +59,14 @@ def run(
     the whole seeds done in time; the same call goes on from there.
 
     Trials already in the store are not computed again, whichever study put them there. Interrupted (Ctrl-C, a kill, a power cut), the
-    same call goes on where it stopped and ends with the same numbers.
+    same call goes on where it stopped and ends with the same numbers. Rows of the store that are damaged are computed again.
 
     Args:
         spec: what to compare, on what, how.
         store_path: the SQLite file that keeps the trials, made when absent; None keeps nothing.
-        jobs: how many worker processes; the number of processors when None. 1 runs in this process.
+        jobs: how many worker processes of this machine; the number of processors when None. 1 runs in this process.
+        backend: ``local``, or a cluster: ``dask://host:8786``, ``ray``, ``ray://host:10001``, ``spark``. Its workers need the same
+            versions of lossmith and torch; data and your own modules are sent there, and this process alone writes the store.
         on_progress: called as trials finish.
         optuna_storage: for a study tuned by Optuna, the URL of the storage that keeps what its samplers were told; when None, an SQLite
             file beside the store.
@@ -78,29 +81,128 @@ def run(
         (2, 2)
     """
     budget = Budget(spec.time)
-    jobs = _checked_jobs(jobs)
+    crew = _crew(backend, jobs)
     dataset = spec.load()
     check(spec, dataset)
-    described: dict[str, Any] = {**dataset.describe(), "references": names(spec, dataset)}
-    if spec.tuner != "grid":
-        described["searched"] = {objective.label: spec.space(objective).as_list() for objective in spec.objectives}
+    described = _described(spec, dataset)
     with Store(store_path) as store:
         make = tuners(spec, dataset.fingerprint, _storage(spec, store, optuna_storage))
         schedule = Schedule(spec, dataset.fingerprint, yardsticks(spec, dataset), make, store.results)
-        progress = _Progress(schedule, on_progress)
-        for tasks in schedule.rounds():
-            if not spec.sequential:  # so that a study that is interrupted can be read about
-                store.put_study(StoredStudy(spec, described, schedule.keys()))
-            known = store.known([task.key for task in tasks])
-            progress.known(known, store)
-            pending = [task for task in tasks if task.key not in known]
-            stacks: list[Sequence[_Task]] = [[one] for one in pending if isinstance(one, Yardstick)]
-            stacks += _stacks([one for one in pending if isinstance(one, TrialSpec)], dataset, jobs, seed_by_seed=budget.limited)
-            with closing(_results(stacks, dataset, min(jobs, max(1, len(stacks))), budget)) as results:
-                for task, result in results:
-                    store.put(task, result)
-                    progress.computed(task.key, result)
+        progress = _Progress(lambda: schedule.total, on_progress)
+        with _Crew(*crew, spec, dataset) as workers:
+            for tasks in schedule.rounds():
+                if not spec.sequential:  # so that a study that is interrupted can be read about
+                    store.put_study(StoredStudy(spec, described, schedule.keys()))
+                _compute(tasks, store, workers, budget, progress)
         return load_result(_finished(spec, described, schedule, store), store)
+
+
+class Part(NamedTuple):
+    """How far a shard of a study is: its trials that are done, all of its trials, and all trials of the study."""
+
+    done: int
+    trials: int
+    study: int
+
+
+def run_shard(
+    spec: StudySpec,
+    shard: str,
+    store_path: str | os.PathLike[str],
+    *,
+    jobs: int | None = None,
+    backend: str = "local",
+    on_progress: OnProgress | None = None,
+) -> Part:
+    """Run one of several parts of a study, each in a store of its own; `load_united` then reads them together.
+
+    Args:
+        spec: the whole study, the same for every part; its trials must be known beforehand, so that it neither learns from them
+            (``tuner="optuna"``, `tune_once`) nor ends objectives (`stop_hopeless`).
+        shard: ``2/8``, the second of eight parts. Every trial is in exactly one, whatever machine deals them.
+        store_path: the file that keeps this part's trials. Parts may share one on a disk of one machine; on a network drive, where
+            SQLite's locks are not to be trusted, each needs its own.
+        jobs, backend, on_progress: as `run` takes them; the trials counted are those of the part.
+    """
+    part = Shard.parse(shard)
+    part.check(spec)
+    budget = Budget(spec.time)
+    crew = _crew(backend, jobs)
+    dataset = spec.load()
+    check(spec, dataset)
+    tasks: list[_Task] = [*spec.trials(dataset.fingerprint), *yardsticks(spec, dataset)]
+    mine = part.of(tasks)
+    with Store(store_path) as store, _Crew(*crew, spec, dataset) as workers:
+        store.put_study(StoredStudy(spec, _described(spec, dataset), tuple(task.key for task in tasks)))
+        _compute(mine, store, workers, budget, _Progress(lambda: len(mine), on_progress))
+        return Part(len(store.known(task.key for task in mine)), len(mine), len(tasks))
+
+
+def _crew(backend: str, jobs: int | None) -> tuple[Backend, int]:
+    """The back end, and the processes wanted of it."""
+    found = Backend.parse(backend)
+    if jobs is not None and not found.is_local:
+        raise StudyError(f"jobs counts processes of this machine; the cluster {backend} uses all of its workers: leave it out")
+    return found, _checked_jobs(jobs) if found.is_local else 1
+
+
+def _described(spec: StudySpec, dataset: Dataset) -> dict[str, Any]:
+    """What is stored of a study's data, so that it can be read without them."""
+    described = {**dataset.describe(), "references": names(spec, dataset)}
+    if spec.tuner != "grid":
+        described["searched"] = {objective.label: spec.space(objective).as_list() for objective in spec.objectives}
+    return described
+
+
+class _Crew:
+    """The workers of a study, called when the first trial is missing and kept for all its rounds. A context manager."""
+
+    def __init__(self, backend: Backend, jobs: int, spec: StudySpec, dataset: Dataset) -> None:
+        self._backend, self._jobs, self._spec, self.dataset = backend, jobs, spec, dataset
+        self._open = ExitStack()
+        self._called: tuple[Shipment, Workers] | None = None
+
+    def __enter__(self) -> "_Crew":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+        return self._open.__exit__(kind, error, trace)
+
+    def call(self) -> tuple[Shipment, Workers]:
+        """What all trials share, and who computes them."""
+        if self._called is None:
+            shipment = Shipment.local(self.dataset) if self._backend.is_local else Shipment.abroad(self._spec, self.dataset)
+            modules = (name.partition(":")[0] for name in references_of(self._spec))
+            self._called = shipment, self._open.enter_context(self._backend.opened(self._jobs, shipment, modules))
+        return self._called
+
+    def fitting(self, stacks: int) -> Workers:
+        """No more processes of this machine than stacks; of a cluster, all."""
+        _, workers = self.call()
+        return replace(workers, jobs=min(self._jobs, stacks)) if self._backend.is_local else workers
+
+
+def _compute(tasks: Sequence[_Task], store: Store, crew: _Crew, budget: Budget, progress: "_Progress") -> None:
+    """Compute what the store lacks of these trials, and store it as it comes."""
+    damaged = store.mend(task.key for task in tasks)
+    for row, problem in damaged[:3]:
+        warnings.warn(f"{store.name}: {row} is damaged ({problem}), and computed again", stacklevel=3)
+    if len(damaged) > 3:
+        warnings.warn(f"{store.name}: {len(damaged) - 3} more rows are damaged, and computed again", stacklevel=3)
+    known = store.known(task.key for task in tasks)
+    progress.known(known, store)
+    pending = [task for task in tasks if task.key not in known]
+    if not pending:
+        return
+    shipment, workers = crew.call()
+    # references first: they are quick, and every seed that is done should have them
+    stacks: list[Sequence[_Task]] = [[one] for one in pending if isinstance(one, Yardstick)]
+    trials = [one for one in pending if isinstance(one, TrialSpec)]
+    stacks += _stacks(trials, crew.dataset, workers.jobs, seed_by_seed=budget.limited)
+    with closing(_results(stacks, shipment, crew.fitting(len(stacks)), budget)) as results:
+        for task, result in results:
+            store.put(task, result)
+            progress.computed(task.key, result)
 
 
 def _finished(spec: StudySpec, described: dict[str, Any], schedule: Schedule, store: Store) -> StoredStudy:
@@ -133,8 +235,8 @@ def _storage(spec: StudySpec, store: Store, asked: str | None) -> str | None:
 class _Progress:
     """Counts the trials that are done, each once, and tells of them."""
 
-    def __init__(self, schedule: Schedule, tell: OnProgress | None) -> None:
-        self._schedule, self._tell = schedule, tell
+    def __init__(self, total: Callable[[], int], tell: OnProgress | None) -> None:
+        self._total, self._tell = total, tell
         self._done: set[str] = set()
         self._begun = False
 
@@ -144,13 +246,13 @@ class _Progress:
         self._done |= new
         if self._tell is not None and (new or not self._begun):
             record = next(iter(store.results([next(iter(new))]).values())) if self._begun else None
-            self._tell(len(self._done), self._schedule.total, record)
+            self._tell(len(self._done), self._total(), record)
         self._begun = True
 
     def computed(self, key: str, result: dict[str, Any]) -> None:
         self._done.add(key)
         if self._tell is not None:
-            self._tell(len(self._done), self._schedule.total, result)
+            self._tell(len(self._done), self._total(), result)
 
 
 def check(spec: StudySpec, dataset: Dataset) -> None:
@@ -176,34 +278,30 @@ def _checked_jobs(jobs: int | None) -> int:
 
 
 def _results(
-    stacks: Sequence[Sequence[_Task]], dataset: Dataset, jobs: int, budget: Budget
+    stacks: Sequence[Sequence[_Task]], shipment: Shipment, workers: Workers, budget: Budget
 ) -> Generator[tuple[_Task, dict[str, Any]], None, None]:
     """What the stacks give, begun in their order and as many as the time allows; a task that fails is told of when all else is stored."""
-    from joblib import Parallel, delayed
+    from joblib import delayed
 
-    shipped = replace(dataset, notes=(), warnings=())
-    home = (os.getpid(), tuple(sys.path))
     failed: StudyError | None = None
+    if budget.limited:
+        workers = replace(workers, ahead=1)  # what waits for a worker has been allowed too early
 
-    def calls() -> Iterator[Any]:
-        for number, stack in enumerate(stacks):
+    def calls(numbers: Iterable[int]) -> Iterator[Any]:
+        for number in numbers:
+            stack = stacks[number]
             if failed is not None or not budget.allows(type(stack[0]), len(stack)):  # what is under way is stored, and nothing else begun
                 return
-            yield delayed(_work)(number, stack, shipped, home)
+            yield delayed(_work)(number, stack, shipment)
 
-    answers = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")(calls())
-    try:
-        for number, outcomes in answers:
+    with closing(answers(workers, calls, len(stacks))) as found:
+        for number, outcomes in found:
             for task, (result, failure) in zip(stacks[number], outcomes, strict=True):
                 if failure is not None:
                     failed = failed or _failed(task, failure)
                     continue
                 budget.took(result["seconds"], type(task))
                 yield task, result
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # joblib says that it cancels what was under way; so it should
-            answers.close()
     if failed is not None:
         raise failed
 
@@ -237,19 +335,23 @@ def _stacks(pending: Sequence[TrialSpec], dataset: Dataset, jobs: int, *, seed_b
     return [[pending[i] for i in stack] for stack in sorted(found)]
 
 
-def _work(number: int, stack: Sequence[_Task], dataset: Dataset, home: tuple[int, tuple[str, ...]]) -> tuple[int, list[_Outcome]]:
-    """A stack in a worker: its number, and of each task either the record or why it failed, as a line and as a traceback.
+def _work(number: int, stack: Sequence[_Task], shipment: Shipment) -> tuple[int, list[_Outcome]]:
+    """A stack in a worker: its number, and of each task either the record or why it failed, as a line and as a traceback."""
+    from joblib import parallel_config
 
-    `home` is the coordinator's process number and module path: workers that joblib keeps may have started before a folder was added.
-    """
-    coordinator, path = home
-    if os.getppid() == coordinator:
-        _serve(coordinator)
-    if os.getpid() != coordinator:
-        sys.path.extend(folder for folder in path if folder not in sys.path)
-    trials = [task for task in stack if isinstance(task, TrialSpec)]
-    outcomes = run_trials(trials, dataset) if trials else [_measured(task, dataset) for task in stack if isinstance(task, Yardstick)]
+    # workers of a cluster may be threads, and torch's random numbers and its count of threads belong to the whole process
+    with _alone, parallel_config(backend="sequential"):
+        try:
+            shipment.settle()
+        except StudyError as error:
+            return number, [_plainly(error)] * len(stack)
+        trials = [task for task in stack if isinstance(task, TrialSpec)]
+        references = [task for task in stack if isinstance(task, Yardstick)]
+        outcomes = run_trials(trials, shipment.dataset) if trials else [_measured(task, shipment.dataset) for task in references]
     return number, [_plainly(outcome) for outcome in outcomes]
+
+
+_alone = threading.Lock()
 
 
 def _measured(yardstick: Yardstick, dataset: Dataset) -> dict[str, Any] | Exception:
@@ -264,17 +366,3 @@ def _plainly(outcome: dict[str, Any] | Exception) -> _Outcome:
     if isinstance(outcome, Exception):
         return None, (one_line(outcome), "".join(traceback.format_exception(outcome)))
     return outcome, None
-
-
-@cache
-def _serve(coordinator: int) -> None:
-    """Settle a worker process, once: leave Ctrl-C, which reaches the whole group, to the coordinator, and do not outlive it."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == coordinator:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

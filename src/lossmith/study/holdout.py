@@ -59,16 +59,17 @@ class Holdout:
         of = [self._study.data["fingerprint"], spec.draws[draw], spec.folds, spec.validation, spec.test]
         name = hashlib.sha256(json.dumps(of).encode()).hexdigest()
         asked = self._store.answers(name)
-        if question in asked:
-            return asked[question].answer
+        for one in asked:
+            if one.question == question:
+                return one.answer
         root = math.sqrt(test_rows)
         reusable = Thresholdout(
             None, None, threshold=threshold(test_rows), sigma=NOISE / root, budget=BUDGET,
             generator=torch.Generator().manual_seed(int(name[:15], 16)),
         )  # fmt: skip
-        for one in asked.values():  # its state is what it was asked before
-            reusable.compare(one.validation, one.test)
         try:
+            for one in asked:  # its state is what it was asked before, in stores that were united more than it would have answered
+                reusable.compare(one.validation, one.test)
             answer = reusable.compare(validation, test)
         except HoldoutSpentError:
             seed, fold = spec.draws[draw]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,8 +268,8 @@ class StudyResult:
         """What was tuned, as columns of a table."""
         if self.spec.tuner == "grid":
             return {"learning_rate": outcome.learning_rate}
-        hyper = ",".join(f"{name}={value}" for name, value in outcome.hyper)
-        return {"learning_rate": outcome.learning_rate, "weight_decay": outcome.weight_decay, "hyper": hyper}
+        chosen = outcome.configuration
+        return {"learning_rate": chosen.learning_rate, "weight_decay": chosen.weight_decay, "hyper": chosen.hyper_text}
 
     def summary(self, stop: str | None = None) -> "pd.DataFrame":
         """The mean over seeds of every metric, an objective a row."""
@@ -290,7 +290,7 @@ def load(store_path: str | os.PathLike[str], which: int = -1) -> StudyResult:
     """
     if not Path(store_path).expanduser().is_file():
         raise StudyError(f"there is no store {store_path}")
-    with Store(store_path) as store:
+    with Store(store_path, reading=True) as store:
         studies = store.studies()
         try:
             study = studies[which]
@@ -353,14 +353,11 @@ def _answered(
 
 
 def _keys_by_place(study: StoredStudy, store: Store) -> dict[tuple[str, int], dict[Configuration, str]]:
-    """The keys by what they are of: those of a study go split by split and objective by objective, those only tuned on first."""
-    spec, asked = study.spec, store.asked(study.keys)
-    places = list(product((*spec.tuning_draws, *spec.draws), spec.objectives))
-    counts = study.data.get("counts") or [spec.budget] * len(places)
-    keys = iter(study.keys)
+    """The keys by what they are of."""
+    asked, objectives = store.asked(study.keys), {objective.label: objective for objective in study.spec.objectives}
     return {
-        (objective.label, draw): {Configuration.of_trial(asked[key], objective): key for key in islice(keys, count)}
-        for (draw, objective), count in zip(places, counts, strict=True)
+        (label, draw): {Configuration.of_trial(asked[key], objectives[label]): key for key in keys}
+        for (label, draw), keys in study.by_place().items()
     }
 
 

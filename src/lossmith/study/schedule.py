@@ -54,9 +54,8 @@ class Schedule:
         self._slots: Counter[tuple[str, int]] = Counter()
         self._chosen: dict[str, tuple[Configuration, ...]] = {}
         self._asked = {reference.key for reference in references}
-        a_split = 1 if spec.tune_once else spec.budget
-        self._to_come = len(spec.objectives) * (len(spec.draws) * a_split + len(spec.tuning_draws) * spec.budget)
-        self._a_split = a_split
+        self._a_split = 1 if spec.tune_once else spec.budget
+        self._to_come = spec.foreseen
 
     @property
     def total(self) -> int:

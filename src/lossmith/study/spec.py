@@ -6,21 +6,18 @@ equal keys whatever study asked them.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-
-from lossmith._checks import nearest
 from lossmith.study.budget import parse_time
+from lossmith.study.checks import STOPS as STOPS
+from lossmith.study.checks import check_asked, check_trusted
 from lossmith.study.data.corruption import Noise
 from lossmith.study.data.dataset import Dataset, Roles
 from lossmith.study.data.sources import load_data
 from lossmith.study.data.strange import beside, hold_out_classes
 from lossmith.study.errors import StudyError
-from lossmith.study.references import is_reference
-from lossmith.study.statistics.paired import Test
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.models import check_model
 from lossmith.study.training.objectives import ObjectiveSpec, source
@@ -39,18 +36,11 @@ LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CONFIGURATIONS = 12
 """The default tuning budget: how many configurations are tried for every objective."""
 
-TUNERS = ("quasi_random", "grid", "optuna")
-
 TUNING_SEEDS = 3
 """How many seeds `tune_once` tunes on, the first ones after those that are tested."""
 
 OPTIMIZER = {"name": "AdamW", "weight_decay": WEIGHT_DECAY, "schedule": "constant"}
 """How every trial is optimised, unless its weight decay is another. Part of a trial's key."""
-
-STOPS = ("last", "best")
-
-HOLDOUTS = ("plain", "thresholdout")
-
 
 _UNUSED = {"folds": None, "fold": None, "clean_validation": False, "labels": None, "probes": ()}
 """Fields that the keys of trials stored by earlier versions do not have, and the values at which they stay out of them."""
@@ -156,6 +146,7 @@ class StudySpec:
         probes: what else to look at in every trained model, see `lossmith.study.training.probes`: ``corruptions,fgsm:0.1,margins``.
         ood: data, as for `data`, whose rows no class is right for; how well they are told from test rows is a probe.
         ood_classes: classes to hold out of the study, whose rows are such.
+        grid: of a study that is one of several run together (`lossmith.study.grid`), all their data and all their kinds of label noise.
     """
 
     data: str | Dataset
@@ -191,11 +182,12 @@ class StudySpec:
     probes: tuple[str, ...] = ()
     ood: str | Dataset | None = None
     ood_classes: tuple[str, ...] = ()
+    grid: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         for name, value in _read(self).items():
             object.__setattr__(self, name, value)
-        _check(self)
+        check_asked(self)
 
     @property
     def roles(self) -> Roles:
@@ -210,7 +202,7 @@ class StudySpec:
         if dataset.parts is not None and (dataset.parts == 1).any() and self.validation != StudySpec.validation:
             raise StudyError(f"--split-column {self.split_column} says which rows validate: leave out --validation-fraction")
         if dataset.trusted is not None:
-            _check_trusted(self, dataset)
+            check_trusted(self, dataset)
         if self.ood_classes:
             dataset = hold_out_classes(dataset, self.ood_classes)
         elif self.ood is not None:
@@ -253,6 +245,12 @@ class StudySpec:
     def sequential(self) -> bool:
         """Whether which trials are needed depends on what others find."""
         return self.tuner == "optuna" or self.tune_once or self.stop_hopeless is not None
+
+    @property
+    def foreseen(self) -> int:
+        """How many trials there will be, as far as is known beforehand."""
+        a_split = 1 if self.tune_once else self.budget
+        return len(self.objectives) * (len(self.draws) * a_split + len(self.tuning_draws) * self.budget)
 
     def space(self, objective: ObjectiveSpec) -> Space:
         """Where an objective is searched, by the tuners that search."""
@@ -306,6 +304,11 @@ class StudySpec:
             plain = {name: value for name, value in plain.items() if name not in ("tuner", "configurations")}
         return plain | {"seeds": list(self.seeds)} | ({"learning_rates": list(self.learning_rates)} if self.learning_rates else {})
 
+    @property
+    def declared(self) -> dict[str, Any]:
+        """What it has in common with the studies that are run together with it: all but the data and their noise."""
+        return {name: value for name, value in self.as_dict().items() if name not in ("data", "noise", "target")}
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "StudySpec":
         """The study that `as_dict` wrote down; nothing is looked up, so that it can be read where its modules are absent."""
@@ -353,9 +356,8 @@ _LATER = {
     if field.name
     in (
         "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates",
-        "labels", "probes", "ood", "ood_classes",
-        "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates", "tuner",
-        "configurations", "learning_rates", "learning_rate_range", "tune_once", "stop_hopeless", "holdout",
+        "labels", "probes", "ood", "ood_classes", "grid", "tuner", "configurations", "learning_rates", "learning_rate_range", "tune_once",
+        "stop_hopeless", "holdout",
     )
 }  # fmt: skip
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
@@ -384,6 +386,7 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "noise": Noise.parse(noise) if isinstance(noise, str) else noise,
         "seeds": tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         "planned_seeds": None if spec.planned_seeds is None else tuple(spec.planned_seeds),
+        "grid": None if spec.grid is None else (tuple(spec.grid[0]), tuple(spec.grid[1])),
         "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
         "probes": _words(spec.probes),
         "ood_classes": _words(spec.ood_classes),
@@ -398,114 +401,6 @@ def _words(given: Any) -> tuple[str, ...]:
     """Words separated by commas, or a sequence of them; each once."""
     words = given.split(",") if isinstance(given, str) else given
     return tuple(dict.fromkeys(str(word).strip() for word in words if str(word).strip()))
-
-
-def _check(spec: StudySpec) -> None:
-    def wanted(condition: bool, name: str, want: str) -> None:
-        if not condition:
-            raise StudyError(f"{name} must be {want}; got {getattr(spec, name)!r}")
-
-    def whole(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    wanted(len(spec.objectives) >= 1, "objectives", "one objective at least")
-    twice = _repeated(objective.label for objective in spec.objectives)
-    if twice is not None:
-        raise StudyError(f"objective {twice} is named twice (aliases count as the same objective)")
-    wanted(len(spec.seeds) >= 1 and all(whole(s) and s >= 0 for s in spec.seeds), "seeds", "a count of at least 1, or whole numbers >= 0")
-    if _repeated(spec.seeds) is not None:
-        raise StudyError(f"seed {_repeated(spec.seeds)} is named twice")
-    if spec.metric not in METRICS:
-        raise StudyError(f"metric must be one of {', '.join(METRICS)}; got {spec.metric!r}{nearest(spec.metric, METRICS)}")
-    wanted(spec.stop in STOPS, "stop", "'last' or 'best'")
-    wanted(whole(spec.epochs) and spec.epochs >= 1, "epochs", "a whole number >= 1")
-    wanted(whole(spec.batch_size) and spec.batch_size >= 1, "batch_size", "a whole number >= 1")
-    _check_tuning(spec, wanted, whole)
-    wanted(spec.imbalance is None or 0 < spec.imbalance <= 1, "imbalance", "a fraction in (0, 1], smallest class over largest")
-    wanted(spec.labels is None or (whole(spec.labels) and spec.labels >= 1), "labels", "a whole number >= 1, rows a class")
-    if spec.ood is not None and spec.ood_classes:
-        raise StudyError("--ood and --ood-classes both say which rows are strange: give one of them")
-    for name in ("validation", "test"):
-        wanted(0 < getattr(spec, name) < 1, name, "a fraction in (0, 1)")
-    if spec.validation + spec.test >= 1:
-        raise StudyError(f"validation and test leave nothing to train on: {spec.validation} + {spec.test} must be < 1")
-    wanted(spec.folds is None or (whole(spec.folds) and spec.folds >= 2), "folds", "a whole number >= 2")
-    if spec.folds is not None and spec.test != StudySpec.test:
-        raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
-    if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
-        raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
-    wanted(spec.holdout in HOLDOUTS, "holdout", f"one of {', '.join(HOLDOUTS)}")
-    if spec.holdout == "thresholdout":
-        if spec.metric != "accuracy":
-            raise StudyError(f"--holdout thresholdout answers means over rows of 0 and 1: leave --metric at accuracy; got {spec.metric}")
-        if spec.stop_hopeless is not None:
-            raise StudyError("--stop-hopeless looks at the test rows themselves: leave it out with --holdout thresholdout")
-        if spec.probes:
-            raise StudyError("--probes look at the test rows themselves: leave them out with --holdout thresholdout")
-    tests = get_args(Test)
-    wanted(spec.stop_hopeless is None or spec.stop_hopeless in tests, "stop_hopeless", f"True or one of {', '.join(tests)}")
-    if spec.stop_hopeless is not None and spec.folds is not None:
-        raise StudyError("--stop-hopeless is for random splits, every two of which overlap alike: leave out --folds")
-    if spec.clean_validation and spec.noise is None and spec.clean_target is None:
-        raise StudyError("--clean-validation needs labels that are not clean: it goes with --noise or --clean-target")
-    wanted(spec.time is None or 0 < spec.time < float("inf"), "time", "a length of time such as 90m, 1.5h or 1h30m")
-    if spec.split_column is not None:
-        for name, value, default in (("--folds", spec.folds, None), ("--test-fraction", spec.test, StudySpec.test)):
-            if value != default:
-                raise StudyError(f"--split-column {spec.split_column} says which rows are tested: leave out {name}")
-    if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
-        raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
-
-
-def _check_tuning(spec: StudySpec, wanted: Callable[[bool, str, str], None], whole: Callable[[object], bool]) -> None:
-    """Refuse a tuner that there is not, and options that belong to another one."""
-    if spec.tuner not in TUNERS:
-        raise StudyError(f"tuner must be one of {', '.join(TUNERS)}; got {spec.tuner!r}{nearest(str(spec.tuner), TUNERS)}")
-    rates, (low, high) = spec.learning_rates, (*spec.learning_rate_range, 0.0, 0.0)[:2]
-    if spec.tuner == "grid":
-        assert rates is not None
-        wanted(len(rates) >= 1 and all(0 < rate < float("inf") for rate in rates), "learning_rates", "finite numbers > 0, one at least")
-        if _repeated(rates) is not None:
-            raise StudyError(f"learning rate {_repeated(rates)} is named twice: the budget counts different ones")
-        if spec.configurations is not None:
-            raise StudyError("--configurations is for the tuners that search; a grid has as many as --learning-rates says")
-    elif rates is not None:
-        raise StudyError(f"--learning-rates is the grid of --tuner grid; {spec.tuner} searches in --learning-rate-range")
-    wanted(
-        spec.configurations is None or (whole(spec.configurations) and spec.configurations >= 1), "configurations", "a whole number >= 1"
-    )
-    good = len(spec.learning_rate_range) == 2 and 0 < low < high < float("inf")
-    wanted(good, "learning_rate_range", "two numbers above 0, the smaller first")
-    if spec.tuner == "grid" and spec.learning_rate_range != RATE_INTERVAL:
-        raise StudyError("--learning-rate-range is for the tuners that search; a grid is --learning-rates")
-
-
-def _check_trusted(spec: StudySpec, dataset: Dataset) -> None:
-    """Refuse trusted labels that are missing where they are needed: in test rows, and for a clean validation in validation rows."""
-    trusted, parts = dataset.trusted, dataset.parts
-    if spec.clean_target is None:
-        raise StudyError(f"data {dataset.name} bring trusted labels: say so with --clean-target trusted")
-    needed = np.ones(len(dataset.labels), dtype=bool)
-    if parts is not None:
-        held_out = 1 if (parts == 1).any() else 0
-        needed = (parts == 2) | ((parts == held_out) & spec.clean_validation)
-    lacking = np.flatnonzero(needed & (np.asarray(trusted) < 0))
-    if len(lacking):
-        where = "any row may be tested" if parts is None else "they are tested or validated with"
-        raise StudyError(
-            f"--clean-target {spec.clean_target}: {len(lacking)} rows have no trusted label (first in row {int(lacking[0]) + 1}), and "
-            f"{where}: leave them out, or test on others by --split-column"
-        )
-
-
-def _repeated(values: Iterable[Any]) -> Any:
-    """The first value that occurs a second time, or None."""
-    seen = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
 
 
 def _canonical(plain: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""The report's pictures, as SVG written by hand: no script, no font, no file of their own, and the same bytes for the same numbers.
+"""The report's pictures, as SVG written by hand: no font, no file of their own, and the same bytes for the same numbers.
+
+What a mark stands for is its ``<title>``, which a browser shows on hover; the page's script makes it a label that the keyboard reaches.
 
 Colours are classes of the page's style sheet, so that they follow light and dark. Dot plots place their marks in percent of the page's
 width, hence stay readable on a phone; curves and diagrams are small multiples of a fixed size that flow into as many columns as fit.
@@ -13,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from lossmith.study.report.words import percent
+from lossmith.study.report.words import number, percent
 from lossmith.study.results import Curves
 from lossmith.study.training.metrics import Metric
 
@@ -64,13 +66,20 @@ def tick_labels(scale: Scale, metric: Metric, *, signed: bool = False) -> list[s
 
 @dataclass(frozen=True)
 class Mark:
-    """A mean with its interval and the seeds behind it; `kind` is the class that colours it."""
+    """A mean with its interval and the seeds behind it; `kind` is the class that colours it, `text` and `told` say what is what."""
 
     mean: float
     low: float
     high: float
     seeds: tuple[float, ...]
     kind: str
+    text: str = ""
+    told: tuple[str, ...] = ()
+
+
+def _title(text: str) -> str:
+    """What a mark stands for, as its child."""
+    return f"<title>{escape(text)}</title>" if text else ""
 
 
 def dot_row(marks: Sequence[Mark], scale: Scale, *, zero: bool = False) -> Markup:
@@ -82,15 +91,18 @@ def dot_row(marks: Sequence[Mark], scale: Scale, *, zero: bool = False) -> Marku
     for place, mark in enumerate(marks):
         y = 15 + 22 * place
         kind = f"{mark.kind}{' second' if place else ''}"
-        for value in mark.seeds:
+        for value, said in zip(mark.seeds, mark.told or ("",) * len(mark.seeds), strict=True):
             if math.isfinite(value):
-                parts.append(f'<circle class="seed {kind}" cx="{_x(scale, value)}" cy="{y + 9}" r="2"/>')
+                parts.append(f'<circle class="seed {kind}" cx="{_x(scale, value)}" cy="{y + 9}" r="2.2">{_title(said)}</circle>')
         if math.isfinite(mark.low) and math.isfinite(mark.high):
             low, high = _x(scale, max(mark.low, scale.low)), _x(scale, min(mark.high, scale.high))
             parts.append(f'<line class="interval {kind}" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
         if math.isfinite(mark.mean):
-            parts.append(f'<circle class="mean {kind}" cx="{_x(scale, mark.mean)}" cy="{y}" r="{4 if place else 5.5}"/>')
-    return Markup(f'<svg class="dots" width="100%" height="{height}" aria-hidden="true">{"".join(parts)}</svg>')
+            parts.append(
+                f'<circle class="mean {kind}" cx="{_x(scale, mark.mean)}" cy="{y}" r="{4 if place else 5.5}">{_title(mark.text)}</circle>'
+            )
+    whole = escape("; ".join(mark.text for mark in marks if mark.text))
+    return Markup(f'<svg class="dots tips" width="100%" height="{height}" role="img" aria-label="{whole}">{"".join(parts)}</svg>')
 
 
 def dot_axis(scale: Scale, labels: Sequence[str]) -> Markup:
@@ -110,6 +122,8 @@ def _percent_line(scale: Scale, value: float, height: int, kind: str) -> str:
 
 WIDTH, HEIGHT = 340, 214
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34
+STRIPS = 40
+"""Epochs of a learning curve that say their values, at most."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +169,9 @@ class _Frame:
         return "".join(parts)
 
     def svg(self, body: str, title: str) -> Markup:
-        return Markup(f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(title)}">{body}</svg>')
+        return Markup(
+            f'<svg class="chart tips" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(title)}">{body}</svg>'
+        )
 
 
 def mean_over_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,7 +228,24 @@ def learning_curves(label: str, curves: Curves, baseline: Curves | None, best: S
     for epoch in best:
         x = frame.px(max(epoch, epochs[0]))
         body += f'<line class="rug" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.height - BOTTOM - 7}" y2="{frame.height - BOTTOM}"/>'
+    body += _epochs(frame, curves, start, metric)
     return frame.svg(body, f"learning curves of {label}")
+
+
+def _epochs(frame: _Frame, curves: Curves, start: int, metric: Metric) -> str:
+    """Strips over the curves, one an epoch (of many, evenly spaced ones), that say the means there."""
+    epochs, test, validation = curves.epochs[start:], mean_over_seeds(curves.test)[start:], mean_over_seeds(curves.validation)[start:]
+    shown = [place for place in range(0, len(epochs), max(1, math.ceil(len(epochs) / STRIPS))) if np.isfinite(test[place])]
+    width = (frame.width - LEFT - RIGHT) / max(1, len(shown))
+    strips = []
+    for place in shown:
+        said = f"epoch {epochs[place]}: test {number(metric, test[place])}, validation {number(metric, validation[place])}"
+        x, y = frame.px(float(epochs[place])), frame.py(float(test[place]))
+        strips.append(
+            f'<g class="strip"><rect x="{x - width / 2:.1f}" y="{TOP}" width="{width:.1f}" height="{frame.height - TOP - BOTTOM}"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>{_title(said)}</g>'
+        )
+    return "".join(strips)
 
 
 def reliability(label: str, bins: Sequence[dict[str, float]]) -> Markup:
@@ -226,5 +259,9 @@ def reliability(label: str, bins: Sequence[dict[str, float]]) -> Markup:
     rows = sum(entry["count"] for entry in bins) or 1.0
     for entry in bins:
         radius = 2.0 + 9.0 * math.sqrt(entry["count"] / rows)
-        body += f'<circle class="bin" cx="{frame.px(entry["confidence"]):.1f}" cy="{frame.py(entry["accuracy"]):.1f}" r="{radius:.1f}"/>'
+        body += f'<circle class="bin" cx="{frame.px(entry["confidence"]):.1f}" cy="{frame.py(entry["accuracy"]):.1f}" r="{radius:.1f}">'
+        body += (
+            _title(f"{entry['count']:g} rows: confidence {100 * entry['confidence']:.1f} %, right in {100 * entry['accuracy']:.1f} %")
+            + "</circle>"
+        )
     return frame.svg(body, f"reliability diagram of {label}")

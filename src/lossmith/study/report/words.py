@@ -22,6 +22,11 @@ MINUS = "−"
 ORDER = ("better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested")
 """Verdicts as a summary lists them."""
 
+RULED_NOISE = (
+    "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise does not "
+    "promise robustness to another."
+)
+
 
 def number(metric: Metric, value: float) -> str:
     """A value with its unit: a share of rows or a chance in percent, everything else as it is."""
@@ -59,6 +64,11 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "not tested"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def listing(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
 def percent(metric: Metric) -> bool:
@@ -116,7 +126,8 @@ def _compared(summary: Summary) -> str:
                 "failed": f"{who} could not be compared",
             }
             said.append(told.get(verdict, f"{who} {'is' if n == 1 else 'are'} {verdict}"))
-    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}.{scope(summary.spec)}"
+    none = "" if "better" in verdicts or len(verdicts) == 1 else f" None of these is shown to beat {summary.baseline} here."
+    return f"{where}, compared with {summary.baseline} in {summary.metric.title}: {', '.join(said)}.{none}{scope(summary.spec)}"
 
 
 def findings(summary: Summary) -> list[tuple[str, str, str]]:
@@ -334,7 +345,7 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
         ("test", TESTS[summary.test]),
-        ("trials", f"{trials}, {_duration(seconds)} of computing in all"),
+        ("trials", f"{trials}, {duration(seconds)} of computing in all"),
         (
             "versions",
             "; ".join(", ".join(f"{name} {version}" for name, version in versions.items()) for versions in summary.result.versions),
@@ -381,7 +392,7 @@ def _budget(summary: Summary) -> str:
     return f"{said}: {TUNED_BY[spec.tuner or '']} over {searched(summary.result.data['searched'])}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -418,10 +429,7 @@ def limits(summary: Summary) -> list[str]:
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
     ]
     if spec.noise is not None:
-        said.append(
-            "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise "
-            "does not promise robustness to another."
-        )
+        said.append(RULED_NOISE)
     said += noise_limits(spec)
     if any(line.estimate.scaled for line in summary.lines("log_loss")):
         said.append(

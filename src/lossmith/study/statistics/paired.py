@@ -322,6 +322,17 @@ def _judged(one: Comparison, p_adjusted: float, alpha: float, higher_is_better: 
     return replace(one, p_adjusted=p_adjusted, verdict=verdict)
 
 
+def adjusted_together(found: Sequence[Comparison], alpha: float) -> list[Comparison]:
+    """Comparisons of several studies, in the metric each declared, adjusted over all of them by Holm's rule, and judged anew."""
+    adjusted = holm(np.array([1.0 if one.p is None else one.p for one in found]))
+    open_again = ("better", "worse")
+    judged = []
+    for one, p in zip(found, adjusted.tolist(), strict=True):
+        plain = replace(one, verdict="no difference shown") if one.verdict in open_again else one
+        judged.append(_judged(plain, p, alpha, direction(one.metric), one.p is not None))
+    return judged
+
+
 def _centre(one: Comparison) -> float:
     """What the sign of a verdict goes by: the interval's own side, which for ranks need not be the mean's."""
     return one.low + one.high if math.isfinite(one.low + one.high) else one.mean_difference

@@ -54,7 +54,11 @@ class ObjectiveSpec:
 
     @classmethod
     def parse_list(cls, text: str) -> "tuple[ObjectiveSpec, ...]":
-        """Read a comma-separated list; ``a:x=1,y=2,b`` is a with x and y, then b."""
+        """Read a comma-separated list; ``a:x=1,y=2,b`` is a with x and y, then b.
+
+        ``@robust`` is every objective with that tag that a study can train, each once and as the paper sets it; a list that begins with a
+        group begins with cross-entropy, so that the baseline is not whatever comes first in the alphabet.
+        """
         parts: list[str] = []
         for piece in filter(None, map(str.strip, text.split(","))):
             continues = "=" in piece and ":" not in piece.partition("=")[0]
@@ -64,7 +68,15 @@ class ObjectiveSpec:
                 parts[-1] += ("," if "=" in parts[-1] else ":") + piece
             else:
                 parts.append(piece)
-        return tuple(cls.parse(part) for part in parts)
+        named = [cls.parse(part) for part in parts if not part.startswith("@")]
+        if not any(part.startswith("@") for part in parts):
+            return tuple(named)
+        found = [BASELINE] if parts[0].startswith("@") and not any(one.name == BASELINE.name for one in named) else []
+        for part in parts:
+            found += [one for one in (members(part) if part.startswith("@") else [cls.parse(part)]) if one not in found]
+        if parts[0].startswith("@"):
+            found.sort(key=lambda one: one.name != BASELINE.name)
+        return tuple(found)
 
     @property
     def label(self) -> str:
@@ -80,6 +92,27 @@ def read_hyper(label: str, name: str) -> dict[str, Hyper]:
     """The hyper-parameters of a label of the objective of this full name; nothing is looked up."""
     pairs = (part.partition("=") for part in label.removeprefix(name).removeprefix(":").split(",") if part)
     return {key: _value(value) for key, _, value in pairs}
+
+
+BASELINE = ObjectiveSpec("cross_entropy")
+"""What the others are compared with, where nothing else is said."""
+
+
+def members(group: str) -> list[ObjectiveSpec]:
+    """The objectives of a group, such as ``@robust``, that a study can train as their papers set them."""
+    try:
+        named = cards.group(group)
+    except KeyError as error:
+        raise StudyError(" ".join(str(error.args[0]).split())) from None
+    found = []
+    for card in named:
+        try:
+            found.append(ObjectiveSpec.parse(card.name))
+        except StudyError:
+            continue  # of another form, or with a hyper-parameter that has no default: see `facts` and `canonical`
+    if not found:
+        raise StudyError(f"no objective of {group} can be compared: a study trains objectives of one label among classes")
+    return found
 
 
 def _value(text: str) -> Hyper:

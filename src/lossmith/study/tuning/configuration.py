@@ -37,6 +37,11 @@ class Configuration:
         return {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay, **dict(self.hyper)}
 
     @property
+    def hyper_text(self) -> str:
+        """The hyper-parameters as they stand in a label: ``q=0.5``."""
+        return ",".join(f"{name}={value}" for name, value in self.hyper)
+
+    @property
     def order(self) -> tuple[float, float, str]:
         """By which equals are told apart: the smaller learning rate first, then the smaller weight decay."""
         return self.learning_rate, self.weight_decay, repr(self.hyper)
