@@ -3,12 +3,13 @@
 :class:`LinearLogits` takes the place of logits in every objective of the form ``log_prob``:
 ``lossmith.focal_loss(LinearLogits(hidden, weight), target)``. Beneath it are row statistics (:func:`linear_stats`,
 :func:`linear_log_prob`), differentiable in every way torch knows. The classes may be split over the ranks of a process group.
-:func:`explain` says which way a call takes and what memory it needs.
+:func:`explain` says which way a call takes and what memory it needs; :class:`backend` chooses what computes it.
 :class:`Logits` is for logits that exist already. Objectives of the spherical family (``lossmith.zscore_loss``) take :class:`LinearLogits`
 too, without forming a logit, and :class:`SphericalHead`, whose value and update do not depend on the number of classes.
 :func:`head_of` takes the head off a model, Hugging Face's or any other, sharded or not.
 """
 
+from lossmith.fused.backends import backend
 from lossmith.fused.head import Head, head_of
 from lossmith.fused.linear import LinearLogits, explain
 from lossmith.fused.logits import Logits
@@ -27,6 +28,7 @@ __all__ = [
     "RowStats",
     "SphericalHead",
     "SphericalLogits",
+    "backend",
     "explain",
     "head_of",
     "linear_log_prob",

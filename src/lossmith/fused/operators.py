@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossmith.fused import engine, given
+from lossmith.fused import given
+from lossmith.fused.backends import computing
 from lossmith.fused.engine import Spec
 from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import Head, working
@@ -33,7 +34,8 @@ def row_stats(
 ) -> Tensor:
     """`(n, columns)` statistics of the rows whose label is at least 0."""
     with _without_autocast(x):
-        return engine.row_stats(x, Head(weight, bias, cap, Shards.read(shards)), class_weight, label, Spec.read(spec))
+        head = Head(weight, bias, cap, Shards.read(shards))
+        return computing(x, head).row_stats(x, head, class_weight, label, Spec.read(spec))
 
 
 @row_stats.register_fake
@@ -58,7 +60,7 @@ def row_stats_gradients(
     """Gradients by hidden, weight, bias, cap and class weight, in their dtypes; empty where not wanted."""
     head = Head(weight, bias, cap, Shards.read(shards))
     with _without_autocast(x):
-        found = engine.row_stats_gradients(x, head, class_weight, label, stats, upstream, Spec.read(spec), wanted)
+        found = computing(x, head).row_stats_gradients(x, head, class_weight, label, stats, upstream, Spec.read(spec), wanted)
     gx, gw, gb, gc, gv = (_as(like, gradient, x) for gradient, like in zip(found, (x, weight, bias, cap, class_weight), strict=True))
     return gx, gw, gb, gc, gv
 
@@ -82,7 +84,8 @@ def log_prob_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The log-probability, and the gradients of its sum weighted by `upstream` by hidden, weight and bias, in the working dtype."""
     with _without_autocast(x):
-        out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap, Shards.read(shards)), label, upstream, wanted + "nn")
+        head = Head(weight, bias, cap, Shards.read(shards))
+        out, found = computing(x, head).log_prob_and_gradients(x, head, label, upstream, wanted + "nn")
     gx, gw, gb = (x.new_empty(0) if gradient is None else gradient for gradient in found[:3])
     return out, gx, gw, gb
 
