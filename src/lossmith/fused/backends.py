@@ -21,9 +21,10 @@ _INSTALLED = find_spec("triton") is not None
 class backend:
     """Choose what computes the fused head, for good or for a ``with`` block.
 
-    "auto" (the default) takes the Triton kernels for tensors on an NVIDIA GPU and chunked torch for all others; "torch" and "triton" ask for
-    one, and "triton" is an error where it cannot be had. It holds for the whole process, all threads, as torch's own switches do, and counts when
-    something is computed: a backward pass outside the block takes what holds there. :func:`explain` says what computes a call, and why.
+    "auto" (the default) takes the Triton kernels for tensors on an NVIDIA GPU and chunked torch for all others; "torch" and "triton" ask
+    for one, and "triton" is an error where it cannot be had. It holds for the whole process, all threads, as torch's own switches do, and
+    counts when something is computed: a backward pass outside the block takes what holds there. :func:`explain` says what computes a
+    call, and why.
 
     Raises:
         ValueError: no such back end.

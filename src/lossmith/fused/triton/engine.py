@@ -69,8 +69,5 @@ def _room(x: Tensor, head: Head, class_weight: Tensor | None, wanted: str, of_we
     return Gradients(
         made(x, first, torch.float32, summed=False),
         made(head.weight, second, of_weight, summed=False),
-        *(
-            made(source, want, torch.float32, summed=True)
-            for source, want in zip((head.bias, head.cap, class_weight), others, strict=True)
-        ),
+        *(made(source, want, torch.float32, summed=True) for source, want in zip((head.bias, head.cap, class_weight), others, strict=True)),
     )

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lossmith.fused.engine import Spec
 from lossmith.fused.tiles import Head
 from lossmith.fused.triton.memory import operand
 
@@ -29,15 +30,22 @@ class Tiles(NamedTuple):
     group: int = 16
 
 
-HALF = Tiles(128, 128, 64, 8, 3)
+HALF = Tiles(128, 256, 64, 8, 3)
+SMALL = Tiles(128, 128, 64, 8, 3)
 SINGLE = Tiles(64, 128, 32, 4, 3)
 TINY = Tiles(16, 32, 16, 1, 1, group=2)
 """Under the interpreter, so that small problems have many tiles."""
 
 
-def tiles(dtype: torch.dtype) -> Tiles:
-    """The tile for operands of a dtype; fits the shared memory of every device since Ampere."""
-    return TINY if INTERPRETED else SINGLE if dtype == torch.float32 else HALF
+def tiles(dtype: torch.dtype, device: torch.device, spec: Spec) -> Tiles:
+    """The tile for operands of a dtype. The largest needs 144 KiB of shared memory where others need 97, and more registers."""
+    if INTERPRETED:
+        return TINY
+    if dtype == torch.float32:
+        return SINGLE
+    many = "entropy" in spec.want or bool(spec.betas)
+    room = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0) >= 160 * 1024
+    return HALF if room and not many else SMALL
 
 
 _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -49,8 +57,13 @@ def operand_type(dtype: torch.dtype) -> tl.dtype:
 
 
 def precision() -> str:
-    """How float32 operands are multiplied: in full, unless torch was allowed to use TensorFloat-32."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """How float32 operands are multiplied: by three TensorFloat-32 products, which carry float32's digits, or one where torch may.
+
+    Plain float32 units have a seventh of a Hopper's TensorFloat-32 rate, and Triton's code for them spills registers.
+    """
+    allowed = torch.backends.cuda.matmul  # the older of two switches may not be read once the newer was set
+    tf32 = allowed.fp32_precision == "tf32" if hasattr(allowed, "fp32_precision") else allowed.allow_tf32
+    return "tf32" if tf32 else "tf32x3"
 
 
 class Kept(NamedTuple):
@@ -67,7 +80,7 @@ class Kept(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, label: Tensor, dtype: torch.dtype) -> "Kept":
-        order = torch.sort(label < 0, stable=True).indices
+        order = torch.sort((label < 0).to(torch.uint8), stable=True).indices
         first = label.index_select(0, order)
         moved = x.index_select(0, order).to(dtype).masked_fill_((first < 0).unsqueeze(1), 0)
         return cls(moved, first.clamp_min(-1).to(torch.int32), order, (label >= 0).sum(dtype=torch.int32).reshape(1))
@@ -79,6 +92,11 @@ class Kept(NamedTuple):
     def back(self, rows: Tensor) -> Tensor:
         """Rows in the order they came in."""
         return torch.empty_like(rows).index_copy_(0, self.order, rows)
+
+
+def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **known: Any) -> None:
+    """Launch it; `known` are constants when it is compiled."""
+    kernel[grid](*arguments, **known)
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:

@@ -6,90 +6,17 @@ share, written once; the hidden states' gradient is summed over the shares in fl
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from lossmith.fused.engine import BlockSlope, Gradients, Spec
 from lossmith.fused.tiles import Given, Head, Labels
-from lossmith.fused.triton.launch import Kept, reading, tiles
+from lossmith.fused.triton import kernels
+from lossmith.fused.triton.launch import Kept, reading, run, tiles
 from lossmith.fused.triton.memory import ALIGNED, operand, slope_classes
 from lossmith.fused.triton.products import add_product, product
-from lossmith.fused.triton.tile import place, raw_logits, tanh
 
 FLOAT16 = 2.0**11
-"""The largest upstream gradient in float16 slopes: their small entries stay clear of its smallest numbers, their large ones of its largest."""
-NOTHING = tl.constexpr(-1e30)
-
-
-@triton.jit
-def slopes(
-    x, weight, bias, cap, class_weight, label, count, rowwise, slope, by_bias, by_class_weight, by_cap,
-    start, stop, n, classes, width, x_row, x_col, w_row, w_col, slope_row,
-    LABELLED: tl.constexpr, ENTROPY: tl.constexpr, MEAN: tl.constexpr, BETAS: tl.constexpr,
-    ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
-):  # fmt: skip
-    """Into `slope` `(n, stop - start)`: the derivative of a row's weighted statistics by its logits, before the softcap.
-
-    `rowwise` `(5 + 2 len(BETAS), n)` holds the logsumexp, the weights of p and of -p log p, the label's slope, the weight of the mean, and
-    for every further temperature minus its logsumexp and its weight. Sums over a block's rows go to `by_bias` and `by_class_weight`
-    `(blocks, stop - start)`, over a tile to `by_cap` `(blocks, tiles)`.
-    """
-    across = tl.cdiv(stop - start, CLASSES)
-    block, tile = place(tl.cdiv(n, ROWS), across, GROUP)
-    row, col = block * ROWS, start + tile * CLASSES
-    rows, cols = row + tl.arange(0, ROWS), col + tl.arange(0, CLASSES)
-    kept, inside = rows < tl.load(count), cols < stop
-    at = slope + rows.to(tl.int64)[:, None] * slope_row + (cols - start)[None, :]
-    where = (rows < n)[:, None] & inside[None, :]
-    summed = block.to(tl.int64) * (stop - start) + cols - start
-    if row < tl.load(count):
-        z = raw_logits(x, weight, bias, row, col, n, stop, width, x_row, x_col, w_row, w_col, ROWS, CLASSES, WIDTH, OPERAND, PRECISION, DESCRIBED)  # fmt: skip
-        if cap is not None:
-            c = tl.load(cap).to(tl.float32)
-            ratio = z / c
-            t = tanh(ratio)
-            z = c * t
-        log_p = tl.maximum(z - tl.load(rowwise + rows, mask=kept, other=0.0)[:, None], NOTHING)
-        on_p = tl.load(rowwise + 1 * n + rows, mask=kept, other=0.0)[:, None]
-        if ENTROPY:
-            on_p = on_p - tl.load(rowwise + 2 * n + rows, mask=kept, other=0.0)[:, None] * log_p
-        d = tl.exp(log_p) * on_p
-        if LABELLED:
-            y = tl.load(label + rows, mask=kept, other=-1)
-            at_label = tl.load(rowwise + 3 * n + rows, mask=kept, other=0.0)
-            d = tl.where(cols[None, :] == y[:, None], at_label[:, None], d)
-        if MEAN:
-            on_mean = tl.load(rowwise + 4 * n + rows, mask=kept, other=0.0)[:, None]
-            if class_weight is None:
-                d += on_mean / classes
-            else:
-                v = tl.load(class_weight + cols, mask=inside, other=0.0).to(tl.float32)[None, :]
-                d += on_mean * v
-                if by_class_weight is not None:
-                    tl.store(by_class_weight + summed, tl.sum(tl.where(kept[:, None], on_mean * z, 0.0), 0), mask=inside)
-        for i in tl.static_range(len(BETAS)):
-            minus_lse = tl.load(rowwise + (5 + 2 * i) * n + rows, mask=kept, other=0.0)[:, None]
-            on_it = tl.load(rowwise + (6 + 2 * i) * n + rows, mask=kept, other=0.0)[:, None]
-            d += tl.exp(z * BETAS[i] + minus_lse) * on_it
-        if cap is not None:
-            curb = 1 - t * t
-            if by_cap is not None:
-                moved = d * (t - tl.where(curb == 0, 0.0, ratio) * curb)
-                tl.store(by_cap + block * across + tile, tl.sum(tl.where(kept[:, None] & inside[None, :], moved, 0.0)))
-            d *= curb
-        d = tl.where(kept[:, None], d, 0.0)
-        if by_bias is not None:
-            tl.store(by_bias + summed, tl.sum(d, 0), mask=inside)
-        tl.store(at, d.to(slope.dtype.element_ty), mask=where)
-    else:
-        tl.store(at, tl.zeros((ROWS, CLASSES), slope.dtype.element_ty), mask=where)
-        if by_bias is not None:
-            tl.store(by_bias + summed, tl.zeros((CLASSES,), tl.float32), mask=inside)
-        if by_class_weight is not None:
-            tl.store(by_class_weight + summed, tl.zeros((CLASSES,), tl.float32), mask=inside)
-        if by_cap is not None:
-            tl.store(by_cap + block * across + tile, 0.0)
+"""The largest upstream gradient in float16 slopes: small entries stay clear of its smallest numbers, large ones of its largest."""
 
 
 class _Rowwise(BlockSlope):
@@ -115,7 +42,7 @@ def gradients(
     scale = _float16_scale(upstream) if dtype == torch.float16 else None
     upstream = upstream if scale is None else upstream * scale
     rowwise = _Rowwise(spec, stats, upstream, kept.label, head).packed()
-    tile = tiles(dtype)
+    tile = tiles(dtype, device, spec)
     blocks, step = triton.cdiv(n, tile.rows), slope_classes(n, classes, dtype.itemsize)
     (x, weight, bias, cap), strides, known = reading(kept.x, head, tile)
     v = None if class_weight is None else class_weight.contiguous()
@@ -128,8 +55,8 @@ def gradients(
         by_bias = None if found.bias is None else torch.empty(blocks, stop - start, **wide)
         by_v = None if found.class_weight is None else torch.zeros(blocks, stop - start, **wide)
         by_cap = None if found.cap is None else torch.empty(blocks, across, **wide)
-        slopes[(blocks * across,)](
-            x, weight, bias, cap, v, kept.label, kept.count, rowwise, d, by_bias, by_v, by_cap,
+        run(
+            kernels.slopes, (blocks * across,), x, weight, bias, cap, v, kept.label, kept.count, rowwise, d, by_bias, by_v, by_cap,
             start, stop, n, classes, head.weight.shape[1], *strides, d.stride(0),
             LABELLED=spec.labelled, ENTROPY="entropy" in spec.want, MEAN="mean_logit" in spec.want, BETAS=spec.betas, **known,
         )  # fmt: skip

@@ -6,32 +6,18 @@ tile is multiplied by the difference, exactly. The division by the total is left
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from lossmith.fused.engine import Gradients, Spec
 from lossmith.fused.tiles import Head
-from lossmith.fused.triton.launch import Kept, tiles
+from lossmith.fused.triton import kernels
+from lossmith.fused.triton.launch import Kept, run, tiles
 from lossmith.fused.triton.memory import ALIGNED, operand
 from lossmith.fused.triton.products import add_product
-from lossmith.fused.triton.sums import LOG2_E, STEP, Stored, statistics, take
+from lossmith.fused.triton.sums import Stored, statistics, take
 
+LOG2_E, STEP = kernels.LOG2_E.value, kernels.STEP.value
 LOG_PROB = Spec(("log_prob",), ())
-
-
-@triton.jit
-def level(stored, power, common, count, n, classes, stored_row, ROWS: tl.constexpr, CLASSES: tl.constexpr):
-    """Bring the tiles of a row from their own `power` of two to the row's `common` one."""
-    block, tile = tl.program_id(0), tl.program_id(1)
-    rows, cols = block * ROWS + tl.arange(0, ROWS), tile * CLASSES + tl.arange(0, CLASSES)
-    kept = rows < tl.load(count)
-    own = tl.load(power + rows.to(tl.int64) * tl.cdiv(classes, CLASSES) + tile, mask=kept, other=0.0)
-    factor = tl.exp2(own - tl.load(common + rows, mask=kept, other=0.0))
-    if tl.max(tl.where(factor == 1, 0, 1), 0) > 0:
-        at = stored + rows.to(tl.int64)[:, None] * stored_row + cols[None, :]
-        where = kept[:, None] & (cols < classes)[None, :]
-        e = tl.load(at, mask=where, other=0.0).to(tl.float32)
-        tl.store(at, (e * factor[:, None]).to(stored.dtype.element_ty), mask=where)
 
 
 def log_prob_and_gradients(kept: Kept, head: Head, upstream: Tensor, rows: int, found: Gradients) -> Tensor:
@@ -52,17 +38,18 @@ def log_prob_and_gradients(kept: Kept, head: Head, upstream: Tensor, rows: int, 
 def _exponentials(kept: Kept, head: Head, e: Tensor) -> tuple[Tensor, Tensor]:
     """Fill `e` so that the derivative of log p_y by the logits before the softcap is scale * e; return (log_prob, scale)."""
     n, classes = e.shape
-    tile = tiles(e.dtype)
+    tile = tiles(e.dtype, e.device, LOG_PROB)
     power = torch.empty(n, triton.cdiv(classes, tile.classes), dtype=torch.float32, device=e.device)
     found = take(kept, head, None, LOG_PROB, Stored(e, power))
     log_prob = statistics(found, LOG_PROB)[:, 0].where(kept.takes_part, 0)
-    of_label = found.chosen * LOG2_E.value
+    of_label = found.chosen * LOG2_E
     common = power.amax(1)
-    common = torch.where(common == -torch.inf, (of_label / STEP.value).ceil() * STEP.value, common)  # no other class has any mass
-    level[(triton.cdiv(n, tile.rows), power.shape[1])](
-        e, power, common, kept.count, n, classes, e.stride(0), ROWS=tile.rows, CLASSES=tile.classes, num_warps=tile.warps
-    )
-    others = found.exponentials * torch.where(found.largest == -torch.inf, 0, (found.largest * LOG2_E.value - common).exp2())
+    # where no other class has any mass, the label's own
+    common = torch.where(common == -torch.inf, (of_label / STEP).ceil() * STEP, common)
+    grid = (triton.cdiv(n, tile.rows), power.shape[1])
+    known = {"ROWS": tile.rows, "CLASSES": tile.classes, "num_warps": tile.warps}
+    run(kernels.level, grid, e, power, common, kept.count, n, classes, e.stride(0), **known)
+    others = found.exponentials * torch.where(found.largest == -torch.inf, 0, (found.largest * LOG2_E - common).exp2())
     scale = torch.where(kept.takes_part, -1 / (others + (of_label - common).exp2()), 0)
     own = -others if head.cap is None else -others * (1 - (found.chosen / head.cap).square())
     label = kept.label.clamp_min(0).long().unsqueeze(1)

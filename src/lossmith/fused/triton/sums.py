@@ -9,102 +9,13 @@ from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from lossmith.fused.engine import Spec
 from lossmith.fused.tiles import Head
-from lossmith.fused.triton.launch import Kept, processors, reading, tiles
+from lossmith.fused.triton import kernels
+from lossmith.fused.triton.launch import Kept, processors, reading, run, tiles
 from lossmith.fused.triton.memory import operand
-from lossmith.fused.triton.tile import place, raw_logits, tanh
-
-LOG2_E = tl.constexpr(1.4426950408889634)
-STEP = tl.constexpr(64)
-"""Stored exponentials are relative to a power of two in these steps, so that nearly all tiles of a row share one."""
-
-
-@triton.jit
-def sums(
-    x, weight, bias, cap, class_weight, label, count, partial, chosen, stored, power,
-    n, classes, width, splits, share, x_row, x_col, w_row, w_col, stored_row,
-    LABELLED: tl.constexpr, MOMENT: tl.constexpr, MEAN: tl.constexpr, BETAS: tl.constexpr, FURTHER: tl.constexpr,
-    ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
-):  # fmt: skip
-    """Into `partial` `(4 + len(BETAS), splits, n)`: maximum, sum of exponentials, entropy's moment, weighted logits, sums at `BETAS`.
-
-    With `stored`, the exponentials too, times the softcap's slope, relative to 2 to the `power` `(n, tiles)`. `FURTHER` is the next
-    power of two to the number of `BETAS`.
-    """
-    block, split = place(tl.cdiv(n, ROWS), splits, GROUP)
-    row, first = block * ROWS, split * share
-    last = min(first + share, tl.cdiv(classes, CLASSES))
-    rows = row + tl.arange(0, ROWS)
-    here = rows < n
-    if row < tl.load(count):
-        y = tl.load(label + rows, mask=here, other=-1)
-        m = tl.full((ROWS,), float("-inf"), tl.float32)
-        s = tl.zeros((ROWS,), tl.float32)
-        moment = tl.zeros((ROWS,), tl.float32)
-        mean = tl.zeros((ROWS,), tl.float32)
-        at_betas = tl.zeros((ROWS, FURTHER), tl.float32)
-        which = tl.arange(0, FURTHER)[None, :]
-        for tile in range(first, last):
-            col = tile * CLASSES
-            cols = col + tl.arange(0, CLASSES)
-            z = raw_logits(x, weight, bias, row, col, n, classes, width, x_row, x_col, w_row, w_col, ROWS, CLASSES, WIDTH, OPERAND, PRECISION, DESCRIBED)  # fmt: skip
-            if cap is not None:
-                c = tl.load(cap).to(tl.float32)
-                t = tanh(z / c)
-                z = c * t
-            if MEAN:
-                if class_weight is None:
-                    mean += tl.sum(tl.where((cols < classes)[None, :], z, 0.0), 1)
-                else:  # a class of weight 0 is left out, whatever its logit
-                    v = tl.load(class_weight + cols, mask=cols < classes, other=0.0).to(tl.float32)[None, :]
-                    mean += tl.sum(tl.where(v == 0, 0.0, z * v), 1)
-            counted = (cols < classes)[None, :]
-            if LABELLED:
-                hit = cols[None, :] == y[:, None]
-                tl.store(chosen + rows, tl.sum(tl.where(hit, z, 0.0), 1), mask=here & (y >= col) & (y < col + CLASSES))
-                counted = counted & (hit == 0)
-            z = tl.where(counted, z, float("-inf"))
-            highest = tl.maximum(m, tl.max(z, 1))
-            reference = tl.where(highest == float("-inf"), 0.0, highest)
-            fall = tl.where(m == float("-inf"), 0.0, m - reference)
-            d = z - reference[:, None]
-            e = tl.exp(d)
-            if MOMENT:
-                moment = tl.exp(fall) * (moment + fall * s) + tl.sum(tl.where(d > float("-inf"), e * d, e), 1)
-            for i in tl.static_range(len(BETAS)):
-                more = tl.sum(tl.exp(d * BETAS[i]), 1)[:, None]
-                at_betas = tl.where(which == i, at_betas * tl.exp(fall * BETAS[i])[:, None] + more, at_betas)
-            s = tl.exp(fall) * s + tl.sum(e, 1)
-            m = highest
-            if stored is not None:
-                level = tl.ceil(highest * (LOG2_E / STEP)) * STEP
-                tl.store(power + rows.to(tl.int64) * tl.cdiv(classes, CLASSES) + tile, level, mask=here)
-                e *= tl.exp2(reference * LOG2_E - tl.where(highest == float("-inf"), 0.0, level))[:, None]
-                if cap is not None:
-                    e *= 1 - t * t
-                at = stored + rows.to(tl.int64)[:, None] * stored_row + cols[None, :]
-                tl.store(at, e.to(stored.dtype.element_ty), mask=here[:, None] & (cols < classes)[None, :])
-        tl.store(partial + split.to(tl.int64) * n + rows, m, mask=here)
-        tl.store(partial + (splits + split).to(tl.int64) * n + rows, s, mask=here)
-        if MOMENT:
-            tl.store(partial + (2 * splits + split).to(tl.int64) * n + rows, moment, mask=here)
-        if MEAN:
-            tl.store(partial + (3 * splits + split).to(tl.int64) * n + rows, mean, mask=here)
-        for i in tl.static_range(len(BETAS)):
-            to = partial + ((4 + i) * splits + split).to(tl.int64) * n + rows
-            tl.store(to, tl.sum(tl.where(which == i, at_betas, 0.0), 1), mask=here)
-    elif stored is not None:  # the products read all rows: those that take no part are to be nothing, and not what was there before
-        for tile in range(first, last):
-            cols = tile * CLASSES + tl.arange(0, CLASSES)
-            at = stored + rows.to(tl.int64)[:, None] * stored_row + cols[None, :]
-            nothing = tl.zeros((ROWS, CLASSES), stored.dtype.element_ty)
-            tl.store(at, nothing, mask=here[:, None] & (cols < classes)[None, :])
-            tl.store(power + rows.to(tl.int64) * tl.cdiv(classes, CLASSES) + tile, tl.zeros((ROWS,), tl.float32), mask=here)
 
 
 class Sums(NamedTuple):
@@ -142,7 +53,7 @@ class Stored(NamedTuple):
 def take(kept: Kept, head: Head, class_weight: Tensor | None, spec: Spec, stored: Stored | None = None) -> Sums:
     """Run the kernel, and put the shares together."""
     n, (classes, width), device = kept.x.shape[0], head.weight.shape, kept.x.device
-    tile = tiles(operand(kept.x, head.weight))
+    tile = tiles(operand(kept.x, head.weight), device, spec)
     blocks = triton.cdiv(n, tile.rows)
     splits, share = shares(blocks, triton.cdiv(classes, tile.classes), device)
     partial = torch.empty(4 + len(spec.betas), splits, n, dtype=torch.float32, device=device)
@@ -150,8 +61,8 @@ def take(kept: Kept, head: Head, class_weight: Tensor | None, spec: Spec, stored
     (x, weight, bias, cap), strides, known = reading(kept.x, head, tile)
     v = None if class_weight is None else class_weight.contiguous()
     exponentials, power = (None, None) if stored is None else stored
-    sums[(blocks * splits,)](
-        x, weight, bias, cap, v, kept.label, kept.count, partial, chosen, exponentials, power,
+    run(
+        kernels.sums, (blocks * splits,), x, weight, bias, cap, v, kept.label, kept.count, partial, chosen, exponentials, power,
         n, classes, width, splits, share, *strides, 0 if exponentials is None else exponentials.stride(0),
         LABELLED=spec.labelled, MOMENT="entropy" in spec.want, MEAN="mean_logit" in spec.want,
         BETAS=spec.betas, FURTHER=triton.next_power_of_2(max(1, len(spec.betas))), **known,
