@@ -4,7 +4,7 @@ They have no derivative of their own: torch's `register_autograd` does not go to
 autograd Functions of :mod:`lossmith.fused.functions`, which call these.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
@@ -137,11 +137,11 @@ def _(z, class_weight, label, stats, upstream, spec):  # type: ignore[no-untyped
     return torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
-ROWWISE = {"x", "label", "stats", "upstream"}
+ROWWISE = frozenset({"x", "label", "stats", "upstream"})
 """Arguments with one entry a row: a batch of them is more rows."""
 
 
-def _batched(operator: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+def _batched(operator: Callable[..., Any], names: tuple[str, ...], rowwise: Set[str] = ROWWISE) -> Callable[..., Any]:
     """A vmap rule: a batch of rows under one head is one call with more rows; a batch of heads, or of their gradients, is a call each."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
@@ -150,8 +150,8 @@ def _batched(operator: Callable[..., Any], names: tuple[str, ...]) -> Callable[.
         front = {name: given[name].movedim(dim, 0) for name, dim in mapped.items()}
         if not info.batch_size:
             return _nothing(operator(**{**given, **{name: value.new_zeros(value.shape[1:]) for name, value in front.items()}}))
-        if set(mapped) <= ROWWISE and "y" not in given.get("wanted", "")[1:]:
-            front |= {name: given[name].expand(info.batch_size, *given[name].shape) for name in ROWWISE & (given.keys() - mapped.keys())}
+        if set(mapped) <= rowwise and "y" not in given.get("wanted", "")[1:]:
+            front |= {name: given[name].expand(info.batch_size, *given[name].shape) for name in rowwise & (given.keys() - mapped.keys())}
             return _unfolded(operator(**{**given, **{name: value.flatten(0, 1) for name, value in front.items()}}), info.batch_size)
         each = [operator(**{**given, **{name: value[i] for name, value in front.items()}}) for i in range(info.batch_size)]
         if isinstance(each[0], Tensor):
