@@ -177,8 +177,11 @@ class _Pair(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*inputs):  # type: ignore[no-untyped-def]
-        return pair_stats(*inputs)
+    def forward(  # type: ignore[no-untyped-def]  # by name: Dynamo counts them
+        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, code, rows
+    ):
+        at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight)
+        return pair_stats(*at, keep, code, rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -205,8 +208,11 @@ class _PairGradients(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*inputs):  # type: ignore[no-untyped-def]
-        return pair_gradients(*inputs)
+    def forward(  # type: ignore[no-untyped-def]
+        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, found, upstream, code, wanted
+    ):
+        at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight)
+        return pair_gradients(*at, keep, found, upstream, code, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -251,8 +257,10 @@ class _WeightedCompiled(Function):
     """Where the compiler decides what is kept, and whether a buffer is used again."""
 
     @staticmethod
-    def forward(*inputs):  # type: ignore[no-untyped-def]
-        *at, keep, weights, code, rows, wanted = inputs
+    def forward(  # type: ignore[no-untyped-def]
+        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, weights, code, rows, wanted
+    ):
+        at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight)
         each, *found = pair_and_gradients(*at, keep, weights, code, rows, wanted)
         return times(weights, each).sum(), each, *found
 

@@ -109,10 +109,10 @@ class _Block:
         return z.sub_(top).sub_(delta), t.sub_(top_t).sub_(delta_t)
 
     def tile(self, b: Tensor, a: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(p, q, A, B, log ratio) of a tile of log-probabilities, which may be overwritten."""
+        """(p, q, A, B, log ratio) of a tile of log-probabilities."""
         ratio, p, q = a - b, b.exp(), a.exp()
         v = None if self.v is None else self.v[start:stop].to(b.dtype)
-        share_a, share_b = self.terms.of_tile(a, b, p, q if isinstance(self.terms, Divergence) else q.clone(), ratio, v)
+        share_a, share_b = self.terms.of_tile(a, b, p, q, ratio, v)
         return p, q, share_a, share_b, ratio
 
     def start_sums(self) -> None:

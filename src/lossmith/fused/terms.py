@@ -55,7 +55,7 @@ class Divergence:
         self.level = g.alphas is not None and all(order == 1 for order, _ in g.alphas)  # of KL, the sum of A = p - q is 0
 
     def of_tile(self, a: Tensor, b: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The shares (A, B) of a tile, of log ratios within the limits."""
+        """The shares (A, B) of a tile, new tensors, of log ratios within the limits."""
         return self.reverse_link(ratio) * p, self.link(ratio) * q
 
     def value(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ class CrossEntropy:
     low, high = -float("inf"), 1e29  # beyond, a class that the student excludes and the teacher does not
 
     def of_tile(self, a: Tensor, b: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        share = q.neg_() if v is None else q.mul_(-v)
-        return share, b.mul_(share)
+        share = -q if v is None else q * -v
+        return share, b * share
 
     def value(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
         return sum_b
@@ -118,7 +118,7 @@ def _power(s: float) -> Elementwise:
     """(e^(s r) - 1) / s, and its limit r."""
     if s == 0:
         return lambda r: r
-    return torch.expm1 if s == 1 else lambda r: torch.expm1(s * r).div_(s)
+    return torch.expm1 if s == 1 else lambda r: torch.expm1(s * r) / s
 
 
 def _total(parts: list[tuple[Elementwise, float]]) -> Elementwise:
