@@ -251,7 +251,7 @@ def test_rows_far_apart_in_float32(name, how, scale):
     for mine, dense32, exact in zip(*every, strict=True):
         assert mine.isfinite().all()
         error, rounding = ((g.double() - exact).abs().max() for g in (mine, dense32))
-        assert error <= 3 * rounding + 3e-5 * exact.abs().max()  # a log ratio of 70 is known to 4e-6
+        assert error <= 3 * rounding + 3e-5 * exact.abs().max() + 1e-8 * scale  # a log ratio of 70 is known to 4e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -206,9 +206,7 @@ class LinearLogits:
             raise ValueError("LinearLogits: the moments of softcapped logits need every logit; leave softcap=None for this objective")
         if self.schedule == "forward":
             raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
-        self._unfiltered()
-        if self.shards is not None:
-            raise ValueError("LinearLogits: objectives of the spherical family need a head that one process holds whole; this one is split")
+        self._whole("objectives of the spherical family are")
         found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
         return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
 
@@ -227,6 +225,7 @@ class LinearLogits:
 
     def logits_at(self, classes: Integer[Tensor, "*rows m"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows m"]:
         """The logits of some classes of every kept row, without a pass over the vocabulary; 0 elsewhere, and where a class is negative."""
+        self._whole("logits of given classes are")
         at, flat = self._arguments(), keep.reshape(-1, 1)
         assert at.x is not None
         assert at.weight is not None
@@ -236,6 +235,7 @@ class LinearLogits:
 
     def top_k(self, k: int) -> tuple[Integer[Tensor, "*rows k"], Float[Tensor, "*rows k"]]:
         """The k most likely classes of every row, most likely first, and their log-probabilities, which carry no gradient."""
+        self._whole("the most likely classes are")
         at = Arguments(*(None if part is None else part.detach() for part in self._arguments()))
         assert at.x is not None
         assert at.weight is not None
@@ -274,6 +274,8 @@ class LinearLogits:
     ) -> Tensor:
         if not isinstance(teacher, LinearLogits):
             raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
+        for side in (self, teacher):
+            side._whole("comparisons with a second head are")
         if teacher.rows != self.rows or teacher.classes != self.classes:
             raise ValueError(f"LinearLogits: the teacher must have the rows and classes of {self}; got {teacher}")
         if teacher.hidden.device != self.hidden.device:
@@ -291,6 +293,12 @@ class LinearLogits:
             self.hidden, self.weight, self.bias, temperature=self.temperature * temperature, softcap=self.softcap, schedule=self.schedule,
             memory=self.memory,
         )  # fmt: skip
+
+    def _whole(self, what: str) -> None:
+        """Refuse what is for a head whose classes are all here, and for exact gradients."""
+        self._unfiltered()
+        if self.shards is not None:
+            raise ValueError(f"LinearLogits: {what} for a head that one process holds whole; this one's classes are split")
 
     def _unfiltered(self) -> None:
         if self.gradient_filter is not None:

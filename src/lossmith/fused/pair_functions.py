@@ -17,6 +17,7 @@ from lossmith.fused import operators, pairs
 from lossmith.fused.functions import _letters, _moved, _save, _scaled, transformed
 from lossmith.fused.operators import _as, _batched, _without_autocast
 from lossmith.fused.pairs import COLUMNS, Side
+from lossmith.fused.second import logits_and_tangent
 from lossmith.fused.terms import terms_of
 from lossmith.fused.tiles import ROWS, Head, working
 
@@ -333,8 +334,8 @@ def _block_tangent(at: Both, direction: Both, keep: Tensor, code: str) -> Tensor
     assert at.teacher_weight is not None
     dtype = _working(at.x, at.weight, at.teacher_x, at.teacher_weight)
     to, along = ([None if part is None else part.to(dtype) for part in parts] for parts in (at, direction))
-    z, dz = _logits_and_tangent(to[:4], along[:4], keep)
-    t, dt = _logits_and_tangent(to[4:8], along[4:8], keep)
+    z, dz = logits_and_tangent(to[:4], along[:4], keep)
+    t, dt = logits_and_tangent(to[4:8], along[4:8], keep)
     b, a, v = z.log_softmax(1), t.log_softmax(1), to[8]
     terms = terms_of(code, dtype)
     _, share_a, share_b = terms.shares(a, b, v)
@@ -342,31 +343,6 @@ def _block_tangent(at: Both, direction: Both, keep: Tensor, code: str) -> Tensor
     if along[8] is not None:
         moved = moved - (a.exp() * torch.where(a.isneginf() | b.isneginf(), 0, b) * along[8]).sum(1)
     return torch.where(keep, moved, 0)
-
-
-def _logits_and_tangent(at: list[Tensor | None], along: list[Tensor | None], keep: Tensor) -> tuple[Tensor, Tensor]:
-    """A side's logits, and how they move."""
-    x, weight, bias, cap = at
-    dx, dweight, dbias, dcap = along
-    assert x is not None
-    assert weight is not None
-    x = torch.where(keep.unsqueeze(1), x, 0)
-    u = x @ weight.mT if bias is None else x @ weight.mT + bias
-    du = torch.zeros_like(u)
-    if dx is not None:
-        du = du + torch.where(keep.unsqueeze(1), dx, 0) @ weight.mT
-    if dweight is not None:
-        du = du + x @ dweight.mT
-    if dbias is not None:
-        du = du + dbias
-    if cap is None:
-        return u, du
-    t = torch.tanh(u / cap)
-    curb = 1 - t * t
-    dz = curb * du
-    if dcap is not None:
-        dz = dz + dcap * (t - u / cap * curb)
-    return cap * t, dz
 
 
 def curvature(at: Both, direction: Both, upstream: Tensor, keep: Tensor, code: str) -> tuple[Both, Tensor]:
