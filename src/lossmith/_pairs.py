@@ -28,7 +28,7 @@ from lossmith._reduce import (
     times,
     working_dtype,
 )
-from lossmith._rows import LogitSource, is_source
+from lossmith._rows import LogitSource, Source, is_source
 from lossmith._typing import Bool, Float, Hyper, Logits
 
 
@@ -46,7 +46,7 @@ class TeachableSource(LogitSource, Protocol):
 
     def divergence_from(
         self,
-        teacher: LogitSource,
+        teacher: Source,
         generator: Any,
         keep: Bool[Tensor, "*rows"],
         *,

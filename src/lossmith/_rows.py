@@ -97,7 +97,7 @@ class SoftSource(SummingSource, Protocol):
 
     def cross_entropy_to(
         self,
-        teacher: LogitSource,
+        teacher: Source,
         keep: Bool[Tensor, "*rows"],
         class_weight: Float[Tensor, " c"] | None,
         *,
@@ -196,7 +196,7 @@ def _of_source(
     return source.weighted_log_prob(label, batch.keep, slope * each / (divisor(each, opt) if opt.reduction == "mean" else 1.0))
 
 
-def _of_two_sources(opt: Call, source: Logits | LogitSource, target: LogitSource, smoothing: Hyper, slope: float | None) -> Tensor:
+def _of_two_sources(opt: Call, source: Logits | LogitSource, target: Source, smoothing: Hyper, slope: float | None) -> Tensor:
     """The same against class probabilities that are the prediction of another source."""
     if slope is None:
         raise TypeError(f"{opt.name}: target must be class indices for a {type(source).__name__}; got a {type(target).__name__}")

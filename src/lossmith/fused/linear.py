@@ -10,7 +10,7 @@ from torch import Tensor
 from lossmith._checks import describe, holds, validating
 from lossmith._moments import Moments
 from lossmith._reduce import times
-from lossmith._rows import LogitSource
+from lossmith._rows import Source
 from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.collectives import copy_to_ranks
 from lossmith.fused.engine import Spec
@@ -244,7 +244,7 @@ class LinearLogits:
 
     def divergence_from(
         self,
-        teacher: LogitSource,
+        teacher: Source,
         generator: FGenerator,
         keep: Bool[Tensor, "*rows"],
         *,
@@ -260,7 +260,7 @@ class LinearLogits:
 
     def cross_entropy_to(
         self,
-        teacher: LogitSource,
+        teacher: Source,
         keep: Bool[Tensor, "*rows"],
         class_weight: Float[Tensor, " c"] | None = None,
         *,
@@ -270,7 +270,7 @@ class LinearLogits:
         return self._compared(teacher, CROSS_ENTROPY, keep, class_weight, 1.0, weight)
 
     def _compared(
-        self, teacher: LogitSource, code: str, keep: Tensor, class_weight: Tensor | None, temperature: Hyper, weight: Tensor | None
+        self, teacher: Source, code: str, keep: Tensor, class_weight: Tensor | None, temperature: Hyper, weight: Tensor | None
     ) -> Tensor:
         if not isinstance(teacher, LinearLogits):
             raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
