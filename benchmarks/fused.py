@@ -6,7 +6,8 @@
 **Time** is CPU time of this process (`time.process_time`, one thread), forward and backward. All variants are interleaved in one process,
 one call each a round, in an order that changes from round to round, so that a busy machine is busy for all of them; a ratio is the median
 over the rounds of the ratio to the floor in the same round, with a 95 % interval of that median from its order statistics. The floor
-is the three matrix products alone, on 256 rows at a time into buffers that exist: no exponential, no sum.
+is the three matrix products alone, on 256 rows at a time into buffers that exist: no exponential, no sum. Distillation has a floor
+of its own, the four products that it needs; its variants are divided by that one.
 
 **Memory** (`--memory`) is the most that was resident beyond the inputs, gradients included, of one call in a fresh process: the
 high-water mark that the kernel keeps (VmHWM), set back just before the call. Pages are counted when they are touched; blocks of more
@@ -42,6 +43,8 @@ class Problem(NamedTuple):
     hidden: Tensor
     weight: Tensor
     target: Tensor
+    teacher_hidden: Tensor
+    teacher_weight: Tensor
 
 
 Step = Callable[[Problem], None]
@@ -54,7 +57,8 @@ def problem(rows: int, width: int, classes: int, dtype: torch.dtype, *, ignored:
     weight = (torch.randn(classes, width).mul_(2 / math.sqrt(width))).to(dtype).requires_grad_(not frozen)
     target = torch.randint(classes, (rows,))
     target[torch.rand(rows) < ignored] = -100
-    return Problem(hidden, weight, target)
+    teacher = torch.randn(rows, width).to(dtype), torch.randn(classes, width).mul_(2 / math.sqrt(width)).to(dtype)
+    return Problem(hidden, weight, target, *teacher)
 
 
 def backward(loss: Callable[[Problem], Tensor]) -> Step:
@@ -81,6 +85,36 @@ def floor(p: Problem, rows: int = 256) -> Step:
             dw.addmm_(out.T, some, beta=0)
 
     return step
+
+
+def distillation_floor(p: Problem, rows: int = 256) -> Step:
+    """The four products of distillation: both sides' logits, and the student's two gradients."""
+    x, w, t, v = (tensor.detach().float() for tensor in (p.hidden, p.weight, p.teacher_hidden, p.teacher_weight))
+    z, q, dx, dw = torch.empty(rows, w.shape[0]), torch.empty(rows, w.shape[0]), torch.empty_like(x), torch.zeros_like(w)
+
+    def step(_: Problem) -> None:
+        for start in range(0, x.shape[0], rows):
+            some = x[start : start + rows]
+            out = z[: some.shape[0]]
+            torch.mm(t[start : start + rows], v.T, out=q[: some.shape[0]])
+            torch.mm(some, w.T, out=out)
+            torch.mm(out, w, out=dx[start : start + rows])
+            dw.addmm_(out.T, some, beta=0)
+
+    return step
+
+
+def distilled(generator: str, *, dense: bool = False) -> Callable[[Problem], Tensor]:
+    """Distillation from a teacher that does not learn."""
+
+    def loss(p: Problem) -> Tensor:
+        if dense:
+            sides = F.linear(p.hidden, p.weight), F.linear(p.teacher_hidden, p.teacher_weight)
+            return F.kl_div(*(z.float().log_softmax(1) for z in sides), reduction="batchmean", log_target=True)
+        sides = LinearLogits(p.hidden, p.weight), LinearLogits(p.teacher_hidden, p.teacher_weight)
+        return lossmith.divergence_distillation(*sides, generator=generator)
+
+    return loss
 
 
 def eager(p: Problem) -> Tensor:
@@ -118,11 +152,17 @@ OURS: dict[str, Callable[[Problem], Tensor]] = {
     "three temperatures": three_temperatures,
 }
 
+DISTILLED = ("kl", "reverse_kl", "jensen_shannon", "skew_kl(skew=0.1)", "total_variation")
+"""Generators that distillation is timed with, against the floor of its own products."""
+
 
 def steps(p: Problem, *, compiled: bool = True) -> tuple[dict[str, Step], list[str]]:
     """Everything to be timed on a problem, and what had to be left out."""
     found: dict[str, Step] = {"floor": floor(p), **{f"lossmith {name}": backward(loss) for name, loss in OURS.items()}}
     left_out = []
+    found["distillation floor"] = distillation_floor(p)
+    found |= {f"lossmith distillation, {name}": backward(distilled(name)) for name in DISTILLED}
+    found["distillation, eager F.kl_div"] = backward(distilled("kl", dense=True))
     found["eager"] = backward(eager)
     if compiled:
         found["torch.compile"] = backward(torch.compile(eager))
@@ -173,7 +213,8 @@ def table(spent: dict[str, list[float]]) -> None:
     base = spent["floor"]
     print(f"{'':38}{'x floor':>8}  {'95 % of the median':>20}{'ms':>10}")
     for name, values in spent.items():
-        ratios = [value / least for value, least in zip(values, base, strict=True)]
+        of = spent["distillation floor"] if "distillation" in name else base
+        ratios = [value / least for value, least in zip(values, of, strict=True)]
         low, high = interval(ratios)
         print(f"{name:38}{statistics.median(ratios):8.2f}  {f'[{low:.2f}, {high:.2f}]':>20}{1000 * statistics.median(values):10.0f}")
 
@@ -267,13 +308,13 @@ def main() -> None:
     found["lossmith focal_loss, frozen head"] = backward(OURS["focal_loss"])
     problems = {name: half if "ignored" in name else frozen if "frozen" in name else p for name in found}
     if arguments.only:
-        found = {name: step for name, step in found.items() if name == "floor" or any(part in name for part in arguments.only)}
+        found = {name: step for name, step in found.items() if "floor" in name or any(part in name for part in arguments.only)}
     if arguments.rounds:
         table(timed(found, problems, arguments.rounds))
     for line in left_out:
         print(f"left out: {line}")
     if arguments.memory:
-        peaks([name for name in found if problems[name] is p and name != "floor"], arguments)
+        peaks([name for name in found if problems[name] is p and "floor" not in name], arguments)
     if arguments.given:
         given_logits(arguments.rows, arguments.classes, arguments.rounds)
 

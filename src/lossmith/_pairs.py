@@ -9,14 +9,52 @@ does not learn is asked under ``torch.no_grad()``, as one would anyway, or detac
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lossmith._checks import describe
-from lossmith._reduce import Call, check_floating, check_weight, full_precision, in_dtype, read, reduce, scalar, working_dtype
+from lossmith._reduce import (
+    Call,
+    check_floating,
+    check_weight,
+    divisor,
+    full_precision,
+    in_dtype,
+    read,
+    reduce,
+    scalar,
+    times,
+    working_dtype,
+)
+from lossmith._rows import LogitSource, Source, is_source
 from lossmith._typing import Bool, Float, Hyper, Logits
+
+
+@runtime_checkable
+class TeachableSource(LogitSource, Protocol):
+    """Logits of a student that need not exist as a tensor, held to a teacher's that need not either."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its statistics."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def divergence_from(
+        self,
+        teacher: Source,
+        generator: Any,
+        keep: Bool[Tensor, "*rows"],
+        *,
+        temperature: Hyper = 1.0,
+        weight: Float[Tensor, "*rows"] | None = None,
+    ) -> Float[Tensor, "*rows"] | Float[Tensor, ""]:
+        """The f-divergence of the teacher's prediction from this one, a number a row; with weights, their weighted sum."""
+        ...
 
 
 class Pair(NamedTuple):
@@ -35,15 +73,21 @@ class Pair(NamedTuple):
 
 def of_teacher(
     row: Callable[..., Tensor],
-    input: Logits,
-    target: Logits,
+    input: Logits | LogitSource,
+    target: Logits | LogitSource,
     options: Mapping[str, Any],
     *,
     temperature: Hyper = 1.0,
+    divergence: tuple[Any, Hyper] | None = None,
     **hyper: Any,
 ) -> Tensor:
-    """An objective of a student's and a teacher's log-probabilities."""
+    """An objective of a student's and a teacher's log-probabilities.
+
+    `divergence`, a generator and a factor, says that it is no more than a divergence times a factor: then it takes sources of logits.
+    """
     opt = read(row, options, {**hyper, "temperature": temperature})
+    if not isinstance(input, Tensor) or not isinstance(target, Tensor):
+        return _of_sources(opt, input, target, temperature, divergence)
     pair = pair_frame(opt, input, target)
     dtype = torch.promote_types(working_dtype(input), working_dtype(target))
     with full_precision(input):
@@ -54,7 +98,34 @@ def of_teacher(
         return reduce(torch.where(pair.keep, each * value, 0), torch.where(pair.keep, each, 0), opt)
 
 
-def pair_frame(opt: Call, input: Logits, target: Logits) -> Pair:
+def _of_sources(
+    opt: Call, input: Logits | LogitSource, target: Logits | LogitSource, temperature: Hyper, divergence: tuple[Any, Hyper] | None
+) -> Tensor:
+    """The same from sources of logits on both sides; anything else that is no tensor is refused here."""
+    if not is_source(input) and not is_source(target):
+        pair_frame(opt, input, target)  # which says what is wrong
+    if divergence is None:
+        raise TypeError(f"{opt.name}: input must be a tensor, for it needs every logit of a row; got a {type(input).__name__}")
+    if not (hasattr(input, "divergence_from") and hasattr(target, "divergence_from")):
+        came = " and ".join(describe(side) if isinstance(side, Tensor) else f"a {type(side).__name__}" for side in (input, target))
+        raise TypeError(f"{opt.name}: input and target must both be tensors of logits, or both be LinearLogits; got {came}")
+    student: TeachableSource = input  # type: ignore[assignment]  # what hasattr has seen to; isinstance is refused by Dynamo
+    if student.classes < 2:
+        raise ValueError(f"{opt.name}: input must have at least 2 classes; got a {type(input).__name__} of {student.classes}")
+    assert is_source(target)
+    if student.rows != target.rows or student.classes != target.classes:
+        raise ValueError(f"{opt.name}: target must have the input's rows and classes; got {target} for {input}")
+    each = torch.ones(student.rows, dtype=student.dtype, device=student.device)
+    if opt.sample_weight is not None:
+        each = check_weight(opt.name, "sample_weight", opt.sample_weight, tuple(student.rows), each).to(student.dtype)
+    (generator, factor), keep = divergence, each != 0
+    if opt.reduction == "none":
+        return times(factor, times(each, student.divergence_from(target, generator, keep, temperature=temperature)))
+    weight = each / divisor(each, opt) if opt.reduction == "mean" else each
+    return times(factor, student.divergence_from(target, generator, keep, temperature=temperature, weight=weight))
+
+
+def pair_frame(opt: Call, input: Any, target: Any) -> Pair:
     """Check student and teacher against each other, and find the class axis and the mask."""
     check_floating(opt.name, input)
     if input.ndim == 0 or input.shape[min(1, input.ndim - 1)] < 2:

@@ -75,6 +75,9 @@ class SummingSource(LogitSource, Protocol):
         """The dtype of its log-probabilities."""
         ...
 
+    @property
+    def device(self) -> torch.device: ...
+
     def total_log_prob(
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None
     ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
@@ -85,6 +88,22 @@ class SummingSource(LogitSource, Protocol):
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
     ) -> Float[Tensor, ""]:
         """The sum over the kept rows of weight_i log p_i."""
+        ...
+
+
+@runtime_checkable
+class SoftSource(SummingSource, Protocol):
+    """A source that can also be held to another source's prediction, as a tensor of logits to class probabilities."""
+
+    def cross_entropy_to(
+        self,
+        teacher: Source,
+        keep: Bool[Tensor, "*rows"],
+        class_weight: Float[Tensor, " c"] | None,
+        *,
+        weight: Float[Tensor, "*rows"] | None = None,
+    ) -> Float[Tensor, "*rows"] | Float[Tensor, ""]:
+        """-sum_k w_k q_k log p_k with the teacher's prediction q, a number a row; with weights, their weighted sum."""
         ...
 
 
@@ -126,7 +145,7 @@ class Batch(NamedTuple):
 def of_log_prob(
     row: Callable[..., Tensor],
     input: Logits | LogitSource,
-    target: Target,
+    target: Target | LogitSource,
     options: Mapping[str, Any],
     *,
     smoothing: Hyper = 0.0,
@@ -138,6 +157,8 @@ def of_log_prob(
     `slope` says that the row function is no more than `slope * log_p`, which spares a source of logits work.
     """
     opt = read(row, options, {**hyper, "label_smoothing": smoothing})
+    if not isinstance(target, Tensor) and is_source(target):
+        return _of_two_sources(opt, input, target, smoothing, slope)
     batch = frame(opt, input, target, sources="target_log_prob")
     smooth = isinstance(smoothing, Tensor) or smoothing != 0
     if not isinstance(input, Tensor):
@@ -173,6 +194,37 @@ def _of_source(
         return finish(batch, slope * source.target_log_prob(label, batch.keep))
     _, each = weigh(batch, torch.ones(batch.keep.shape, dtype=source.dtype, device=label.device))
     return source.weighted_log_prob(label, batch.keep, slope * each / (divisor(each, opt) if opt.reduction == "mean" else 1.0))
+
+
+def _of_two_sources(opt: Call, source: Logits | LogitSource, target: Source, smoothing: Hyper, slope: float | None) -> Tensor:
+    """The same against class probabilities that are the prediction of another source."""
+    if slope is None:
+        raise TypeError(f"{opt.name}: target must be class indices for a {type(source).__name__}; got a {type(target).__name__}")
+    if not (hasattr(source, "cross_entropy_to") and hasattr(target, "cross_entropy_to")):
+        came = describe(source) if isinstance(source, Tensor) else f"a {type(source).__name__}"
+        raise TypeError(
+            f"{opt.name}: a target that is a source of logits goes with an input that is one too, both LinearLogits; got {came} and "
+            f"a {type(target).__name__}"
+        )
+    student: SoftSource = source  # type: ignore[assignment]  # what hasattr has seen to; isinstance is refused by Dynamo
+    if student.classes < 2:
+        raise ValueError(f"{opt.name}: input must have at least 2 classes; got {source}")
+    if student.rows != target.rows or student.classes != target.classes:
+        raise ValueError(f"{opt.name}: target must have the input's rows and classes; got {target} for {source}")
+    if opt.ignore_index != -100:
+        raise ValueError(f"{opt.name}: ignore_index has no meaning with class probabilities; remove rows by sample_weight=0")
+    if isinstance(smoothing, Tensor) or smoothing != 0:
+        raise TypeError(f"{opt.name}: label_smoothing goes with class indices for a {type(source).__name__}; got {smoothing} beside a head")
+    each = torch.ones(student.rows, dtype=student.dtype, device=student.device)
+    if opt.sample_weight is not None:
+        each = check_weight(opt.name, "sample_weight", opt.sample_weight, tuple(student.rows), each).to(student.dtype)
+    v, keep = opt.weight, each != 0
+    if v is not None:
+        v = check_weight(opt.name, "weight", v, (student.classes,), each).to(student.dtype)
+    if opt.reduction == "none":
+        return -slope * times(each, student.cross_entropy_to(target, keep, v))
+    weight = each / divisor(each, opt) if opt.reduction == "mean" else each
+    return -slope * student.cross_entropy_to(target, keep, v, weight=weight)
 
 
 def log_probabilities(batch: Batch, input: Logits) -> Logits:
@@ -284,7 +336,7 @@ def finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = Fals
     return reduce(value, each, batch.options)
 
 
-def frame(opt: Call, input: Logits | Source, target: Tensor, *, sources: str | None = None) -> Batch:
+def frame(opt: Call, input: Logits | Source, target: Any, *, sources: str | None = None) -> Batch:
     """Check the arguments against each other, and find the class axis, the mask and the labels.
 
     `sources` is what the objective can do with in place of logits, and so the method of the sources that it takes.

@@ -47,6 +47,8 @@ def test_every_statistic_and_its_gradient_in_everything(rows, softcap):
     keep, g = p.target >= 0, torch.Generator().manual_seed(1)
     total = torch.zeros(2, dtype=torch.float64)
     for mine, theirs in zip(found, expected, strict=True):
+        if theirs is None:  # the statistics that no definition of a single row of logits has
+            continue
         theirs = torch.where(keep if theirs.ndim == 1 else keep[:, None], theirs, 0)
         assert_close(mine, theirs, 1e-12)
         upstream = torch.randn(mine.shape, generator=g, dtype=torch.float64)

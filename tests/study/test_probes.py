@@ -1,5 +1,7 @@
 """Probes: what they find in models made by hand, in real trials, and that nothing else in a study moves by them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,9 @@ from lossmith.study import Dataset, StudyError, StudySpec
 from lossmith.study.data.splits import make_split
 from lossmith.study.data.strange import hold_out_classes
 from lossmith.study.probed import findings
+from lossmith.study.report import beside
+from lossmith.study.report.page import render
+from lossmith.study.summary import Summary
 from lossmith.study.training.criterion import Criterion
 from lossmith.study.training.objectives import ObjectiveSpec
 from lossmith.study.training.probes import probe, read_probes
@@ -167,6 +172,28 @@ def test_findings_of_a_study(specs, tmp_path):
     assert 0 <= epochs <= 3
     curve = result.curves("cross_entropy").validation[0]
     assert found["training", "epochs to 95 % of the best"].values["cross_entropy"][0] == np.flatnonzero(curve >= 0.95 * curve.max())[0]
+
+
+def test_the_report_shows_what_was_found(specs):
+    summary = Summary(study.run(specs[1], jobs=1))
+    shown = beside.section(summary)
+    names = [row["name"] for row in shown["rows"]]
+    assert "epochs to 95 % of the best" in names
+    assert "accuracy under FGSM of radius 0.1" in names
+    assert "gaussian noise, mean of 5 severities: accuracy" in names
+    assert "collapse within class" in names
+    assert len(shown["severities"]) == 5 * 4 * 2
+    found = {(one.probe, one.measure): one for one in findings(summary.result)}
+    row = shown["rows"][names.index("gaussian noise, mean of 5 severities: accuracy")]
+    assert row["cells"][0]["text"] == f"{100 * found['gaussian_noise', 'accuracy'].mean('cross_entropy'):.1f} %"
+    assert row["cells"][0]["difference"] == ""
+    assert "[" in row["cells"][1]["difference"]
+    page = render(summary)
+    assert "Beside the metrics" in page
+    assert "accuracy under FGSM of radius 0.1" in page
+    told = beside.facts(summary)
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert {one["probe"] for one in told} >= {"training", "margins", "fgsm:0.1", "gain@3"}
 
 
 def test_a_study_without_probes_still_says_how_soon(specs):

@@ -43,7 +43,7 @@ def _log_loss(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
 )
 def cross_entropy(
     input: Logits | LogitSource,
-    target: Target,
+    target: Target | LogitSource,
     *,
     label_smoothing: Hyper = 0.0,
     **options: Unpack[RowOptions],
@@ -72,7 +72,8 @@ def cross_entropy(
 
     Args:
         input: logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a source of them.
-        target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels.
+        target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels. For a
+            `lossmith.fused.LinearLogits` as input, class probabilities are another one's: softmax of the logits of a second head.
         label_smoothing: the share of the target given to the uniform distribution over classes.
 
     Returns:

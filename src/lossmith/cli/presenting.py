@@ -204,7 +204,7 @@ def _difference(summary: "Summary", found: "Comparison | None") -> Text:
 def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from lossmith.study.report import words
+    from lossmith.study.report import beside, words
     from lossmith.study.spec import STOPS
     from lossmith.study.training.metrics import METRICS
 
@@ -235,5 +235,6 @@ def _facts(summary: "Summary", page: Path) -> dict[str, Any]:
         ],
         "warnings": summary.notes,
         "results": tables,
+        "beside": beside.facts(summary),
         "report": str(page),
     }

@@ -5,6 +5,7 @@ from typing import Unpack
 from lossmith._options import TeacherOptions
 from lossmith._pairs import of_teacher
 from lossmith._reduce import times
+from lossmith._rows import LogitSource
 from lossmith._typing import Float, Hyper, Logits, Tensor
 from lossmith.card import Choice, Claims, Range, objective
 from lossmith.divergences import divergence
@@ -54,8 +55,8 @@ def _from_teacher(
     "class by class, and finite differences",
 )
 def divergence_distillation(
-    input: Logits,
-    target: Logits,
+    input: Logits | LogitSource,
+    target: Logits | LogitSource,
     *,
     generator: FGenerator | str = "kl",
     temperature: Hyper = 1.0,
@@ -92,8 +93,8 @@ def divergence_distillation(
     number of classes as well, and its value is NaN where both give a class no probability.
 
     Args:
-        input: the student's logits `(c,)`, `(n, c)` or `(n, c, *d)`.
-        target: the teacher's logits (or log-probabilities, which are logits too) in the input's shape.
+        input: the student's logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a `lossmith.fused.LinearLogits`.
+        target: the teacher's logits (or log-probabilities, which are logits too) in the input's shape; a `LinearLogits` for one.
         generator: f: an `FGenerator`, or the name of one.
         temperature: T, by which both are divided; a number or a 0-d tensor.
         rescale: whether the factor :math:`T^2` is part of the loss.
@@ -111,4 +112,6 @@ def divergence_distillation(
     """
     _from_teacher.card.check({"generator": generator, "temperature": temperature, "rescale": rescale})  # type: ignore[attr-defined]
     factor = temperature * temperature if rescale else 1.0
-    return of_teacher(_from_teacher, input, target, options, temperature=temperature, generator=ANY(generator), factor=factor)
+    g = ANY(generator)
+    how = {"temperature": temperature, "generator": g, "factor": factor}
+    return of_teacher(_from_teacher, input, target, options, divergence=(g, factor), **how)

@@ -251,11 +251,15 @@ class BlockSlope:
         log_p = spec.column(stats, "log_prob")
         self.labels = None
         if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
-            self.labels = Labels(head.local(label), head.classes, head.width)
+            self.labels = self._located(label, head)
             p = log_p.exp()
             self.at_label = on_log_prob * -torch.expm1(log_p) + on_lse * p + given("target_logit")
             if h is not None:
                 self.at_label = self.at_label - on_h * p * (log_p.clamp_min(NOTHING) + h)
+
+    def _located(self, label: Tensor, head: Head | Given) -> Labels | None:
+        """Where the labels are; a kernel compares for itself."""
+        return Labels(head.local(label), head.classes, head.width)
 
     def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
         """The slope, in one of the two; both are overwritten. `beside` is as large as z, and not looked at where one will do."""

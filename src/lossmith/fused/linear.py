@@ -10,17 +10,23 @@ from torch import Tensor
 from lossmith._checks import describe, holds, validating
 from lossmith._moments import Moments
 from lossmith._reduce import times
+from lossmith._rows import Source
 from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.collectives import copy_to_ranks
 from lossmith.fused.engine import Spec
 from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, transformed, weighted_log_prob
+from lossmith.fused.indices import gathered, top_k
 from lossmith.fused.moments import linear_moments
+from lossmith.fused.pair_functions import Both
+from lossmith.fused.pair_plan import compare
 from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, choose, describe_plan
-from lossmith.fused.reference import WANTED, RowStats
+from lossmith.fused.reference import WANTED, RowStats, softcapped
 from lossmith.fused.second import Arguments
 from lossmith.fused.shards import check_alike, split_head
 from lossmith.fused.sparse import GradientFilter, filtered_log_prob
+from lossmith.fused.terms import CROSS_ENTROPY, code_of
 from lossmith.fused.tiles import working
+from lossmith.generators import FGenerator
 
 
 class LinearLogits:
@@ -127,6 +133,11 @@ class LinearLogits:
         """The dtype of its statistics: float32 at least."""
         return working(self.hidden, self.weight)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.hidden.device
+
     def _arguments(self, class_weight: Tensor | None = None) -> Arguments:
         """Hidden states as rows of a matrix, and the temperature in them: z = (s/T) tanh((h/T W' + b/T) / (s/T))."""
         hidden, bias, cap = self.hidden.flatten(0, -2) if self.hidden.ndim > 1 else self.hidden.unsqueeze(0), self.bias, self.softcap
@@ -195,9 +206,7 @@ class LinearLogits:
             raise ValueError("LinearLogits: the moments of softcapped logits need every logit; leave softcap=None for this objective")
         if self.schedule == "forward":
             raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
-        self._unfiltered()
-        if self.shards is not None:
-            raise ValueError("LinearLogits: objectives of the spherical family need a head that one process holds whole; this one is split")
+        self._whole("objectives of the spherical family are")
         found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
         return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
 
@@ -213,6 +222,83 @@ class LinearLogits:
         found = {name: out[:, i].reshape(self.rows) for i, name in enumerate(spec.want)}
         further = out[:, len(spec.want) :].reshape(*self.rows, len(temperatures)) if temperatures else None
         return RowStats(**found, logsumexp_at=further)
+
+    def logits_at(self, classes: Integer[Tensor, "*rows m"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows m"]:
+        """The logits of some classes of every kept row, without a pass over the vocabulary; 0 elsewhere, and where a class is negative."""
+        self._whole("logits of given classes are")
+        at, flat = self._arguments(), keep.reshape(-1, 1)
+        assert at.x is not None
+        assert at.weight is not None
+        wanted = torch.where(flat, classes.reshape(flat.shape[0], classes.shape[-1]), -1)
+        u = gathered(torch.where(flat, at.x, 0), at.weight, at.bias, wanted)
+        return softcapped(u, at.cap).reshape(classes.shape)
+
+    def top_k(self, k: int) -> tuple[Integer[Tensor, "*rows k"], Float[Tensor, "*rows k"]]:
+        """The k most likely classes of every row, most likely first, and their log-probabilities, which carry no gradient."""
+        self._whole("the most likely classes are")
+        at = Arguments(*(None if part is None else part.detach() for part in self._arguments()))
+        assert at.x is not None
+        assert at.weight is not None
+        classes, log_p = top_k(at.x, at.weight, at.bias, at.cap, k)
+        return classes.reshape(*self.rows, k), log_p.reshape(*self.rows, k)
+
+    def divergence_from(
+        self,
+        teacher: Source,
+        generator: FGenerator,
+        keep: Bool[Tensor, "*rows"],
+        *,
+        temperature: Hyper = 1.0,
+        weight: Float[Tensor, "*rows"] | None = None,
+    ) -> Float[Tensor, "*rows"] | Float[Tensor, ""]:
+        """D_f(q || p) of a teacher's prediction q and this one p, both at a further temperature; with weights, their weighted sum."""
+        if generator.f_log(torch.full((1,), 0.5)).requires_grad:
+            raise TypeError(
+                f"LinearLogits: the generator {generator.name!r} holds tensors that ask for a gradient, which it would not get: give logits"
+            )
+        return self._compared(teacher, code_of(generator), keep, None, temperature, weight)
+
+    def cross_entropy_to(
+        self,
+        teacher: Source,
+        keep: Bool[Tensor, "*rows"],
+        class_weight: Float[Tensor, " c"] | None = None,
+        *,
+        weight: Float[Tensor, "*rows"] | None = None,
+    ) -> Float[Tensor, "*rows"] | Float[Tensor, ""]:
+        """-sum_k v_k q_k log p_k of a teacher's prediction q and this one p; with row weights, their weighted sum."""
+        return self._compared(teacher, CROSS_ENTROPY, keep, class_weight, 1.0, weight)
+
+    def _compared(
+        self, teacher: Source, code: str, keep: Tensor, class_weight: Tensor | None, temperature: Hyper, weight: Tensor | None
+    ) -> Tensor:
+        if not isinstance(teacher, LinearLogits):
+            raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
+        for side in (self, teacher):
+            side._whole("comparisons with a second head are")
+        if teacher.rows != self.rows or teacher.classes != self.classes:
+            raise ValueError(f"LinearLogits: the teacher must have the rows and classes of {self}; got {teacher}")
+        if teacher.hidden.device != self.hidden.device:
+            raise ValueError(f"LinearLogits: the teacher must be on {self.hidden.device}; it is on {teacher.hidden.device}")
+        sides = (side if isinstance(temperature, (int, float)) and temperature == 1 else side.at(temperature) for side in (self, teacher))
+        student, other = (side._arguments() for side in sides)
+        at = Both(*student[:4], *other[:4], class_weight)
+        each = None if weight is None else weight.reshape(-1).to(self.dtype)
+        found = compare(at, keep.reshape(-1), code, each, self.schedule, self.memory).to(self.dtype)
+        return found.reshape(self.rows) if weight is None else found
+
+    def at(self, temperature: Hyper) -> "LinearLogits":
+        """The same logits divided by a further temperature."""
+        return LinearLogits(
+            self.hidden, self.weight, self.bias, temperature=self.temperature * temperature, softcap=self.softcap, schedule=self.schedule,
+            memory=self.memory,
+        )  # fmt: skip
+
+    def _whole(self, what: str) -> None:
+        """Refuse what is for a head whose classes are all here, and for exact gradients."""
+        self._unfiltered()
+        if self.shards is not None:
+            raise ValueError(f"LinearLogits: {what} for a head that one process holds whole; this one's classes are split")
 
     def _unfiltered(self) -> None:
         if self.gradient_filter is not None:

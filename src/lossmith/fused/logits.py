@@ -58,6 +58,11 @@ class Logits:
         """The dtype of its log-probabilities: float32 at least."""
         return working(self.input, self.input)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.input.device
+
     def _found(self, spec: Spec, label: Tensor, class_weight: Tensor | None = None) -> list[Tensor]:
         """The columns of the whole specification, each in the shape of the rows."""
         z = self.input if self.input.ndim > 1 else self.input.unsqueeze(0)

@@ -4,13 +4,14 @@ They have no derivative of their own: torch's `register_autograd` does not go to
 autograd Functions of :mod:`lossmith.fused.functions`, which call these.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossmith.fused import engine, given
+from lossmith.fused import given
+from lossmith.fused.backends import computing
 from lossmith.fused.engine import Spec
 from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import Head, working
@@ -33,7 +34,8 @@ def row_stats(
 ) -> Tensor:
     """`(n, columns)` statistics of the rows whose label is at least 0."""
     with _without_autocast(x):
-        return engine.row_stats(x, Head(weight, bias, cap, Shards.read(shards)), class_weight, label, Spec.read(spec))
+        head = Head(weight, bias, cap, Shards.read(shards))
+        return computing(x, head).row_stats(x, head, class_weight, label, Spec.read(spec))
 
 
 @row_stats.register_fake
@@ -58,7 +60,7 @@ def row_stats_gradients(
     """Gradients by hidden, weight, bias, cap and class weight, in their dtypes; empty where not wanted."""
     head = Head(weight, bias, cap, Shards.read(shards))
     with _without_autocast(x):
-        found = engine.row_stats_gradients(x, head, class_weight, label, stats, upstream, Spec.read(spec), wanted)
+        found = computing(x, head).row_stats_gradients(x, head, class_weight, label, stats, upstream, Spec.read(spec), wanted)
     gx, gw, gb, gc, gv = (_as(like, gradient, x) for gradient, like in zip(found, (x, weight, bias, cap, class_weight), strict=True))
     return gx, gw, gb, gc, gv
 
@@ -82,7 +84,8 @@ def log_prob_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The log-probability, and the gradients of its sum weighted by `upstream` by hidden, weight and bias, in the working dtype."""
     with _without_autocast(x):
-        out, found = engine.log_prob_and_gradients(x, Head(weight, bias, cap, Shards.read(shards)), label, upstream, wanted + "nn")
+        head = Head(weight, bias, cap, Shards.read(shards))
+        out, found = computing(x, head).log_prob_and_gradients(x, head, label, upstream, wanted + "nn")
     gx, gw, gb = (x.new_empty(0) if gradient is None else gradient for gradient in found[:3])
     return out, gx, gw, gb
 
@@ -134,11 +137,11 @@ def _(z, class_weight, label, stats, upstream, spec):  # type: ignore[no-untyped
     return torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
-ROWWISE = {"x", "label", "stats", "upstream"}
+ROWWISE = frozenset({"x", "label", "stats", "upstream"})
 """Arguments with one entry a row: a batch of them is more rows."""
 
 
-def _batched(operator: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+def _batched(operator: Callable[..., Any], names: tuple[str, ...], rowwise: Set[str] = ROWWISE) -> Callable[..., Any]:
     """A vmap rule: a batch of rows under one head is one call with more rows; a batch of heads, or of their gradients, is a call each."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
@@ -147,8 +150,8 @@ def _batched(operator: Callable[..., Any], names: tuple[str, ...]) -> Callable[.
         front = {name: given[name].movedim(dim, 0) for name, dim in mapped.items()}
         if not info.batch_size:
             return _nothing(operator(**{**given, **{name: value.new_zeros(value.shape[1:]) for name, value in front.items()}}))
-        if set(mapped) <= ROWWISE and "y" not in given.get("wanted", "")[1:]:
-            front |= {name: given[name].expand(info.batch_size, *given[name].shape) for name in ROWWISE & (given.keys() - mapped.keys())}
+        if set(mapped) <= rowwise and "y" not in given.get("wanted", "")[1:]:
+            front |= {name: given[name].expand(info.batch_size, *given[name].shape) for name in rowwise & (given.keys() - mapped.keys())}
             return _unfolded(operator(**{**given, **{name: value.flatten(0, 1) for name, value in front.items()}}), info.batch_size)
         each = [operator(**{**given, **{name: value[i] for name, value in front.items()}}) for i in range(info.batch_size)]
         if isinstance(each[0], Tensor):

@@ -6,10 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lossmith.fused.backends import chosen
 from lossmith.fused.functions import transformed
 from lossmith.fused.second import Arguments
 from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import CLASSES, ROWS, working
+from lossmith.fused.triton.memory import allowance, operand, slope_classes, stored_rows
 
 Schedule = Literal["auto", "forward", "recompute"]
 SCHEDULES = ("auto", "forward", "recompute")
@@ -94,7 +96,11 @@ def choose(
         return _recompute("what follows the log-probabilities is not a sum with known weights", schedule)
     assert at.weight is not None
     classes = at.weight.shape[0] if shards is None else shards.largest
-    buffer, limit = block_bytes(at, classes), budget(at, memory, classes)
+    by_triton = _by_triton(at, shards)
+    if by_triton and _operand(at) == torch.float16:
+        return _recompute("float16 has not the range that stored exponentials need", schedule)
+    buffer = _stored_bytes(at) if by_triton else block_bytes(at, classes)
+    limit = memory if memory is not None else allowance(at.weight) if by_triton else budget(at, classes)
     if buffer > limit:
         return _recompute(f"a block of logits takes {_size(buffer)}, and {_size(limit)} are allowed", schedule)
     if frozen:
@@ -113,6 +119,26 @@ def _recompute(why: str, schedule: Schedule) -> tuple[Path, str]:
     return "recompute", why
 
 
+def _by_triton(at: Arguments, shards: Shards | None) -> bool:
+    assert at.x is not None
+    assert at.weight is not None
+    return chosen(at.x, at.weight, split=shards is not None)[0] == "triton"
+
+
+def _operand(at: Arguments) -> torch.dtype:
+    """What a GPU multiplies."""
+    assert at.x is not None
+    assert at.weight is not None
+    return operand(at.x, at.weight)
+
+
+def _stored_bytes(at: Arguments) -> int:
+    """The bytes of a block's exponentials on a GPU, in the dtype that is multiplied."""
+    assert at.x is not None
+    assert at.weight is not None
+    return stored_rows(at.x, at.weight) * at.weight.shape[0] * _operand(at).itemsize
+
+
 def block_bytes(at: Arguments, classes: int) -> int:
     """The bytes of a block's logits of so many classes."""
     assert at.x is not None
@@ -120,10 +146,10 @@ def block_bytes(at: Arguments, classes: int) -> int:
     return min(ROWS, at.x.shape[0]) * classes * working(at.x, at.weight).itemsize
 
 
-def budget(at: Arguments, memory: int | None, classes: int) -> int:
+def budget(at: Arguments, classes: int) -> int:
     """The bytes that a block's logits may take: half the head, or 32 MiB, unless said otherwise."""
     assert at.weight is not None
-    return memory if memory is not None else max(2**25, classes * at.weight.shape[1] * working(at.weight, at.weight).itemsize // 2)
+    return max(2**25, classes * at.weight.shape[1] * working(at.weight, at.weight).itemsize // 2)
 
 
 def describe_plan(at: Arguments, shards: Shards | None, path: Path, why: str) -> Plan:
@@ -131,6 +157,9 @@ def describe_plan(at: Arguments, shards: Shards | None, path: Path, why: str) ->
     x, weight = at.x, at.weight
     assert x is not None
     assert weight is not None
+    by, obstacle = chosen(x, weight, split=shards is not None)
+    if by == "triton":
+        return _describe_kernels(at, path, why)
     each = working(x, weight).itemsize
     at_once = path in ("frozen", "forward")
     rows, classes = min(ROWS, x.shape[0]), min(CLASSES * (2 if at_once else 1), weight.shape[0])
@@ -141,5 +170,24 @@ def describe_plan(at: Arguments, shards: Shards | None, path: Path, why: str) ->
     return Plan(
         path, why, _PRODUCTS[path], rows, classes,
         gradients=sum(t.numel() for t in wanted) * each, buffers=buffers, dense=2 * x.shape[0] * weight.shape[0] * each,
-        backend="chunked torch" if shards is None else f"chunked torch, {shards.words()},",
+        backend="chunked torch" + (f", {shards.words()}," if shards is not None else f" (since {obstacle})" if obstacle else ""),
+    )  # fmt: skip
+
+
+def _describe_kernels(at: Arguments, path: Path, why: str) -> Plan:
+    """The same on a GPU: rows and classes are those whose exponentials or slopes are held at once."""
+    x, weight = at.x, at.weight
+    assert x is not None
+    assert weight is not None
+    n, (classes, width), item = x.shape[0], weight.shape, _operand(at).itemsize
+    at_once = path in ("frozen", "forward")
+    rows = stored_rows(x, weight) if at_once else n
+    across = classes if at_once or path == "value" else slope_classes(n, classes, item)
+    held = 0 if path == "value" else rows * across * item
+    asked = () if path == "value" else [(t, asks(t)) for t in at if t is not None]
+    # the head's gradient is float32 where it is summed over blocks of rows; else it is written once, in the head's dtype
+    gradients = sum(t.numel() * (t.itemsize if t is weight and not at_once else 4) for t, wanted in asked if wanted)
+    return Plan(
+        path, why, _PRODUCTS[path], rows, across, gradients=gradients, buffers=held + 2 * n * width * item,
+        dense=2 * n * classes * 4, backend="Triton kernels and cuBLAS",
     )  # fmt: skip

@@ -33,6 +33,14 @@ class RowStats(NamedTuple):
     """The mean of z_k over the classes, or its weighted sum where weights were given."""
     logsumexp_at: Float[Tensor, "*rows m"] | None = None
     """log sum_k exp(z_k / t) for each further temperature t, along the last axis."""
+    cross_entropy_to_teacher: Float[Tensor, "*rows"] | None = None
+    """-sum_k q_k log p_k with a teacher's prediction q."""
+    teacher_mean_logit: Float[Tensor, "*rows"] | None = None
+    """The mean of the logits z_k under a teacher's prediction q."""
+    top_k_mass: Float[Tensor, "*rows"] | None = None
+    """The logarithm of the probability of the k most likely classes together."""
+    logits_at: Float[Tensor, "*rows m"] | None = None
+    """The logits of given classes, along the last axis."""
 
 
 def softcapped(u: Float[Tensor, "*rows c"], cap: Float[Tensor, ""] | None) -> Float[Tensor, "*rows c"]:

@@ -48,6 +48,14 @@ def _block_tangent(at: Arguments, direction: Arguments, label: Tensor, spec: Spe
     to = [None if part is None else part.to(dtype) for part in (*at, *direction)]
     x, weight, bias, cap, v, dx, dweight, dbias, dcap, dv = to
     x, cap, dx, dcap = (None if shared is None else copy_to_ranks(shared, shards) for shared in (x, cap, dx, dcap))
+    z, dz = logits_and_tangent([x, weight, bias, cap], [dx, dweight, dbias, dcap], keep)
+    return torch.where(keep.unsqueeze(1), _moved(z, dz, torch.where(keep, label, 0), v, dv, spec, shards), 0)
+
+
+def logits_and_tangent(at: list[Tensor | None], along: list[Tensor | None], keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of a head, and how they move; zeros in place of a row that is not kept."""
+    x, weight, bias, cap = at
+    dx, dweight, dbias, dcap = along
     assert x is not None
     assert weight is not None
     x = torch.where(keep.unsqueeze(1), x, 0)
@@ -59,14 +67,14 @@ def _block_tangent(at: Arguments, direction: Arguments, label: Tensor, spec: Spe
         du = du + x @ dweight.mT
     if dbias is not None:
         du = du + dbias
-    z, dz = u, du
-    if cap is not None:
-        t = torch.tanh(u / cap)
-        curb = 1 - t * t
-        z, dz = cap * t, curb * du
-        if dcap is not None:
-            dz = dz + dcap * (t - u / cap * curb)
-    return torch.where(keep.unsqueeze(1), _moved(z, dz, torch.where(keep, label, 0), v, dv, spec, shards), 0)
+    if cap is None:
+        return u, du
+    t = torch.tanh(u / cap)
+    curb = 1 - t * t
+    dz = curb * du
+    if dcap is not None:
+        dz = dz + dcap * (t - u / cap * curb)
+    return cap * t, dz
 
 
 def _moved(z: Tensor, dz: Tensor, label: Tensor, v: Tensor | None, dv: Tensor | None, spec: Spec, shards: Shards | None) -> Tensor:

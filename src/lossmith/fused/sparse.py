@@ -91,7 +91,7 @@ class _Filtered(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, label: Tensor, by: GradientFilter) -> Tensor:
         ctx.save_for_backward(x, weight, bias, cap, label)
         ctx.by = by
-        return operators.row_stats(x, weight, bias, cap, None, label, LOG_PROB.code)[:, 0]
+        return operators.row_stats(x, weight, bias, cap, None, label, LOG_PROB.code, "")[:, 0]
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:

@@ -63,8 +63,10 @@ def check_asked(spec: "StudySpec") -> None:
             raise StudyError(f"--holdout thresholdout answers means over rows of 0 and 1: leave --metric at accuracy; got {spec.metric}")
         if spec.stop_hopeless is not None:
             raise StudyError("--stop-hopeless looks at the test rows themselves: leave it out with --holdout thresholdout")
-        if spec.probes:
-            raise StudyError("--probes look at the test rows themselves: leave them out with --holdout thresholdout")
+        if spec.looked_at:
+            raise StudyError(
+                "--probes, --ood and --ood-classes look at the test rows themselves: leave them out with --holdout thresholdout"
+            )
     tests = get_args(Test)
     wanted(spec.stop_hopeless is None or spec.stop_hopeless in tests, "stop_hopeless", f"True or one of {', '.join(tests)}")
     if spec.stop_hopeless is not None and spec.folds is not None:

@@ -67,7 +67,7 @@ def findings(result: StudyResult, stop: str | None = None) -> list[Finding]:
         for i, draw in enumerate(list(result.spec.draws)[: result.ended.get(label)]):
             record = result.chosen(label, draw, stop)
             here = {("training", f"epochs to {100 * SHARE:g} % of the best"): _epochs(record, result.spec.metric)}
-            for probe, numbers in (record[stop or result.spec.stop].get("probes") or {}).items():
+            for probe, numbers in record.get(stop or result.spec.stop, {}).get("probes", {}).items():
                 here |= {(probe, measure): value for measure, value in numbers.items()}
             for place, value in (here | _over_severities(here)).items():
                 values = found.setdefault(place, {one: [math.nan for _ in splits] for one in result.objectives})

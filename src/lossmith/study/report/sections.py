@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from lossmith.study.data.splits import MAX_CATEGORIES
-from lossmith.study.report import methods, plots, winner, words
+from lossmith.study.report import beside, methods, plots, winner, words
 from lossmith.study.report.command import command
 from lossmith.study.standing import Standing
 from lossmith.study.statistics.paired import Comparison
@@ -56,6 +56,7 @@ def study(summary: Summary) -> dict[str, Any]:
         "clean_validation": spec.clean_validation,
         "tuning": [{"stop": stop, "when": words.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
         "rates": [f"{rate:g}" for rate in spec.learning_rates or ()],
+        "beside": beside.section(summary),
         "protocol": words.protocol(summary),
         "command": command(spec),
         "limits": words.limits(summary),

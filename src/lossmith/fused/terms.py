@@ -1,0 +1,146 @@
+r"""What two rows of log-probabilities are compared by, class by class, and the derivatives that their softmaxes need.
+
+With a = log q of the teacher and b = log p of the student, a divergence is a sum of terms :math:`\varphi(a, b)`. An f-divergence's are
+homogeneous, :math:`\varphi = p f(q/p)`, so that by Euler's theorem its *shares* are all there is to know:
+
+.. math::
+    A = \partial\varphi/\partial b = p\, f^{\circ\prime}(p/q), \qquad B = \partial\varphi/\partial a = q\, f'(q/p), \qquad \varphi = A + B
+
+with :math:`f^\circ` the reverse generator. By a logit, the divergence has the derivative :math:`A_j - p_j \sum_k A_k`, and by one of the
+teacher's :math:`B_j - q_j \sum_k B_k`. All links are centred, f'(1) = 0: the divergence of two close rows is then a sum of small numbers
+and not a difference of large ones.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lossmith.divergences.categorical import terms_of_logs
+from lossmith.generators import FGenerator, get
+from lossmith.generators.numerical import Elementwise
+
+CROSS_ENTROPY = "cross_entropy"
+"""The code of :class:`CrossEntropy`; all other codes are generators."""
+
+_GENERATORS: dict[str, FGenerator] = {}
+"""Generators by the word that stands for them in an operator's arguments. They are kept: a compiled graph may come back to one."""
+
+
+def code_of(g: FGenerator) -> str:
+    """The word for a generator: its name, with a number where another has that name."""
+    code, number = g.name, 1
+    while _GENERATORS.setdefault(code, g) is not g or code == CROSS_ENTROPY:
+        number += 1
+        code = f"{g.name} #{number}"
+    return code
+
+
+@functools.lru_cache(maxsize=256)
+def terms_of(code: str, dtype: torch.dtype) -> "Divergence | CrossEntropy":
+    """What a code stands for."""
+    if code == CROSS_ENTROPY:
+        return CrossEntropy()
+    return Divergence(_GENERATORS[code] if code in _GENERATORS else get(code), dtype)
+
+
+class Divergence:
+    """The terms of an f-divergence of the teacher's row from the student's."""
+
+    def __init__(self, g: FGenerator, dtype: torch.dtype) -> None:
+        self.g = g.centred()
+        self.link, self.reverse_link = centred_links(g)
+        self.low, self.high = _limits(self.link, self.reverse_link, dtype)
+        self.level = g.alphas is not None and all(order == 1 for order, _ in g.alphas)  # of KL, the sum of A = p - q is 0
+
+    def of_tile(self, a: Tensor, b: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The shares (A, B) of a tile, new tensors, of log ratios within the limits."""
+        return self.reverse_link(ratio) * p, self.link(ratio) * q
+
+    def value(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
+        """The divergence, by the sums of its shares."""
+        return sum_a + sum_b
+
+    def shares(self, a: Tensor, b: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(terms, A, B) for every log-probability, -inf too, by operations that can be differentiated.
+
+        Links are asked of ratios of at least 1 alone, the terms of ratios of at most 1: nothing overflows that is finite. A term that is
+        infinite passes nothing on.
+        """
+        term = terms_of_logs(a, b, self.g)
+        below = a <= b
+        nothing = a.isneginf() & b.isneginf()
+        off = torch.where(below, a.isneginf(), b.isneginf())  # one of them has no mass: the term is linear in the other's
+        ratio = torch.where(off | nothing, 0, a) - torch.where(off | nothing, 0, b)
+        by_b = torch.where(off, term, self.reverse_link(torch.where(below, ratio, 0)) * b.exp())
+        by_a = torch.where(off, term, self.link(torch.where(below, 0, ratio)) * a.exp())
+        share_a, share_b = torch.where(below, by_b, term - by_a), torch.where(below, term - by_b, by_a)
+        outside = nothing | term.isinf()
+        return term, torch.where(outside, 0, share_a), torch.where(outside, 0, share_b)
+
+
+class CrossEntropy:
+    """The terms -v q log p of the cross-entropy to the teacher's prediction, weighted by class where there are weights v."""
+
+    level = False
+    low, high = -float("inf"), 1e29  # beyond, a class that the student excludes and the teacher does not
+
+    def of_tile(self, a: Tensor, b: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        share = -q if v is None else q * -v
+        return share, b * share
+
+    def value(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
+        return sum_b
+
+    def shares(self, a: Tensor, b: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        share = -a.exp() if v is None else -a.exp() * v
+        none = a.isneginf() | (v == 0) if v is not None else a.isneginf()  # no mass to name, or named with no weight
+        infinite = b.isneginf() & ~none
+        term = share * torch.where(b.isneginf() | none, 0, b)
+        return torch.where(infinite, torch.inf, term), share, term
+
+
+def centred_links(g: FGenerator) -> tuple[Elementwise, Elementwise]:
+    r"""f'(e^r) and the reverse's f'(e^-r), both 0 at r = 0.
+
+    Where g is made of alpha divergences these are sums of :math:`(e^{(\alpha - 1) r} - 1)/(\alpha - 1)` and of
+    :math:`(1 - e^{\alpha r})/\alpha`, centred to the last digit; elsewhere a constant is taken away, and rounded.
+    """
+    if g.alphas is not None:
+        return _total([(_power(order - 1), c) for order, c in g.alphas]), _total([(_power(order), -c) for order, c in g.alphas])
+    centred = g.centred()
+    reverse = centred.reverse()
+    return centred.df_log, lambda r: reverse.df_log(-r)
+
+
+def _power(s: float) -> Elementwise:
+    """(e^(s r) - 1) / s, and its limit r."""
+    if s == 0:
+        return lambda r: r
+    return torch.expm1 if s == 1 else lambda r: torch.expm1(s * r) / s
+
+
+def _total(parts: list[tuple[Elementwise, float]]) -> Elementwise:
+    """A weighted sum of functions."""
+    (first, c), *others = parts
+
+    def total(r: Tensor) -> Tensor:
+        value = first(r) if c == 1 else c * first(r)
+        for other, weight in others:
+            value = value + weight * other(r)
+        return value
+
+    return total
+
+
+def _limits(link: Callable[[Tensor], Tensor], reverse_link: Callable[[Tensor], Tensor], dtype: torch.dtype) -> tuple[float, float]:
+    """The log ratios between which both links times a probability that is rounded to 0 are nothing; infinite where they always are."""
+    largest = 1e-6 / torch.finfo(dtype).tiny
+    r = torch.arange(4000, dtype=torch.float64) / 2
+
+    def first_beyond(of: Tensor) -> float:
+        beyond = ~(link(of).abs() < largest) | ~(reverse_link(of).abs() < largest)
+        return (r[beyond][0] - 0.5).item() if beyond.any() else float("inf")
+
+    return -first_beyond(-r), first_beyond(r)
