@@ -76,8 +76,8 @@ def test_what_validation_rows_deny_comes_from_the_test_rows_until_they_are_spent
         ({"holdout": "reusable"}, "holdout must be one of plain, thresholdout"),
         ({"metric": "log_loss"}, "leave --metric at accuracy"),
         ({"stop_hopeless": True}, "--stop-hopeless looks at the test rows"),
-        ({"probes": "margins"}, "--probes, --ood and --ood-classes look at test rows"),
-        ({"ood": "wine"}, "--probes, --ood and --ood-classes look at test rows"),
+        ({"probes": "margins"}, "--probes, --ood and --ood-classes look at the test rows"),
+        ({"ood": "wine"}, "--probes, --ood and --ood-classes look at the test rows"),
     ],
 )
 def test_what_thresholdout_cannot_do_is_one_line(changes: dict[str, Any], said: str) -> None:
