@@ -78,7 +78,7 @@ def test_commands_exist(page: Path) -> None:
         elif program == "lossmith":
             _assert_command_exists(page, arguments)
         else:
-            assert program in {"git", "cd", "python", "pre-commit"}, f"{page.name}: what is {program}?"
+            assert program in {"git", "cd", "python", "pre-commit", "dask"}, f"{page.name}: what is {program}?"
 
 
 def _assert_command_exists(page: Path, arguments: list[str]) -> None:

@@ -30,8 +30,9 @@ def linear_divergence(
 
     .. math:: D_f(q \| p) = \textstyle\sum_k p_k f(q_k / p_k), \qquad p = \operatorname{softmax}(z), \quad q = \operatorname{softmax}(t)
 
-    with z and t the logits of :class:`LinearLogits`. The order is that of :func:`lossmith.divergence_distillation`, which is this with
-    reductions and weights: the teacher's prediction comes first in the divergence, so that ``kl`` is the forward :math:`KL(q \| p)`.
+    with z and t the logits of :class:`LinearLogits`. The order is that of :func:`lossmith.distillation.divergence_distillation`, which is
+    this with reductions and weights: the teacher's prediction comes first in the divergence, so that ``kl`` is the forward
+    :math:`KL(q \| p)`.
 
     The sides may differ in width and have the same classes. Gradients flow wherever they are asked for, into the teacher too: detach a
     teacher that does not learn. Everything is differentiable twice, forwards, and under ``torch.func``. Rows that both sides are
