@@ -182,13 +182,13 @@ def _two(r: Ranks, rows: int, classes: int) -> tuple[Problem, Problem]:
 def two_heads_split_alike(r: Ranks) -> None:
     """Divergences and their gradients by both sides, by every schedule; with a class that both exclude, too."""
     for rows, classes, name, memory in ((9, 11, "kl", None), (9, 11, "pearson_chi2", 1000), (300, 1100, "jensen_shannon", None)):
-        for masked in (False, True):
+        for masked in (False, True)[: 1 if rows > 9 else 2]:
             student, teacher = _two(r, rows, classes)
             if masked:
                 out = torch.arange(classes) == classes - 1
                 student, teacher = (p._replace(bias=leaf(torch.where(out, -INF, p.bias))) for p in (student, teacher))
             cap, keep, g = None if masked else 4.0, student.target >= 0, all_generators()[name]
-            for sizes in r.splits(classes):
+            for sizes in r.splits(classes)[: 1 if rows > 9 else None]:
                 mine, theirs = r.head(student, sizes)[0], r.head(teacher, sizes)[0]
                 (h, w, b), (th, tw, tb) = mine, theirs
                 how = {"temperature": 1.3, "softcap": cap, "mask": keep, "memory": memory, "group": r.group, "shards": sizes}
@@ -446,7 +446,7 @@ def messages_are_counted(r: Ranks) -> None:
 
     def stats(source: LinearLogits) -> Tensor:
         found = source.row_stats(WANTED, p.target, None, (2.0,))
-        return sum(s.sum() for s in found)
+        return sum(s.sum() for s in found if s is not None)
 
     def entropy(source: LinearLogits) -> Tensor:
         return source.row_stats(("entropy",), torch.zeros(600, dtype=torch.long)).entropy.sum()

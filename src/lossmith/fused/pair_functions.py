@@ -43,9 +43,10 @@ class Both(NamedTuple):
         return self._replace(x=None if self.x is None else self.x[part], teacher_x=None if self.teacher_x is None else self.teacher_x[part])
 
 
-def _sides(x: Any, weight: Any, bias: Any, cap: Any, *teacher: Any, shards: str) -> tuple[Side, Side]:
+def _sides(*at: Any, shards: str) -> tuple[Side, Side]:
+    x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap = at
     split = Shards.read(shards)
-    return Side(x, Head(weight, bias, cap, split)), Side(teacher[0], Head(*teacher[1:], split))
+    return Side(x, Head(weight, bias, cap, split)), Side(teacher_x, Head(teacher_weight, teacher_bias, teacher_cap, split))
 
 
 def _working(x: Tensor, weight: Tensor, teacher_x: Tensor, teacher_weight: Tensor) -> torch.dtype:
