@@ -18,9 +18,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import lossmith
-from lossmith.fused import LinearLogits, explain, linear_log_prob, linear_stats
+from lossmith.divergences import divergence
+from lossmith.fused import LinearLogits, explain, linear_divergence, linear_log_prob, linear_stats, linear_top_k
 from lossmith.fused.reference import WANTED, row_stats
+from lossmith.generators import all_generators
 from tests.fused.heads import Problem, assert_close, dense, gradients, leaf, problem
+from tests.fused.test_divergence import definition
 from tests.fused.test_objectives import CARDS, OPTIONS, WEIGHTS, settings
 
 INF, NAN = float("inf"), float("nan")
@@ -124,7 +127,7 @@ def every_statistic(r: Ranks) -> None:
                 found = linear_stats(h, w, p.target, b, **how, **split)
                 expected = row_stats(dense(p, t, cap), p.target.clamp_min(0), v, **how)
                 keep = p.target >= 0
-                for one, other in zip(found, expected, strict=True):
+                for one, other in zip(found[:6], expected[:6], strict=True):  # those of `WANTED` and at further temperatures
                     assert_close(one, torch.where(keep if other.ndim == 1 else keep[:, None], other, 0), 1e-12)
                 mixed = [torch.stack([*s[:5], *s.logsumexp_at.unbind(-1)], -1).where(keep[:, None], 0) for s in (found, expected)]
                 r.same(mixed[0], (h, w, b, *shared), mixed[1], (*p.inputs, *shared), sizes)
@@ -144,6 +147,101 @@ def each_statistic_alone(r: Ranks) -> None:
         h, w, b = r.head(p, sizes)[0]
         found = linear_stats(h, w, bias=b, want=(), temperatures=(0.7,), group=r.group, shards=sizes)
         assert_close(found.logsumexp_at, (dense(p) / 0.7).logsumexp(-1, keepdim=True), 1e-12)
+
+
+@case
+def a_few_classes_of_each_row(r: Ranks) -> None:
+    """Logits of given classes, the most likely ones and their mass, whoever holds them; twice differentiable."""
+    p, cap = problem(9), leaf(torch.tensor(3.0, dtype=torch.float64))
+    at = torch.randint(11, (9, 4), generator=torch.Generator().manual_seed(1))
+    at[0, 1] = -100
+    keep, how = p.target >= 0, {"temperature": 1.5, "softcap": cap}
+    for sizes in r.splits(11):
+        (h, w, b), source = r.head(p, sizes)
+        mine, split = (h, w, b, cap), {"group": r.group, "shards": sizes}
+        for k in (1, 3, 11):
+            z = dense(p, 1.5, cap)
+            found = linear_stats(h, w, p.target, b, want=("top_k_mass",), top_k=k, at=at, **how, **split)
+            best, where = z.log_softmax(1).topk(k, 1)
+            logits = torch.where(keep[:, None] & (at >= 0), z.gather(1, at.clamp_min(0)), 0)
+            expected = torch.cat([best.logsumexp(1).where(keep, 0).sin()[:, None], logits], 1)
+            r.same(torch.cat([found.top_k_mass.sin()[:, None], found.logits_at], 1), mine, expected, (*p.inputs, cap), sizes)
+            classes, log_p = linear_top_k(h, w, k, b, **how, **split)
+            assert torch.equal(classes, where)
+            r.same(log_p, mine, dense(p, 1.5, cap).log_softmax(1).gather(1, where), (*p.inputs, cap), sizes)
+        ours = gradients(source.logits_at(at, keep).sin().sum(), mine[:3], create_graph=True)[0]
+        theirs = gradients(LinearLogits(*p.inputs).logits_at(at, keep).sin().sum(), p.inputs, create_graph=True)[0]
+        r.same(ours.square().sum(), mine[:2], theirs.square().sum(), p.inputs[:2], sizes)
+
+
+def _two(r: Ranks, rows: int, classes: int) -> tuple[Problem, Problem]:
+    return problem(rows, classes=classes), problem(rows, classes=classes, width=4, seed=1)
+
+
+@case
+def two_heads_split_alike(r: Ranks) -> None:
+    """Divergences and their gradients by both sides, by every schedule; with a class that both exclude, too."""
+    for rows, classes, name, memory in ((9, 11, "kl", None), (9, 11, "pearson_chi2", 1000), (300, 1100, "jensen_shannon", None)):
+        for masked in (False, True)[: 1 if rows > 9 else 2]:
+            student, teacher = _two(r, rows, classes)
+            if masked:
+                out = torch.arange(classes) == classes - 1
+                student, teacher = (p._replace(bias=leaf(torch.where(out, -INF, p.bias))) for p in (student, teacher))
+            cap, keep, g = None if masked else 4.0, student.target >= 0, all_generators()[name]
+            for sizes in r.splits(classes)[: 1 if rows > 9 else None]:
+                mine, theirs = r.head(student, sizes)[0], r.head(teacher, sizes)[0]
+                (h, w, b), (th, tw, tb) = mine, theirs
+                how = {"temperature": 1.3, "softcap": cap, "mask": keep, "memory": memory, "group": r.group, "shards": sizes}
+                for ours, others in ((mine, student.inputs), (theirs, teacher.inputs)):
+                    found = linear_divergence(h, w, th, tw, b, tb, generator=name, **how)
+                    expected = torch.where(keep, definition(student, teacher, g, 1.3, cap), 0)
+                    r.same(found, ours, expected, others, sizes)
+                for schedule in ("forward", "recompute"):
+                    sides = [LinearLogits(*x, group=r.group, shards=sizes, schedule=schedule) for x in (mine, theirs)]
+                    found = lossmith.divergence_distillation(*sides, generator=name, temperature=2.0)
+                    r.same(found, mine, 4 * definition(student, teacher, g, 2.0).mean(), student.inputs, sizes)
+
+
+@case
+def two_heads_in_second_order(r: Ranks) -> None:
+    student, teacher = _two(r, 6, 7)
+    for sizes in r.splits(7):
+
+        def fused(h: Tensor, w: Tensor, b: Tensor, th: Tensor, tw: Tensor, tb: Tensor, sizes: tuple[int, ...] = sizes) -> Tensor:
+            return linear_divergence(h, w, th, tw, b, tb, softcap=3.0, group=r.group, shards=sizes).sum()
+
+        def plain(h: Tensor, w: Tensor, b: Tensor, th: Tensor, tw: Tensor, tb: Tensor) -> Tensor:
+            z = 3 * torch.tanh((h @ w.T + b) / 3)
+            return divergence((th @ tw.T + tb).log_softmax(-1), z.log_softmax(-1), "kl", log=True).sum()
+
+        at, there = (*r.head(student, sizes)[0], *r.head(teacher, sizes)[0]), (*student.inputs, *teacher.inputs)
+        first, whole = (gradients(f(*x), x, create_graph=True) for f, x in ((fused, at), (plain, there)))
+        for i in (0, 1, 3):
+            ours, expected = (gradients(g[i].sin().sum(), x, retain_graph=True) for g, x in ((first, at), (whole, there)))
+            for j, (a, b) in enumerate(zip(ours, expected, strict=True)):
+                torch.testing.assert_close(a, b if j in (0, 3) else r.part(b, sizes), rtol=0, atol=1e-9 * b.abs().max().item())
+        at, there = (tuple(x.detach() for x in inputs) for inputs in (at, there))
+        assert_close(torch.func.jvp(fused, at, at)[1], torch.func.jvp(plain, there, there)[1])
+
+
+@case
+def statistics_of_a_teacher(r: Ranks) -> None:
+    student, teacher = _two(r, 9, 11)
+    keep, v, want = (
+        student.target >= 0,
+        leaf(torch.linspace(0, 1, 11, dtype=torch.float64)),
+        ("cross_entropy_to_teacher", "teacher_mean_logit"),
+    )
+    for sizes in r.splits(11):
+        (mine, source), (_, other) = r.head(student, sizes), r.head(teacher, sizes)
+        h, w, b = mine
+        found = linear_stats(h, w, student.target, b, want=want, teacher=other, group=r.group, shards=sizes)
+        z, q = dense(student), dense(teacher).softmax(1)
+        expected = torch.stack([-(q * z.log_softmax(1)).sum(1), (q * z).sum(1)]).where(keep, 0)
+        r.same(torch.stack([getattr(found, name) for name in want]), mine, expected, student.inputs, sizes)
+        found = source.cross_entropy_to(other, keep, v).sin().sum()
+        expected = (-(v * q * dense(student).log_softmax(1)).sum(1)).where(keep, 0).sin().sum()
+        assert_close(gradients(found, (v,)), gradients(expected, (v,)))
 
 
 @case
@@ -348,7 +446,7 @@ def messages_are_counted(r: Ranks) -> None:
 
     def stats(source: LinearLogits) -> Tensor:
         found = source.row_stats(WANTED, p.target, None, (2.0,))
-        return sum(s.sum() for s in found)
+        return sum(s.sum() for s in found if s is not None)
 
     def entropy(source: LinearLogits) -> Tensor:
         return source.row_stats(("entropy",), torch.zeros(600, dtype=torch.long)).entropy.sum()

@@ -1,5 +1,8 @@
 """Divergences between the predictions of two linear heads, without the logits of either."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,8 @@ def linear_divergence(
     mask: Bool[Tensor, "*rows"] | None = None,
     schedule: Schedule = "auto",
     memory: int | None = None,
+    group: Any = None,
+    shards: Sequence[int] | None = None,
 ) -> Float[Tensor, "*rows"]:
     r"""The f-divergence of the teacher's prediction q from the student's prediction p, a number a row, without the logits of either.
 
@@ -47,6 +52,7 @@ def linear_divergence(
         schedule: "auto" or "recompute"; what "forward" asks for is possible only inside a sum with known weights.
         memory: bytes that the logits of a block of rows, of both sides, may take; where they would take more, the logits are computed
             twice. By default seven eighths of the student's head, or 56 MiB.
+        group, shards: as for :class:`LinearLogits`; both heads are split alike.
 
     Returns:
         Divergences `(*rows)` in nats, float32 at least; +inf where a class is impossible to the wrong side.
@@ -67,8 +73,12 @@ def linear_divergence(
     if not isinstance(generator, (str, FGenerator)):
         raise TypeError(f"linear_divergence: generator must be an FGenerator or the name of one; got {describe(generator)}")
     g = get(generator) if isinstance(generator, str) else generator
-    student = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap, schedule=schedule, memory=memory)
-    teacher = LinearLogits(teacher_hidden, teacher_weight, teacher_bias, temperature=temperature, softcap=teacher_softcap)
+    split: dict[str, Any] = {"group": group, "shards": shards}
+    student = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap, schedule=schedule, memory=memory, **split)
+    split = (
+        split if student.shards is None or group is None else {"group": group, "shards": student.shards.sizes}
+    )  # asked of the ranks once
+    teacher = LinearLogits(teacher_hidden, teacher_weight, teacher_bias, temperature=temperature, softcap=teacher_softcap, **split)
     keep = torch.ones(student.rows, dtype=torch.bool, device=hidden.device) if mask is None else mask
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != student.rows:
         raise ValueError(f"linear_divergence: mask must be a bool tensor of shape {tuple(student.rows)}; got {describe(mask)}")

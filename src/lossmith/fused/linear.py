@@ -1,5 +1,6 @@
 """The linear head in place of its logits: a source of logits for every objective, and the row statistics beneath it."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,14 +16,14 @@ from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.collectives import copy_to_ranks
 from lossmith.fused.engine import Spec
 from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, transformed, weighted_log_prob
-from lossmith.fused.indices import gathered, top_k
+from lossmith.fused.indices import logits_at, top_k
 from lossmith.fused.moments import linear_moments
 from lossmith.fused.pair_functions import Both
 from lossmith.fused.pair_plan import compare
 from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats, softcapped
 from lossmith.fused.second import Arguments
-from lossmith.fused.shards import check_alike, split_head
+from lossmith.fused.shards import check_alike, coded, split_head
 from lossmith.fused.sparse import GradientFilter, filtered_log_prob
 from lossmith.fused.terms import CROSS_ENTROPY, code_of
 from lossmith.fused.tiles import working
@@ -225,21 +226,21 @@ class LinearLogits:
 
     def logits_at(self, classes: Integer[Tensor, "*rows m"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows m"]:
         """The logits of some classes of every kept row, without a pass over the vocabulary; 0 elsewhere, and where a class is negative."""
-        self._whole("logits of given classes are")
+        self._unfiltered()
         at, flat = self._arguments(), keep.reshape(-1, 1)
         assert at.x is not None
         assert at.weight is not None
         wanted = torch.where(flat, classes.reshape(flat.shape[0], classes.shape[-1]), -1)
-        u = gathered(torch.where(flat, at.x, 0), at.weight, at.bias, wanted)
+        u = logits_at(torch.where(flat, at.x, 0), at.weight, at.bias, wanted, self.shards)
         return softcapped(u, at.cap).reshape(classes.shape)
 
     def top_k(self, k: int) -> tuple[Integer[Tensor, "*rows k"], Float[Tensor, "*rows k"]]:
         """The k most likely classes of every row, most likely first, and their log-probabilities, which carry no gradient."""
-        self._whole("the most likely classes are")
+        self._unfiltered()
         at = Arguments(*(None if part is None else part.detach() for part in self._arguments()))
         assert at.x is not None
         assert at.weight is not None
-        classes, log_p = top_k(at.x, at.weight, at.bias, at.cap, k)
+        classes, log_p = top_k(at.x, at.weight, at.bias, at.cap, k, coded(self.shards))
         return classes.reshape(*self.rows, k), log_p.reshape(*self.rows, k)
 
     def divergence_from(
@@ -275,24 +276,26 @@ class LinearLogits:
         if not isinstance(teacher, LinearLogits):
             raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
         for side in (self, teacher):
-            side._whole("comparisons with a second head are")
+            side._unfiltered()
+        if teacher.shards != self.shards:
+            raise ValueError("LinearLogits: the teacher's classes must be split as the student's are, over the same ranks")
         if teacher.rows != self.rows or teacher.classes != self.classes:
             raise ValueError(f"LinearLogits: the teacher must have the rows and classes of {self}; got {teacher}")
         if teacher.hidden.device != self.hidden.device:
             raise ValueError(f"LinearLogits: the teacher must be on {self.hidden.device}; it is on {teacher.hidden.device}")
         sides = (side if isinstance(temperature, (int, float)) and temperature == 1 else side.at(temperature) for side in (self, teacher))
-        student, other = (side._arguments() for side in sides)
-        at = Both(*student[:4], *other[:4], class_weight)
+        student, other = (side._arguments(v) for side, v in zip(sides, (class_weight, None), strict=True))
+        at = Both(*student[:4], *other[:4], student.class_weight)
         each = None if weight is None else weight.reshape(-1).to(self.dtype)
-        found = compare(at, keep.reshape(-1), code, each, self.schedule, self.memory).to(self.dtype)
+        found = compare(at, keep.reshape(-1), code, each, self.schedule, self.memory, self.shards).to(self.dtype)
         return found.reshape(self.rows) if weight is None else found
 
     def at(self, temperature: Hyper) -> "LinearLogits":
         """The same logits divided by a further temperature."""
-        return LinearLogits(
-            self.hidden, self.weight, self.bias, temperature=self.temperature * temperature, softcap=self.softcap, schedule=self.schedule,
-            memory=self.memory,
-        )  # fmt: skip
+        _check_positive("temperature", temperature)
+        other = copy.copy(self)
+        other.temperature = self.temperature * temperature
+        return other
 
     def _whole(self, what: str) -> None:
         """Refuse what is for a head whose classes are all here, and for exact gradients."""

@@ -14,10 +14,12 @@ from torch.autograd import Function
 
 from lossmith._reduce import times
 from lossmith.fused import operators, pairs
+from lossmith.fused.collectives import copy_to_ranks, log_softmax, reduce_from_ranks
 from lossmith.fused.functions import _letters, _moved, _save, _scaled, transformed
 from lossmith.fused.operators import _as, _batched, _without_autocast
 from lossmith.fused.pairs import COLUMNS, Side
 from lossmith.fused.second import logits_and_tangent
+from lossmith.fused.shards import Shards, coded
 from lossmith.fused.terms import terms_of
 from lossmith.fused.tiles import ROWS, Head, working
 
@@ -41,9 +43,10 @@ class Both(NamedTuple):
         return self._replace(x=None if self.x is None else self.x[part], teacher_x=None if self.teacher_x is None else self.teacher_x[part])
 
 
-def _sides(*at: Any) -> tuple[Side, Side]:
+def _sides(*at: Any, shards: str) -> tuple[Side, Side]:
     x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap = at
-    return Side(x, Head(weight, bias, cap)), Side(teacher_x, Head(teacher_weight, teacher_bias, teacher_cap))
+    split = Shards.read(shards)
+    return Side(x, Head(weight, bias, cap, split)), Side(teacher_x, Head(teacher_weight, teacher_bias, teacher_cap, split))
 
 
 def _working(x: Tensor, weight: Tensor, teacher_x: Tensor, teacher_weight: Tensor) -> torch.dtype:
@@ -64,15 +67,16 @@ def pair_stats(
     keep: Tensor,
     code: str,
     rows: int,
+    shards: str,
 ) -> Tensor:
     """`(n, COLUMNS)` of the kept rows: the value, and what its gradient has to know."""
-    student, teacher = _sides(x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap)
+    student, teacher = _sides(x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, shards=shards)
     with _without_autocast(x):
         return pairs.pair_stats(student, teacher, class_weight, keep, terms_of(code, pairs.both_working(student, teacher)), rows)
 
 
 @pair_stats.register_fake
-def _(x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, code, rows):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, code, rows, shards):  # type: ignore[no-untyped-def]
     return x.new_empty((x.shape[0], COLUMNS), dtype=_working(x, weight, teacher_x, teacher_weight))
 
 
@@ -92,10 +96,11 @@ def pair_gradients(
     upstream: Tensor,
     code: str,
     wanted: str,
+    shards: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by everything in `Both`, in their dtypes; empty where not wanted."""
     at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap)
-    student, teacher = _sides(*at)
+    student, teacher = _sides(*at, shards=shards)
     terms = terms_of(code, pairs.both_working(student, teacher))
     with _without_autocast(x):
         found = pairs.pair_gradients(student, teacher, class_weight, keep, stats, upstream, terms, wanted)
@@ -106,7 +111,7 @@ def pair_gradients(
 
 @pair_gradients.register_fake
 def _(  # type: ignore[no-untyped-def]
-    x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, stats, upstream, code, wanted
+    x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, stats, upstream, code, wanted, shards
 ):
     at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight)
     return tuple(
@@ -131,9 +136,10 @@ def pair_and_gradients(
     code: str,
     rows: int,
     wanted: str,
+    shards: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Values, and the gradients of their sum weighted by `upstream` by hidden states, weight and bias of both, in the working dtype."""
-    student, teacher = _sides(x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap)
+    student, teacher = _sides(x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, shards=shards)
     terms = terms_of(code, pairs.both_working(student, teacher))
     with _without_autocast(x):
         out, mine, theirs = pairs.pair_and_gradients(student, teacher, class_weight, keep, upstream, terms, rows, wanted)
@@ -143,7 +149,7 @@ def pair_and_gradients(
 
 @pair_and_gradients.register_fake
 def _(  # type: ignore[no-untyped-def]
-    x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, upstream, code, rows, wanted
+    x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, upstream, code, rows, wanted, shards
 ):
     dtype = _working(x, weight, teacher_x, teacher_weight)
     each = (x, weight, bias, teacher_x, teacher_weight, teacher_bias)
@@ -152,23 +158,23 @@ def _(  # type: ignore[no-untyped-def]
     )
 
 
-_STATS = (*Both._fields, "keep", "code", "rows")
-_GRADIENTS = (*Both._fields, "keep", "stats", "upstream", "code", "wanted")
+_STATS = (*Both._fields, "keep", "code", "rows", "shards")
+_GRADIENTS = (*Both._fields, "keep", "stats", "upstream", "code", "wanted", "shards")
 pair_stats.register_vmap(_batched(pair_stats, _STATS, rowwise={"x", "teacher_x", "keep"}))
 pair_gradients.register_vmap(_batched(pair_gradients, _GRADIENTS, rowwise=set()))
 
 
-def values(at: Both, keep: Tensor, code: str, rows: int) -> Tensor:
+def values(at: Both, keep: Tensor, code: str, rows: int, shards: Shards | None = None) -> Tensor:
     """`(n)` values, differentiable in all of `at`; zeros where a row is not kept."""
     transformed()
     function = _Pair if torch.compiler.is_compiling() else _PairForward
-    return function.apply(*at, keep, code, rows)[:, 0]
+    return function.apply(*at, keep, code, rows, coded(shards))[:, 0]
 
 
-def _gradients(at: Both, keep: Tensor, found: Tensor, upstream: Tensor, code: str, wanted: Sequence[bool]) -> Both:
+def _gradients(at: Both, keep: Tensor, found: Tensor, upstream: Tensor, code: str, wanted: Sequence[bool], shards: str) -> Both:
     """J^T upstream, differentiable in turn; None where not wanted."""
     function = _PairGradients if torch.compiler.is_compiling() else _PairGradientsForward
-    out = function.apply(*at, keep, found, upstream, code, _letters(wanted))
+    out = function.apply(*at, keep, found, upstream, code, _letters(wanted), shards)
     return Both(*(gradient if asked else None for gradient, asked in zip(out, wanted, strict=True)))
 
 
@@ -179,29 +185,29 @@ class _Pair(Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]  # by name: Dynamo counts them
-        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, code, rows
+        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, code, rows, shards
     ):
         at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight)
-        return pair_stats(*at, keep, code, rows)
+        return pair_stats(*at, keep, code, rows, shards)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, code, _ = inputs
+        *tensors, ctx.code, _, ctx.shards = inputs
         _save(ctx, *tensors, output)
-        ctx.code = code
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, keep, found = ctx.saved_tensors
         needed = ctx.needs_input_grad[:9]
-        return *_gradients(Both(*at), keep, found.detach(), upstreams[0][:, 0], ctx.code, needed), None, None, None
+        by = _gradients(Both(*at), keep, found.detach(), upstreams[0][:, 0], ctx.code, needed, ctx.shards)
+        return *by, None, None, None, None
 
 
 class _PairForward(_Pair):
     @staticmethod
     def jvp(ctx: Any, *directions: Any) -> Tensor:
         *at, keep, found = ctx.saved_tensors
-        moved = tangent(Both(*at), Both(*directions[:9]), keep, ctx.code)
+        moved = tangent(Both(*at), Both(*directions[:9]), keep, ctx.code, Shards.read(ctx.shards))
         return torch.cat([moved.unsqueeze(1).to(found.dtype), moved.new_zeros(moved.shape[0], COLUMNS - 1, dtype=found.dtype)], 1)
 
 
@@ -210,23 +216,36 @@ class _PairGradients(Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, found, upstream, code, wanted
+        x,
+        weight,
+        bias,
+        cap,
+        teacher_x,
+        teacher_weight,
+        teacher_bias,
+        teacher_cap,
+        class_weight,
+        keep,
+        found,
+        upstream,
+        code,
+        wanted,
+        shards,
     ):
         at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight)
-        return pair_gradients(*at, keep, found, upstream, code, wanted)
+        return pair_gradients(*at, keep, found, upstream, code, wanted, shards)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, code, wanted = inputs
+        *tensors, ctx.code, ctx.wanted, ctx.shards = inputs
         _save(ctx, *tensors)
-        ctx.code, ctx.wanted = code, wanted
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor) -> Any:
         *at, keep, _, upstream = ctx.saved_tensors
         along = Both(*(v if asked == "y" else None for v, asked in zip(directions, ctx.wanted, strict=True)))
-        by, moved = curvature(Both(*at), along, upstream, keep, ctx.code)
-        return *by, None, None, moved.to(upstream.dtype), None, None
+        by, moved = curvature(Both(*at), along, upstream, keep, ctx.code, Shards.read(ctx.shards))
+        return *by, None, None, moved.to(upstream.dtype), None, None, None
 
 
 class _PairGradientsForward(_PairGradients):
@@ -236,17 +255,20 @@ class _PairGradientsForward(_PairGradients):
         arguments, moved_upstream = Both(*at), directions[11]
         out: list[Tensor | None] = [None] * 9
         if any(direction is not None for direction in directions[:9]):
-            out = list(curvature(arguments, Both(*directions[:9]), upstream, keep, ctx.code)[0])
+            out = list(curvature(arguments, Both(*directions[:9]), upstream, keep, ctx.code, Shards.read(ctx.shards))[0])
         if moved_upstream is not None:
-            more = _gradients(arguments, keep, found, moved_upstream, ctx.code, [asked == "y" for asked in ctx.wanted])
+            wanted = [asked == "y" for asked in ctx.wanted]
+            more = _gradients(arguments, keep, found, moved_upstream, ctx.code, wanted, ctx.shards)
             out = [b if a is None else a if b is None else a + b for a, b in zip(out, more, strict=True)]
         return tuple(_moved(o, source, asked == "y", at[0]) for o, source, asked in zip(out, at, ctx.wanted, strict=True))
 
 
-def weighted_value(at: Both, keep: Tensor, weights: Tensor, code: str, rows: int, wanted: Sequence[bool]) -> Tensor:
+def weighted_value(
+    at: Both, keep: Tensor, weights: Tensor, code: str, rows: int, wanted: Sequence[bool], shards: Shards | None = None
+) -> Tensor:
     """sum_i weights_i value_i, 0-d, with the gradients by hidden states, weight and bias of both formed on the way."""
     function = _WeightedCompiled if torch.compiler.is_compiling() else _Weighted
-    return function.apply(*at, keep, weights, code, rows, _letters(wanted))[0]
+    return function.apply(*at, keep, weights, code, rows, _letters(wanted), coded(shards))[0]
 
 
 def _learnt(at: Sequence[Any]) -> list[Any]:
@@ -259,15 +281,15 @@ class _WeightedCompiled(Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, weights, code, rows, wanted
+        x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight, keep, weights, code, rows, wanted, shards
     ):
         at = (x, weight, bias, cap, teacher_x, teacher_weight, teacher_bias, teacher_cap, class_weight)
-        each, *found = pair_and_gradients(*at, keep, weights, code, rows, wanted)
+        each, *found = pair_and_gradients(*at, keep, weights, code, rows, wanted, shards)
         return times(weights, each).sum(), each, *found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.code, ctx.rows, _ = inputs
+        *tensors, ctx.code, ctx.rows, _, ctx.shards = inputs
         _, each, *found = output
         ctx.mark_non_differentiable(each, *found)
         ctx.set_materialize_grads(False)  # zeros of the head's size, for outputs that have no gradient
@@ -278,7 +300,7 @@ class _WeightedCompiled(Function):
         saved = ctx.saved_tensors
         at, each, found = saved[:9], saved[11], saved[12:]
         if (upstream := upstreams[0]) is None:
-            return (None,) * 14
+            return (None,) * 15
         of = [
             operators.scaled(gradient, upstream, source) if needed else None
             for gradient, source, needed in zip(found, _learnt(at), _learnt(ctx.needs_input_grad), strict=True)
@@ -287,7 +309,7 @@ class _WeightedCompiled(Function):
 
 
 def _returned(of: Sequence[Tensor | None], by_weights: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *of[:3], None, *of[3:], None, None, None, by_weights, None, None, None
+    return *of[:3], None, *of[3:], None, None, None, by_weights, None, None, None, None
 
 
 class _Weighted(_WeightedCompiled):
@@ -295,7 +317,7 @@ class _Weighted(_WeightedCompiled):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.code, ctx.rows, _ = inputs
+        *tensors, ctx.code, ctx.rows, _, ctx.shards = inputs
         _, each, *found = output
         ctx.mark_non_differentiable(each, *found)
         ctx.set_materialize_grads(False)  # zeros of the head's size, for outputs that have no gradient
@@ -306,13 +328,13 @@ class _Weighted(_WeightedCompiled):
     def backward(ctx: Any, *upstreams: Any) -> Any:
         *at, keep, weights, each = ctx.saved_tensors
         if (upstream := upstreams[0]) is None:
-            return (None,) * 14
+            return (None,) * 15
         ready, ctx.ready = ctx.ready, None
         needed = _learnt(ctx.needs_input_grad)
         if ready is None or torch.is_grad_enabled():  # once more, or to be differentiated again
-            function = _PairForward.apply(*at, keep, ctx.code, ctx.rows)
+            function = _PairForward.apply(*at, keep, ctx.code, ctx.rows, ctx.shards)
             asked = [*needed[:3], False, *needed[3:], False, False]
-            again = _gradients(Both(*at), keep, function.detach(), upstream * weights, ctx.code, asked)
+            again = _gradients(Both(*at), keep, function.detach(), upstream * weights, ctx.code, asked, ctx.shards)
             of, each = _learnt(again), function[:, 0]
         else:
             of = [
@@ -321,31 +343,48 @@ class _Weighted(_WeightedCompiled):
         return _returned(of, upstream * each if ctx.needs_input_grad[10] else None)
 
 
-def tangent(at: Both, direction: Both, keep: Tensor, code: str) -> Tensor:
+def tangent(at: Both, direction: Both, keep: Tensor, code: str, shards: Shards | None = None) -> Tensor:
     """`(n)`: how the values move along a direction."""
     starts = range(0, max(keep.shape[0], 1), ROWS)
-    return torch.cat([_block_tangent(at.block(start), direction.block(start), keep[start : start + ROWS], code) for start in starts])
+    return torch.cat(
+        [_block_tangent(at.block(start), direction.block(start), keep[start : start + ROWS], code, shards) for start in starts]
+    )
 
 
-def _block_tangent(at: Both, direction: Both, keep: Tensor, code: str) -> Tensor:
+_SHARED = ("x", "cap", "teacher_x", "teacher_cap")
+"""What all ranks share, where the classes are split."""
+
+
+def _block_tangent(at: Both, direction: Both, keep: Tensor, code: str, shards: Shards | None) -> Tensor:
     assert at.x is not None
     assert at.weight is not None
     assert at.teacher_x is not None
     assert at.teacher_weight is not None
     dtype = _working(at.x, at.weight, at.teacher_x, at.teacher_weight)
-    to, along = ([None if part is None else part.to(dtype) for part in parts] for parts in (at, direction))
+    to, along = (
+        [
+            None if part is None else copy_to_ranks(part.to(dtype), shards if name in _SHARED else None)
+            for name, part in parts._asdict().items()
+        ]
+        for parts in (at, direction)
+    )
+
+    def centred(move: Tensor, log_p: Tensor) -> Tensor:
+        mean = reduce_from_ranks((log_p.exp() * move).sum(1, keepdim=True), shards)
+        return move - copy_to_ranks(mean, shards)
+
     z, dz = logits_and_tangent(to[:4], along[:4], keep)
     t, dt = logits_and_tangent(to[4:8], along[4:8], keep)
-    b, a, v = z.log_softmax(1), t.log_softmax(1), to[8]
+    b, a, v = log_softmax(z, shards), log_softmax(t, shards), to[8]
     terms = terms_of(code, dtype)
     _, share_a, share_b = terms.shares(a, b, v)
-    moved = (share_a * (dz - (b.exp() * dz).sum(1, keepdim=True))).sum(1) + (share_b * (dt - (a.exp() * dt).sum(1, keepdim=True))).sum(1)
+    moved = (share_a * centred(dz, b)).sum(1) + (share_b * centred(dt, a)).sum(1)
     if along[8] is not None:
         moved = moved - (a.exp() * torch.where(a.isneginf() | b.isneginf(), 0, b) * along[8]).sum(1)
-    return torch.where(keep, moved, 0)
+    return torch.where(keep, reduce_from_ranks(moved, shards), 0)
 
 
-def curvature(at: Both, direction: Both, upstream: Tensor, keep: Tensor, code: str) -> tuple[Both, Tensor]:
+def curvature(at: Both, direction: Both, upstream: Tensor, keep: Tensor, code: str, shards: Shards | None = None) -> tuple[Both, Tensor]:
     """The gradient of <upstream, tangent along the direction> by the arguments that there are, and that tangent."""
     present = [name for name, value in at._asdict().items() if value is not None]
     rowwise = [name in ("x", "teacher_x") for name in present]
@@ -355,7 +394,7 @@ def curvature(at: Both, direction: Both, upstream: Tensor, keep: Tensor, code: s
         here, along, rows = at.block(start), direction.block(start), keep[start : start + ROWS]
 
         def block(*values: Tensor, here: Both = here, along: Both = along, rows: Tensor = rows) -> Tensor:
-            return _block_tangent(here._replace(**dict(zip(present, values, strict=True))), along, rows, code)
+            return _block_tangent(here._replace(**dict(zip(present, values, strict=True))), along, rows, code, shards)
 
         t, pull = torch.func.vjp(block, *(getattr(here, name) for name in present))[:2]
         moved.append(t)

@@ -11,29 +11,33 @@ from lossmith._reduce import times
 from lossmith.fused.functions import transformed
 from lossmith.fused.pair_functions import Both, _learnt, _working, values, weighted_value
 from lossmith.fused.plan import Path, Schedule, _recompute, _size, asks
+from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import ROWS
 
 FEWEST = 128
 
 
-def compare(at: Both, keep: Tensor, code: str, weights: Tensor | None, schedule: Schedule, memory: int | None) -> Tensor:
+def compare(
+    at: Both, keep: Tensor, code: str, weights: Tensor | None, schedule: Schedule, memory: int | None, shards: Shards | None = None
+) -> Tensor:
     """Values of the rows `(n)`; or with weights their weighted sum, which may form its gradients in the forward pass."""
-    path, _, rows = choose(at, known=weights is not None, schedule=schedule, memory=memory)
+    path, _, rows = choose(at, known=weights is not None, schedule=schedule, memory=memory, shards=shards)
     if weights is not None and path == "forward":
-        return weighted_value(at, keep, weights, code, rows, [asks(tensor) for tensor in _learnt(at)])
-    found = values(at, keep, code, rows)
+        return weighted_value(at, keep, weights, code, rows, [asks(tensor) for tensor in _learnt(at)], shards)
+    found = values(at, keep, code, rows, shards)
     return found if weights is None else times(weights, found).sum()
 
 
-def choose(at: Both, *, known: bool, schedule: Schedule, memory: int | None) -> tuple[Path, str, int]:
+def choose(at: Both, *, known: bool, schedule: Schedule, memory: int | None, shards: Shards | None = None) -> tuple[Path, str, int]:
     """The path, the reason, and the rows of a block whose logits are kept, 0 where none are.
 
     Args:
         at: both sides.
         known: whether the loss is a weighted sum of the rows' values, so that the upstream gradient is known in the forward pass.
         schedule, memory: as given to the student's `LinearLogits`.
+        shards: how the classes of both are split over ranks, all of which decide alike.
     """
-    rows, limit = block_rows(at, memory)
+    rows, limit = block_rows(at, memory, shards)
     if transformed():
         return *_recompute("a transform of torch.func or forward-mode differentiation is at work", schedule), rows
     if not (torch.is_grad_enabled() and any(asks(tensor) for tensor in at)):
@@ -49,13 +53,15 @@ def choose(at: Both, *, known: bool, schedule: Schedule, memory: int | None) -> 
     return "forward", "the loss is a sum with known weights", rows
 
 
-def block_rows(at: Both, memory: int | None) -> tuple[int, int]:
+def block_rows(at: Both, memory: int | None, shards: Shards | None = None) -> tuple[int, int]:
     """How many rows' logits may be kept, and the bytes that are allowed."""
     assert at.x is not None
     assert at.weight is not None
     assert at.teacher_x is not None
     assert at.teacher_weight is not None
     each = _working(at.x, at.weight, at.teacher_x, at.teacher_weight).itemsize
-    limit = memory if memory is not None else max(7 * 2**23, at.weight.numel() * each * 7 // 8)
-    rows = min(ROWS, limit // (2 * at.weight.shape[0] * each))
+    classes, width = at.weight.shape
+    classes = classes if shards is None else shards.largest
+    limit = memory if memory is not None else max(7 * 2**23, classes * width * each * 7 // 8)
+    rows = min(ROWS, limit // (2 * classes * each))
     return (rows if rows >= FEWEST else 0), limit

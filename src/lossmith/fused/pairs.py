@@ -8,15 +8,21 @@ Where a block of rows of both logits may be kept, the teacher's and the student'
 computed twice, first for the normalisation and then for the sums. Rows whose ratios leave the safe range, and rows with classes that one
 side excludes and the other does not, are done again by the plain definition, a few at a time.
 
+Where the classes are split over ranks, both heads alike, each rank normalises and sums over its own: what is found of a block of rows is
+merged in three messages.
+
 Everything here is called from behind an opaque operator (:mod:`lossmith.fused.pair_functions`): it may look at values, and works in place.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lossmith.fused.collectives import log_softmax
 from lossmith.fused.engine import FEW, NOTHING, SAFE, Gradients, _accumulate, _curb, _from_exponentials, _product
+from lossmith.fused.shards import Shards, add_up, largest, total, total_of_labels
 from lossmith.fused.terms import CrossEntropy, Divergence
 from lossmith.fused.tiles import ROWS, Head, blocks, capped, spans, working
 
@@ -85,6 +91,20 @@ class _Normaliser:
         return self.top.unsqueeze(1), torch.log1p(self.others).unsqueeze(1)
 
 
+def _over_ranks(of: Sequence[_Normaliser], shards: Shards | None) -> None:
+    """The same of all ranks' classes: the largest exponential, 1, is left out where it is, and counted where it is found once more."""
+    if shards is None:
+        return
+    tops = torch.stack([each.top for each in of])
+    highest = largest(tops.clone(), shards)
+    at_top = tops == highest
+    mine = torch.stack([each.others for each in of])
+    mine = torch.where(at_top, mine, torch.where(tops == -torch.inf, 0, (mine + 1) * (tops - highest).exp()))
+    others, found = total(torch.stack([mine, at_top.to(mine.dtype)]), shards)
+    for each, top, sum_ in zip(of, highest, others + (found - 1), strict=True):
+        each.top, each.others = top, sum_
+
+
 class _Block:
     """A block of rows of both sides with what is known of them."""
 
@@ -101,6 +121,7 @@ class _Block:
             for side, kept, normaliser in ((self.student, z, of[0]), (self.teacher, t, of[1])):
                 out = self.student.x.new_empty(self.beside.shape[0], stop - start) if kept is None else kept[:, start:stop]
                 normaliser.see(side.logits(start, stop, out), self.beside[:, : stop - start])
+        _over_ranks(of, self.student.head.shards)
         self.norm = of[0].found(), of[1].found()
 
     def logs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,6 +149,12 @@ class _Block:
         if self.terms.low > -torch.inf:
             self.beyond |= ratio.amin(1) < self.terms.low
 
+    def add_ranks(self) -> None:
+        """The sums over the classes of all ranks; what is decided by them is decided alike everywhere."""
+        if (shards := self.student.head.shards) is not None:
+            self.sum_a, self.sum_b, beyond = total(torch.stack([self.sum_a, self.sum_b, self.beyond.to(self.sum_a.dtype)]), shards)
+            self.beyond = beyond > 0
+
     def lost(self) -> Tensor:
         """Rows to be done again."""
         sound = (self.sum_a.abs() < SAFE) & (self.sum_b.abs() < SAFE) & ~self.beyond
@@ -145,11 +172,11 @@ class _Block:
 
 def again(student: Side, teacher: Side, v: Tensor | None, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
     """(value, slope by the student's logits, slope by the teacher's) of a few rows, by the definition."""
-    b, a = student.dense().log_softmax(1), teacher.dense().log_softmax(1)
+    shards = student.head.shards
+    b, a = log_softmax(student.dense(), shards), log_softmax(teacher.dense(), shards)
     term, share_a, share_b = terms.shares(a, b, None if v is None else v.to(b.dtype))
-    by_z = share_a - b.exp() * share_a.sum(1, keepdim=True)
-    by_t = share_b - a.exp() * share_b.sum(1, keepdim=True)
-    return term.sum(1), by_z, by_t
+    value, sum_a, sum_b = total(torch.stack([term.sum(1), share_a.sum(1), share_b.sum(1)]), shards)
+    return value, share_a - b.exp() * sum_a.unsqueeze(1), share_b - a.exp() * sum_b.unsqueeze(1)
 
 
 def _curbed(slope: Tensor, z: Tensor, cap: Tensor | None) -> Tensor:
@@ -159,6 +186,7 @@ def _curbed(slope: Tensor, z: Tensor, cap: Tensor | None) -> Tensor:
 def pair_stats(student: Side, teacher: Side, v: Tensor | None, keep: Tensor, terms: Terms, rows: int) -> Tensor:
     """`(n, COLUMNS)` of the kept rows, zeros elsewhere; blocks of `rows` rows of logits are kept, or none if that is 0."""
     dtype = both_working(student, teacher)
+    total_of_labels(student.x.new_empty(0, dtype=dtype), keep.long(), student.head.shards, "mask")
     out = torch.zeros(student.x.shape[0], COLUMNS, dtype=dtype, device=student.x.device)
     kept = keep.nonzero().squeeze(1)
     for at in blocks(kept, _even(kept.numel(), rows or ROWS)):
@@ -185,6 +213,7 @@ def _block_stats(block: _Block, *, kept: bool) -> Tensor:
             block.teacher.logits(start, stop, t[:, here])
         _, _, share_a, share_b, ratio = block.tile(*block.logs(z[:, here], t[:, here]), start, stop)
         block.add(share_a, share_b, ratio)
+    block.add_ranks()
     out = block.columns()
     for some in blocks(block.lost().nonzero().squeeze(1), FEW):
         out[some, 0] = again(block.student.rows(some, x.dtype), block.teacher.rows(some, x.dtype), block.v, block.terms)[0]
@@ -200,6 +229,7 @@ def pair_and_gradients(
     `wanted` has a letter for hidden states, weight and bias of the student, then of the teacher.
     """
     dtype = both_working(student, teacher)
+    total_of_labels(student.x.new_empty(0, dtype=dtype), keep.long(), student.head.shards, "mask")
     out = torch.zeros(student.x.shape[0], dtype=dtype, device=student.x.device)
     found = (
         student.zeros(wanted[:3] + "nn", dtype),
@@ -216,6 +246,7 @@ def pair_and_gradients(
         _from_exponentials(z, scale, block.student.x, at, student.head, found[0])
         if "y" in wanted[3:]:
             _from_exponentials(t, scale, block.teacher.x, at, teacher.head, found[1])
+    add_up((found[0].x, found[1].x), student.head.shards)
     return out, *found
 
 
@@ -235,6 +266,7 @@ def _slopes(block: _Block, z: Tensor, t: Tensor, *, both: bool) -> Tensor:
             some.copy_(share_a if curb is None else share_a.mul_(curb))
             if not block.terms.level:
                 other.copy_(p if curb is None else p.mul_(curb))
+    block.add_ranks()
     value, lost = block.columns()[:, 0], block.lost()
     if both:
         sum_a, sum_b = block.sum_a.unsqueeze(1), block.sum_b.unsqueeze(1)
@@ -285,6 +317,8 @@ def pair_gradients(
         _tiles_gradients(student, teacher, v, at, stats[at].to(dtype), upstream[at].to(dtype), terms, found)
     for at in blocks((keep & done_again).nonzero().squeeze(1), FEW):
         _few_gradients(student, teacher, v, at, upstream[at].to(dtype), terms, found)
+    mine, theirs = found.student, found.teacher
+    add_up((mine.x, mine.cap, theirs.x, theirs.cap), student.head.shards)  # every class has its part in these
     return found
 
 
@@ -347,7 +381,7 @@ def _few_gradients(
     few, few_t, g = student.rows(at, upstream.dtype), teacher.rows(at, upstream.dtype), upstream.unsqueeze(1)
     _, by_z, by_t = again(few, few_t, v, terms)
     if found.class_weight is not None:
-        b, a = few.dense().log_softmax(1), few_t.dense().log_softmax(1)
+        b, a = (log_softmax(side.dense(), side.head.shards) for side in (few, few_t))
         found.class_weight.sub_(upstream @ torch.where(a.isneginf() | b.isneginf(), 0, a.exp() * b))
     for side, slope, gradients in ((few, by_z * g, found.student), (few_t, by_t * g, found.teacher)):
         if _none(gradients):

@@ -89,6 +89,13 @@ def largest(part: Tensor, shards: Shards | None) -> Tensor:
     return part
 
 
+def of_all(part: Tensor, shards: Shards) -> list[Tensor]:
+    """This part of every rank, in their order; all have its shape."""
+    each = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in shards.sizes]
+    torch.distributed.all_gather(each, part.contiguous(), group=_found(shards.group))
+    return each
+
+
 def add_up(parts: Sequence[Tensor | None], shards: Shards | None) -> None:
     """Every tensor in the place of its own sum over the ranks, all in one message."""
     present = [part for part in parts if part is not None]
@@ -102,7 +109,7 @@ def add_up(parts: Sequence[Tensor | None], shards: Shards | None) -> None:
         part.copy_(sum_.view_as(part))
 
 
-def total_of_labels(part: Tensor, label: Tensor, shards: Shards | None) -> Tensor:
+def total_of_labels(part: Tensor, label: Tensor, shards: Shards | None, what: str = "target") -> Tensor:
     """The sum over the ranks of what is known of each row's label, which also finds out whether they hold the same labels.
 
     They do not where each rank has a batch of its own: a head that FSDP2 has sharded looks the same as one split for this.
@@ -116,7 +123,7 @@ def total_of_labels(part: Tensor, label: Tensor, shards: Shards | None) -> Tenso
     part, once, squared = message.split([part.numel(), DIGITS, DIGITS])
     if any(len(shards.sizes) * int(s) != int(d) ** 2 for d, s in zip(once.tolist(), squared.tolist(), strict=True)):
         raise ValueError(
-            "LinearLogits: target must be the same on every rank of the group, and hidden with it; it is not. Where every rank has "
+            f"LinearLogits: {what} must be the same on every rank of the group, and hidden with it; it is not. Where every rank has "
             "rows of its own (FSDP2 shards a head like this), give the whole weight, as by full_tensor()"
         )
     return part

@@ -181,6 +181,8 @@ def linear_top_k(
     *,
     temperature: Hyper = 1.0,
     softcap: Hyper | None = None,
+    group: Any = None,
+    shards: Sequence[int] | None = None,
 ) -> tuple[Integer[Tensor, "*rows k"], Float[Tensor, "*rows k"]]:
     r"""The k most likely classes of every row and their log-probabilities, without the logits.
 
@@ -190,7 +192,7 @@ def linear_top_k(
     that were found are computed again as differentiable ones, with a second pass. Among equal logits any may come first.
 
     Args:
-        hidden, weight, bias, temperature, softcap: as for :class:`LinearLogits`.
+        hidden, weight, bias, temperature, softcap, group, shards: as for :class:`LinearLogits`.
         k: how many, at most the number of classes.
 
     Returns:
@@ -205,7 +207,7 @@ def linear_top_k(
         >>> linear_top_k(torch.tensor([[1.0]]), torch.tensor([[0.0], [2.0], [1.0]]), 2)
         (tensor([[1, 2]]), tensor([[-0.4076, -1.4076]]))
     """
-    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap)
+    source = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap, group=group, shards=shards)
     _check_k("linear_top_k", "k", k, source)
     classes, log_p = source.top_k(k)
     given = (hidden, weight, bias, temperature, softcap)
