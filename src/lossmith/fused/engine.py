@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lossmith.fused.reference import WANTED
 from lossmith.fused.shards import add_up, largest, total, total_of_labels
-from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, spans, working
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, rows_of_logits, spans, working
 
 FEW = 16
 """Rows that are done again at once where a block's exponentials are kept: they are copied."""
@@ -339,7 +339,7 @@ def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tenso
     out = torch.zeros(x.shape[0], dtype=dtype, device=x.device)
     found = Gradients.zeros(x, head, None, wanted)
     kept = (label >= 0).nonzero().squeeze(1)
-    buffer = torch.empty(min(ROWS, kept.numel()), head.classes, dtype=dtype, device=x.device)
+    buffer = rows_of_logits(min(ROWS, kept.numel()), head.classes, out)
     chosen = labels_logits(x, blocks(kept), head, label)
     for rows in blocks(kept):
         some, e = head.block(x, rows), buffer[: rows.numel()]
