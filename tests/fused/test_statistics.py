@@ -183,3 +183,17 @@ def test_a_saturated_softcap_gives_finite_values_and_gradients():
     assert_close(found[3], theirs[3])
     for mine, other in zip(found, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)  # slopes of a saturated tanh are lost in rounding
+
+
+@pytest.mark.parametrize("temperatures", [(2.0, 4.0), (0.5, 0.25, 2.0), (3.0, 6.0, 12.0, 24.0)])
+def test_temperatures_that_are_doubled_keep_float32s_digits(temperatures):
+    """Exponentials at 1/T are the squares of those at 1/(2T)."""
+    p = problem(60, classes=700, ignored=False)
+    narrow = p.to(torch.float32)
+    h, w, b = (tensor.detach() for tensor in narrow.inputs)
+    found = linear_stats(h, w, p.target, b, want=("log_prob", "entropy", "logsumexp"), temperatures=temperatures)
+    z = h.double() @ w.double().T + b.double()
+    expected = torch.stack([(z / t).logsumexp(-1) for t in temperatures], -1)
+    assert_close(found.logsumexp_at.double(), expected, 2e-6)
+    assert_close(found.logsumexp.double(), z.logsumexp(-1), 2e-6)
+    assert_close(found.entropy.double(), torch.distributions.Categorical(logits=z).entropy(), 4e-6)

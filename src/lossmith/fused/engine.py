@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lossmith.fused.reference import WANTED
 from lossmith.fused.shards import add_up, largest, total, total_of_labels
-from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, spans, working
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, rows_of_logits, spans, working
 
 FEW = 16
 """Rows that are done again at once where a block's exponentials are kept: they are copied."""
@@ -144,6 +144,8 @@ def _sums(
     labels = None if label is None else Labels(head.local(label), head.classes, head.width)
     buffer = x.new_empty(x.shape[0], head.width)
     beside = torch.empty_like(buffer) if spec.betas or "entropy" in spec.want else buffer
+    betas = (1.0, *spec.betas)
+    chains = _doublings(betas)  # the last ends with the exponentials at 1
     for start, stop in spans(head.classes, head.width):
         z, e = head.logits(x, start, stop, buffer[:, : stop - start]), beside[:, : stop - start]
         if "mean_logit" in spec.want:
@@ -151,14 +153,28 @@ def _sums(
         z.sub_(reference.unsqueeze(1))
         if labels is not None and (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
-        for i, beta in enumerate(spec.betas, 1):
-            found[i] += torch.mul(z, beta, out=e).exp_().sum(1)
-        found[0] += torch.exp(z, out=e).sum(1)
+        for first, *doubled in chains:
+            torch.exp(z, out=e) if first == 0 else torch.mul(z, betas[first], out=e).exp_()
+            found[first] += e.sum(1)
+            for i in doubled:
+                found[i] += e.mul_(e).sum(1)
         if "entropy" in spec.want:
             if careful:
                 z.clamp_min_(NOTHING)
             moment += e.mul_(z).sum(1)
     return found
+
+
+def _doublings(betas: Sequence[float]) -> list[list[int]]:
+    """Inverse temperatures, the first of which is 1, in chains of which each is twice the one before: its exponentials are the squares.
+
+    Three at most, since a square has twice the rounding; and what is twice 1 begins a chain, so that the last of all is 1 itself.
+    """
+    chains: list[list[int]] = []
+    for i in sorted(range(len(betas)), key=betas.__getitem__):
+        chain = next((c for c in chains if 2 * betas[c[-1]] == betas[i] and c[-1] != 0 and len(c) < 3), None)
+        chains.append([i]) if chain is None else chain.append(i)
+    return sorted(chains, key=lambda chain: 0 in chain)
 
 
 def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, classes: int) -> Tensor:
@@ -339,7 +355,7 @@ def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tenso
     out = torch.zeros(x.shape[0], dtype=dtype, device=x.device)
     found = Gradients.zeros(x, head, None, wanted)
     kept = (label >= 0).nonzero().squeeze(1)
-    buffer = torch.empty(min(ROWS, kept.numel()), head.classes, dtype=dtype, device=x.device)
+    buffer = rows_of_logits(min(ROWS, kept.numel()), head.classes, out)
     chosen = labels_logits(x, blocks(kept), head, label)
     for rows in blocks(kept):
         some, e = head.block(x, rows), buffer[: rows.numel()]

@@ -24,7 +24,7 @@ from lossmith.fused.collectives import log_softmax
 from lossmith.fused.engine import FEW, NOTHING, SAFE, Gradients, _accumulate, _curb, _from_exponentials, _product
 from lossmith.fused.shards import Shards, add_up, largest, total, total_of_labels
 from lossmith.fused.terms import CrossEntropy, Divergence
-from lossmith.fused.tiles import ROWS, Head, blocks, capped, spans, working
+from lossmith.fused.tiles import ROWS, Head, blocks, capped, rows_of_logits, spans, working
 
 Terms = Divergence | CrossEntropy
 
@@ -202,8 +202,7 @@ def _even(count: int, rows: int) -> int:
 
 def _block_stats(block: _Block, *, kept: bool) -> Tensor:
     x = block.student.x
-    shape = x.shape[0], block.classes if kept else block.width
-    z, t = x.new_empty(shape), x.new_empty(shape)
+    z, t = (rows_of_logits(x.shape[0], block.classes if kept else block.width, x) for _ in range(2))
     block.normalise(*(z, t) if kept else (None, None))
     block.start_sums()
     for start, stop in spans(block.classes, block.width):
@@ -237,7 +236,7 @@ def pair_and_gradients(
     )
     kept = keep.nonzero().squeeze(1)
     rows = _even(kept.numel(), rows)
-    buffers = [torch.empty(rows, student.head.classes, dtype=dtype, device=out.device) for _ in range(2)]
+    buffers = [rows_of_logits(rows, student.head.classes, out) for _ in range(2)]
     for at in blocks(kept, rows):
         z, t = (buffer[: at.numel()] for buffer in buffers)
         block = _Block(student.rows(at, dtype), teacher.rows(at, dtype), v, terms)

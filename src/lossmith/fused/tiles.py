@@ -15,6 +15,8 @@ from lossmith.fused.shards import Shards
 
 ROWS = 256
 CLASSES = 512
+PAGE = 4096
+"""Bytes; rows whose starts are whole pages apart have their tiles in the same few sets of a cache, and push each other out."""
 
 
 def working(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -128,6 +130,12 @@ class Given(NamedTuple):
 
     def chosen(self, x: Tensor, rows: tuple[Tensor, Tensor], label: Tensor) -> Tensor:
         return x[(*rows, label)].to(self.working(x))
+
+
+def rows_of_logits(rows: int, classes: int, like: Tensor) -> Tensor:
+    """Room for a block of whole rows of logits, in which a tile stays in the cache: rows do not begin whole pages apart."""
+    apart = 128 // like.itemsize if classes * like.itemsize % PAGE == 0 else 0
+    return like.new_empty(rows, classes + apart)[:, :classes]
 
 
 def capped(u: Tensor, cap: Tensor | None) -> Tensor:
