@@ -19,6 +19,7 @@ from lossmith.study.backends import Backend, Workers, answers
 from lossmith.study.budget import Budget, time_text
 from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
+from lossmith.study.loggers.log import Log
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.shard import Shard
 from lossmith.study.shipment import Shipment, references_of
@@ -45,6 +46,7 @@ def run(
     jobs: int | None = None,
     backend: str = "local",
     on_progress: OnProgress | None = None,
+    log: Any = None,
 ) -> StudyResult:
     """Run a study, or what is left of it, and return what it found.
 
@@ -61,6 +63,8 @@ def run(
         backend: ``local``, or a cluster: ``dask://host:8786``, ``ray``, ``ray://host:10001``, ``spark``. Its workers need the same
             versions of lossmith and torch; data and your own modules are sent there, and this process alone writes the store.
         on_progress: called as trials finish.
+        log: who else is told of every trial and of the result: ``"tensorboard:runs"``, ``"mlflow"``, ``"wandb"``, an object of your own,
+            or several; see `lossmith.study.loggers.log`. One that fails costs no trial.
 
     Example:
         >>> from lossmith import study
@@ -72,14 +76,20 @@ def run(
         (2, 2)
     """
     budget = Budget(spec.time)
-    crew = _crew(backend, jobs)
+    crew, told = _crew(backend, jobs), Log.of(log)
     asked, tasks, dataset = _asked(spec)
     with Store(store_path) as store:
         store.put_study(asked)
-        _compute(tasks, asked.spec, dataset, store, *crew, budget, on_progress)
+        told.begin(spec)
+        _compute(tasks, asked.spec, dataset, store, *crew, budget, on_progress, told)
         if spec.time is not None:
             asked = _finished(asked, tasks, store)
-        return load_result(asked, store)
+        result = load_result(asked, store)
+    if told.loggers:
+        from lossmith.study.summary import Summary
+
+        told.end(Summary(result, told.test))
+    return result
 
 
 class Part(NamedTuple):
@@ -98,6 +108,7 @@ def run_shard(
     jobs: int | None = None,
     backend: str = "local",
     on_progress: OnProgress | None = None,
+    log: Any = None,
 ) -> Part:
     """Run one of several parts of a study, each in a store of its own; `load_united` then reads them together.
 
@@ -106,16 +117,17 @@ def run_shard(
         shard: ``2/8``, the second of eight parts. Every trial is in exactly one, whatever machine deals them.
         store_path: the file that keeps this part's trials. Parts may share one on a disk of one machine; on a network drive, where
             SQLite's locks are not to be trusted, each needs its own.
-        jobs, backend, on_progress: as `run` takes them; the trials counted are those of the part.
+        jobs, backend, on_progress, log: as `run` takes them; the trials counted and told are those of the part, which has no end.
     """
     part = Shard.parse(shard)
     budget = Budget(spec.time)
-    crew = _crew(backend, jobs)
+    crew, told = _crew(backend, jobs), Log.of(log)
     asked, tasks, dataset = _asked(spec)
     mine = part.of(tasks)
     with Store(store_path) as store:
         store.put_study(asked)
-        _compute(mine, spec, dataset, store, *crew, budget, on_progress)
+        told.begin(spec)
+        _compute(mine, spec, dataset, store, *crew, budget, on_progress, told)
         return Part(len(store.known(task.key for task in mine)), len(mine), len(tasks))
 
 
@@ -145,6 +157,7 @@ def _compute(
     jobs: int,
     budget: Budget,
     on_progress: OnProgress | None,
+    log: Log,
 ) -> None:
     """Compute what the store lacks of these trials, and store it as it comes."""
     damaged = store.mend(task.key for task in tasks)
@@ -156,6 +169,11 @@ def _compute(
     done = len(known)
     if on_progress is not None:
         on_progress(done, len(tasks), None)
+    if log.loggers:  # whatever an interrupted run did not come to tell
+        stored = store.results(known)
+        for task in tasks:
+            if task.key in stored:
+                log.trial(task, stored[task.key])
     pending = [task for task in tasks if task.key not in known]
     if not pending:
         return
@@ -173,6 +191,7 @@ def _compute(
                 done += 1
                 if on_progress is not None:
                     on_progress(done, len(tasks), result)
+                log.trial(task, result)
 
 
 def _finished(asked: StoredStudy, trials: Sequence[TrialSpec | Yardstick], store: Store) -> StoredStudy:
