@@ -115,7 +115,7 @@ def test_the_table_has_the_test_that_was_asked_for():
 @pytest.mark.parametrize("fails", [("trial",), ("end",), ("trial", "end")])
 def test_a_logger_that_fails_costs_a_warning_and_no_trial(tmp_path, fails):
     broken, sound = Broken(*fails), Listener()
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="--log Broken failed") as warned:
         result = study.run(small(), tmp_path / "s.sqlite", jobs=1, log=[broken, sound])
     assert len(result.trials) == sound.kinds.count("trial") == 8
     said = [str(one.message) for one in warned]

@@ -40,7 +40,7 @@ class TensorBoard:
             return
         numbers = facts.numbers(record)
         with _Events(folder) as events:
-            file = events._get_file_writer()  # add_hparams would make a folder of its own inside the trial's
+            file: Any = events._get_file_writer()  # add_hparams would make a folder of its own inside the trial's
             for summary in hparams({**facts.parameters(spec), "status": record["status"]}, numbers):
                 file.add_summary(summary)
             for epoch, name, value in facts.curves(record):
