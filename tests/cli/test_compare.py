@@ -263,3 +263,19 @@ def test_bad_parts_and_back_ends(refused):
     assert "--optuna-storage is for --tuner optuna" in refused("compare", *SMALL, *TWO, "--optuna-storage", "sqlite://", status=2)
     assert "names no port" in refused("compare", *SMALL, *TWO, "--backend", "dask://head")
     assert "jobs counts processes of this machine" in refused("compare", *SMALL, *TWO, "--backend", "dask://head:8786")
+
+
+def test_trials_are_told_to_a_tracker_too(lossmith, tmp_path):
+    ran = lossmith("compare", *SMALL, *TWO, "--log", "tensorboard:my runs")
+    assert ran.status == 0
+    (folder,) = (tmp_path / "my runs").iterdir()
+    assert len(list(folder.iterdir())) == 9
+
+
+def test_a_log_that_there_is_not_is_refused_before_anything_is_computed(lossmith, refused, tmp_path):
+    assert "--log must be tensorboard, mlflow, wandb" in refused("compare", *SMALL, *TWO, "--log", "tensorbord")
+    (tmp_path / "file").write_text("")
+    ran = lossmith("compare", *SMALL, *TWO, "--log", "tensorboard:file")
+    assert ran.status == 1
+    assert ran.err.splitlines()[-1].startswith("lossmith compare: --log tensorboard cannot begin: ")
+    assert "of 8 trials" not in ran.err

@@ -1,12 +1,15 @@
 """Several studies at once: what is run, what is stored, what is said of all of them, and which claim is tested."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lossmith import study
 from lossmith.study import StudyError, grid, load_all, load_all_united, run, run_all
 from lossmith.study.grid import GridSummary, prospect_of
-from lossmith.study.report import words_across
+from lossmith.study.report import methods, words_across
 from lossmith.study.report.command import command
 from lossmith.study.report.page import render
 from lossmith.study.statistics.paired import holm
@@ -141,6 +144,19 @@ def test_the_command_of_a_grid_names_all_of_it():
     assert command(several(["wine", "digits"])[0].spec).startswith(
         "lossmith compare --data wine,digits --objectives ce,up,near --noise none,symmetric:0.4"
     )
+
+
+def test_the_command_of_a_grid_has_the_target_of_the_table_among_its_data():
+    together = list(several(["wine", "t.csv"], noises=("none",)))
+    together[1] = Summary(replace(together[1].result, spec=replace(together[1].spec, data="t.csv", target="ill")))
+    assert "--data wine,t.csv" in (said := render(GridSummary(tuple(together), "each")))
+    assert said.count("--data wine --objectives") == said.count("--data t.csv --objectives") == 1  # each by itself
+    assert re.search(r"--objectives ce,up,near --target ill .*--claim each", said)
+
+
+def test_the_paragraph_of_a_grid_says_that_some_labels_were_left_alone():
+    assert "Label noise: none; or with probability 0.4" in methods.paragraph(several(["wine", "digits"]))
+    assert "Label noise" not in methods.paragraph(several(["wine", "digits"], noises=("none",)))
 
 
 def test_what_could_be_shown_beforehand():

@@ -20,6 +20,8 @@ from lossmith.study.training.objectives import ObjectiveSpec
 from lossmith.study.training.probes import probe, read_probes
 from lossmith.study.training.trial import run_trials
 
+from .made_up import result
+
 DRAW = np.random.default_rng(0)
 LABELS = np.arange(90) % 3
 CORNERS = Dataset.from_arrays("corners", 4 * np.eye(3)[LABELS] + 0.3 * DRAW.normal(size=(90, 3)), LABELS)
@@ -172,6 +174,13 @@ def test_findings_of_a_study(specs, tmp_path):
     assert 0 <= epochs <= 3
     curve = result.curves("cross_entropy").validation[0]
     assert found["training", "epochs to 95 % of the best"].values["cross_entropy"][0] == np.flatnonzero(curve >= 0.95 * curve.max())[0]
+
+
+def test_what_a_run_had_before_it_diverged_is_no_finding():
+    made = result({"ce": [0.8, 0.7, 0.9], "up": [0.9, 0.8, 0.9]}, diverged={"up": [1]})
+    (found,) = findings(made)
+    np.testing.assert_array_equal(np.isnan(found.values["up"]), [False, True, False])
+    assert np.isfinite(found.values["ce"]).all()
 
 
 def test_the_report_shows_what_was_found(specs):

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import math
 import re
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from lossmith.study import Curves, Noise, StudyError
-from lossmith.study.report import plots
+from lossmith.study.report import methods, plots, words
 from lossmith.study.report.command import command
 from lossmith.study.report.page import render, write_report
 from lossmith.study.summary import Summary
@@ -162,6 +163,23 @@ def test_the_command_runs_the_study_again():
         "lossmith compare --data wine --objectives cross_entropy,generalized_cross_entropy --noise symmetric:0.4 --epochs 3 "
         "--learning-rates 0.01,0.1,1 --seeds 3,5"
     )
+
+
+def test_the_command_leaves_out_nothing_that_changes_the_answer():
+    made = result({"ce": around(0.8), "up": around(0.9, seed=1)}, noise=Noise("symmetric", 0.12345678), imbalance=0.1234567, labels=3)
+    said = command(made.spec, target="ill", test="signed_rank", claim="alike") or ""
+    for option in ("--noise symmetric:0.12345678", "--imbalance 0.1234567", "--labels-per-class 3", "--target ill"):
+        assert f"{option} " in said
+    assert "--test signed_rank --claim alike" in said
+    assert "--test signed_rank" in html.unescape(render(Summary(made, "signed_rank")))
+
+
+def test_rows_taken_away_are_said_in_the_title_the_protocol_and_the_paragraph():
+    made = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, imbalance=0.5, labels=3))
+    assert words.setting(made.spec, "wine") == "wine with classes thinned 2 : 1 and 3 training rows a class"
+    assert dict(words.protocol(made))["class sizes"].endswith("; at most 3 training rows of each class kept, the others left out")
+    assert "At most 3 training rows of each class kept" in methods.paragraph([made])
+    assert "Training classes thinned, the smallest to 0.5" in methods.paragraph([made])
 
 
 @pytest.mark.parametrize(("low", "high", "ticks"), [(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)), (-0.12, 0.31, (-0.1, 0.0, 0.1, 0.2, 0.3))])

@@ -68,6 +68,7 @@ def compare(
     shard: str | None = None,
     store: Path | None = None,
     out: Path = FOLDER,
+    log: str | None = None,
     dry_run: bool = False,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
@@ -136,12 +137,15 @@ def compare(
             When all are done: lossmith report STORE STORE ...
         store: where trials are kept; OUT/trials.sqlite when left out, OUT/trials-2-of-8.sqlite for a shard.
         out: folder of the report.
+        log: where else every trial is told as it is done: tensorboard, mlflow, wandb, or module:function returning a logger of your own.
+            A place after a colon: tensorboard:runs, mlflow:sqlite:///mlflow.db, mlflow:FOLDER, wandb:PROJECT. Several by commas.
         dry_run: print the plan, and what it could show, and stop.
         as_json: print the results as JSON; plan and progress go to stderr.
     """
     need("compare", "lossmith compare")
     from lossmith import study
     from lossmith.study.backends import Backend
+    from lossmith.study.loggers.log import Log
     from lossmith.study.protocol import fitting_test
     from lossmith.study.shard import Shard
 
@@ -189,6 +193,7 @@ def compare(
     if optuna_storage is not None and specs[0].tuner != "optuna":
         raise Problem("--optuna-storage is for --tuner optuna", USAGE)
     tested = fitting_test(specs[0], wanted)
+    told = Log.of(log, tested)
     talk = console(stderr=as_json)
     talk.print(fields(announce(specs, tested, declared)))
     if dry_run:
@@ -198,10 +203,10 @@ def compare(
     _writable(out)
     if part is not None:
         with _told(path) as progress:
-            done = study.run_shard(specs[0], str(part), path, jobs=jobs, backend=backend, on_progress=progress)
+            done = study.run_shard(specs[0], str(part), path, jobs=jobs, backend=backend, on_progress=progress, log=told)
         return _tell_part(part, done, path, as_json=as_json)
     with _told(path) as progress:
-        results = study.run_all(specs, path, jobs=jobs, backend=backend, on_progress=progress, optuna_storage=optuna_storage)
+        results = study.run_all(specs, path, jobs=jobs, backend=backend, on_progress=progress, optuna_storage=optuna_storage, log=told)
     return present(results, tested, declared, out, as_json=as_json)
 
 

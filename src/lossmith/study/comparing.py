@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lossmith.study.data.corruption import Noise
 from lossmith.study.engine import OnProgress
 from lossmith.study.grid import Claim, GridSummary, grid, run_all
+from lossmith.study.loggers.log import Log
 from lossmith.study.protocol import fitting_test
 from lossmith.study.statistics.paired import Test
 from lossmith.study.summary import Summary
@@ -35,6 +36,7 @@ def compare(
     jobs: int | None = None,
     on_progress: OnProgress | None = None,
     optuna_storage: str | None = None,
+    log: Any = None,
     **declared: Any,
 ) -> "Answer":
     """Compare objectives on data, as ``lossmith compare`` does.
@@ -50,6 +52,7 @@ def compare(
         jobs: how many worker processes; the number of processors when None.
         on_progress: called as trials finish, see `lossmith.study.run`.
         optuna_storage: where Optuna keeps its studies, see `lossmith.study.run`.
+        log: who else is told of every trial: ``"tensorboard:runs"``, ``"mlflow"``, an object of your own, see `lossmith.study.run`.
         **declared: the other fields of `StudySpec`: target, model, seeds, metric, stop, epochs, tuner, configurations, folds, group ...
     """
     together = [objectives] if isinstance(objectives, str) else list(objectives)
@@ -61,7 +64,7 @@ def compare(
         **declared,
     )
     tested = fitting_test(specs[0], test)
-    results = run_all(specs, store, jobs=jobs, on_progress=on_progress, optuna_storage=optuna_storage)
+    results = run_all(specs, store, jobs=jobs, on_progress=on_progress, optuna_storage=optuna_storage, log=Log.of(log, tested))
     return Answer.of([Summary(result, tested) for result in results], claim)
 
 

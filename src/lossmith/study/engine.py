@@ -20,6 +20,7 @@ from lossmith.study.backends import Backend, Workers, answers
 from lossmith.study.budget import Budget, time_text
 from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
+from lossmith.study.loggers.log import Log
 from lossmith.study.results import StudyResult, load_result
 from lossmith.study.schedule import Schedule
 from lossmith.study.shard import Shard
@@ -52,6 +53,7 @@ def run(
     backend: str = "local",
     on_progress: OnProgress | None = None,
     optuna_storage: str | None = None,
+    log: Any = None,
 ) -> StudyResult:
     """Run a study, or what is left of it, and return what it found.
 
@@ -70,6 +72,8 @@ def run(
         on_progress: called as trials finish.
         optuna_storage: for a study tuned by Optuna, the URL of the storage that keeps what its samplers were told; when None, an SQLite
             file beside the store.
+        log: who else is told of every trial and of the result: ``"tensorboard:runs"``, ``"mlflow"``, ``"wandb"``, an object of your own,
+            or several; see `lossmith.study.loggers.log`. One that fails costs no trial.
 
     Example:
         >>> from lossmith import study
@@ -81,20 +85,26 @@ def run(
         (2, 2)
     """
     budget = Budget(spec.time)
-    crew = _crew(backend, jobs)
+    crew, told = _crew(backend, jobs), Log.of(log)
     dataset = spec.load()
     check(spec, dataset)
     described = _described(spec, dataset)
     with Store(store_path) as store:
         make = tuners(spec, dataset.fingerprint, _storage(spec, store, optuna_storage))
+        told.begin(spec)
         schedule = Schedule(spec, dataset.fingerprint, yardsticks(spec, dataset), make, store.results)
         progress = _Progress(lambda: schedule.total, on_progress)
         with _Crew(*crew, spec, dataset) as workers:
             for tasks in schedule.rounds():
                 if not spec.sequential:  # so that a study that is interrupted can be read about
                     store.put_study(StoredStudy(spec, described, schedule.keys()))
-                _compute(tasks, store, workers, budget, progress)
-        return load_result(_finished(spec, described, schedule, store), store)
+                _compute(tasks, store, workers, budget, progress, told)
+        result = load_result(_finished(spec, described, schedule, store), store)
+    if told.loggers:
+        from lossmith.study.summary import Summary
+
+        told.end(Summary(result, told.test))
+    return result
 
 
 class Part(NamedTuple):
@@ -113,6 +123,7 @@ def run_shard(
     jobs: int | None = None,
     backend: str = "local",
     on_progress: OnProgress | None = None,
+    log: Any = None,
 ) -> Part:
     """Run one of several parts of a study, each in a store of its own; `load_united` then reads them together.
 
@@ -122,19 +133,20 @@ def run_shard(
         shard: ``2/8``, the second of eight parts. Every trial is in exactly one, whatever machine deals them.
         store_path: the file that keeps this part's trials. Parts may share one on a disk of one machine; on a network drive, where
             SQLite's locks are not to be trusted, each needs its own.
-        jobs, backend, on_progress: as `run` takes them; the trials counted are those of the part.
+        jobs, backend, on_progress, log: as `run` takes them; the trials counted and told are those of the part, which has no end.
     """
     part = Shard.parse(shard)
     part.check(spec)
     budget = Budget(spec.time)
-    crew = _crew(backend, jobs)
+    crew, told = _crew(backend, jobs), Log.of(log)
     dataset = spec.load()
     check(spec, dataset)
     tasks: list[_Task] = [*spec.trials(dataset.fingerprint), *yardsticks(spec, dataset)]
     mine = part.of(tasks)
     with Store(store_path) as store, _Crew(*crew, spec, dataset) as workers:
         store.put_study(StoredStudy(spec, _described(spec, dataset), tuple(task.key for task in tasks)))
-        _compute(mine, store, workers, budget, _Progress(lambda: len(mine), on_progress))
+        told.begin(spec)
+        _compute(mine, store, workers, budget, _Progress(lambda: len(mine), on_progress), told)
         return Part(len(store.known(task.key for task in mine)), len(mine), len(tasks))
 
 
@@ -182,7 +194,7 @@ class _Crew:
         return replace(workers, jobs=min(self._jobs, stacks)) if self._backend.is_local else workers
 
 
-def _compute(tasks: Sequence[_Task], store: Store, crew: _Crew, budget: Budget, progress: "_Progress") -> None:
+def _compute(tasks: Sequence[_Task], store: Store, crew: _Crew, budget: Budget, progress: "_Progress", log: Log) -> None:
     """Compute what the store lacks of these trials, and store it as it comes."""
     damaged = store.mend(task.key for task in tasks)
     for row, problem in damaged[:3]:
@@ -191,6 +203,11 @@ def _compute(tasks: Sequence[_Task], store: Store, crew: _Crew, budget: Budget, 
         warnings.warn(f"{store.name}: {len(damaged) - 3} more rows are damaged, and computed again", stacklevel=3)
     known = store.known(task.key for task in tasks)
     progress.known(known, store)
+    if log.loggers:  # whatever an interrupted run did not come to tell
+        stored = store.results(known)
+        for task in tasks:
+            if task.key in stored:
+                log.trial(task, stored[task.key])
     pending = [task for task in tasks if task.key not in known]
     if not pending:
         return
@@ -203,6 +220,7 @@ def _compute(tasks: Sequence[_Task], store: Store, crew: _Crew, budget: Budget, 
         for task, result in results:
             store.put(task, result)
             progress.computed(task.key, result)
+            log.trial(task, result)
 
 
 def _finished(spec: StudySpec, described: dict[str, Any], schedule: Schedule, store: Store) -> StoredStudy:

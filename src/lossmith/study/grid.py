@@ -22,6 +22,7 @@ from lossmith.study.data.dataset import Dataset
 from lossmith.study.data.sources import BUNDLED
 from lossmith.study.engine import OnProgress, check, run
 from lossmith.study.errors import StudyError
+from lossmith.study.loggers.log import Log
 from lossmith.study.power_across import ProspectAcross, what_data_sets_can_show
 from lossmith.study.references import is_reference
 from lossmith.study.results import StudyResult, load, load_result
@@ -96,10 +97,13 @@ def run_all(
     backend: str = "local",
     on_progress: OnProgress | None = None,
     optuna_storage: str | None = None,
+    log: Any = None,
 ) -> list[StudyResult]:
     """Run studies one after the other, with one count of trials for all; see `lossmith.study.run`."""
+    log = Log.of(log)
     if len(specs) == 1:
-        return [run(specs[0], store_path, jobs=jobs, backend=backend, on_progress=on_progress, optuna_storage=optuna_storage)]
+        how: dict[str, Any] = {"jobs": jobs, "backend": backend, "optuna_storage": optuna_storage, "log": log}
+        return [run(specs[0], store_path, on_progress=on_progress, **how)]
     totals, stored = [], []
     with Store(store_path) as store:
         for spec in specs:
@@ -119,7 +123,7 @@ def run_all(
             if on_progress is not None and news:
                 on_progress(sum(stored), sum(totals), record)
 
-        results.append(run(spec, store_path, jobs=jobs, backend=backend, on_progress=told, optuna_storage=optuna_storage))
+        results.append(run(spec, store_path, jobs=jobs, backend=backend, on_progress=told, optuna_storage=optuna_storage, log=log))
     return results
 
 

@@ -65,6 +65,8 @@ def findings(result: StudyResult, stop: str | None = None) -> list[Finding]:
     splits = range(len(result.spec.draws))
     for label in result.objectives:
         for i, draw in enumerate(list(result.spec.draws)[: result.ended.get(label)]):
+            if result.outcome(label, draw, stop).status != "ok":
+                continue  # what a run had before it diverged is no result, here as in every metric
             record = result.chosen(label, draw, stop)
             here = {("training", f"epochs to {100 * SHARE:g} % of the best"): _epochs(record, result.spec.metric)}
             for probe, numbers in record.get(stop or result.spec.stop, {}).get("probes", {}).items():

@@ -8,18 +8,24 @@ from lossmith.study.budget import time_text
 from lossmith.study.spec import CONFIGURATIONS, LEARNING_RATES, StudySpec
 
 
-def command(spec: StudySpec) -> str | None:
-    """The command line that runs this study, and all that were run together with it; None when the data was an object of a program."""
+def command(spec: StudySpec, *, target: str | None = None, test: str | None = None, claim: str | None = None) -> str | None:
+    """The command line that runs this study, and all that were run together with it; None when the data was an object of a program.
+
+    Args:
+        spec: the study, or the first of several.
+        target: the column to predict, of a study run together with this one that has one.
+        test, claim: what was asked for beside the study itself.
+    """
     if not isinstance(spec.data, str):
         return None
-    kinds = None if spec.noise is None else f"{spec.noise.kind}:{spec.noise.rate:g}"
+    kinds = None if spec.noise is None else str(spec.noise)
     data, noise = (spec.data, kinds) if spec.grid is None else (",".join(spec.grid[0]), ",".join(spec.grid[1]))
     parts = ["lossmith", "compare", "--data", data, "--objectives", ",".join(objective.label for objective in spec.objectives)]
     given: list[tuple[str, Any, Any]] = [
-        ("--target", spec.target, None),
+        ("--target", spec.target or target, None),
         ("--model", spec.model, "mlp"),
         ("--noise", noise, None),
-        ("--imbalance", None if spec.imbalance is None else f"{spec.imbalance:g}", None),
+        ("--imbalance", None if spec.imbalance is None else str(spec.imbalance), None),
         ("--labels-per-class", spec.labels, None),
         ("--probes", ",".join(spec.probes), ""),
         ("--ood", spec.ood if isinstance(spec.ood, str) else None, None),
@@ -41,6 +47,8 @@ def command(spec: StudySpec) -> str | None:
         ("--time", None if spec.time is None else time_text(spec.time), None),
         ("--holdout", spec.holdout, StudySpec.holdout),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
+        ("--test", None if test == "paired_t" else test, "corrected_t"),  # what corrected_t is with one split
+        ("--claim", claim, "these"),
     ]
     for name, value, default in given:
         if value is not None and value != default:

@@ -41,7 +41,7 @@ def grid(found: GridSummary) -> dict[str, Any]:
         ],
         "limits": words_across.limits(found),
         "protocol": _protocol(found),
-        "command": command(first.spec),
+        "command": command(first.spec, target=_target(found), test=first.test, claim=found.claim),
         "methods": methods.paragraph(found.summaries),
         "bibtex": methods.bibtex(found.summaries),
         "studies": [
@@ -170,3 +170,8 @@ def _short(summary: Summary) -> str:
         return "every objective has a failed trial"
     best = max(lines, key=lambda line: sign * line.estimate.mean)
     return f"{best.objective} has the best mean {summary.metric.title}, {words.number(summary.metric, best.estimate.mean)}"
+
+
+def _target(found: GridSummary) -> str | None:
+    """The column that the tables among the data predict."""
+    return next((one.spec.target for one in found.summaries if one.spec.target is not None), None)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from lossmith import citation
-from lossmith.study.data.corruption import Noise
 from lossmith.study.data.sources import BUNDLED
 from lossmith.study.protocol import splitting
 from lossmith.study.references import is_reference
@@ -24,13 +23,15 @@ def paragraph(summaries: Sequence[Summary]) -> str:
     others = [label for label in first.result.objectives if label != first.baseline]
     compared = f"We compared {words.listing(others)} with {first.baseline}" if others else f"We trained with {first.baseline}"
     data = words.listing([_data(one) for one in _one_a_data_set(summaries)])
-    noise = [one.describe(clean_validation=spec.clean_validation) for one in dict.fromkeys(_noise(summaries))]
+    kinds = dict.fromkeys(one.spec.noise for one in summaries)
+    noise = ["none" if kind is None else kind.describe(clean_validation=spec.clean_validation) for kind in kinds]
     network = f"The model was {spec.model}, trained for {count(spec.epochs, 'epoch')} with {OPTIMIZER['name']}"
     decay = f" (weight decay {OPTIMIZER['weight_decay']})" if spec.tuner == "grid" else ""
     shared = f"Splits, initial weights and batches were the same for all objectives: {splitting(spec, first.sizes)}"
     said = [
         f"{compared} on {data}.",
-        f"Label noise: {'; or '.join(noise)}." if noise else "",
+        f"Label noise: {'; or '.join(noise)}." if any(kinds) else "",
+        *(f"{said[0].upper()}{said[1:]}." for said in words.thinned(spec)),
         f"{network}{decay} in batches of {spec.batch_size}.",
         f"{shared}{' (sizes of the first data set)' if len(summaries) > 1 else ''}.",
         _tuning(first),
@@ -64,10 +65,6 @@ def _tuning(summary: Summary) -> str:
 
 def _rates(spec: StudySpec) -> str:
     return ", ".join(f"{rate:g}" for rate in spec.learning_rates or ())
-
-
-def _noise(summaries: Sequence[Summary]) -> list[Noise]:
-    return [one.spec.noise for one in summaries if one.spec.noise is not None]
 
 
 def _software(versions: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from lossmith.study.data.splits import MAX_CATEGORIES
+from lossmith.study.grid import without_grid
 from lossmith.study.report import beside, methods, plots, winner, words
 from lossmith.study.report.command import command
 from lossmith.study.standing import Standing
@@ -58,7 +59,7 @@ def study(summary: Summary) -> dict[str, Any]:
         "rates": [f"{rate:g}" for rate in spec.learning_rates or ()],
         "beside": beside.section(summary),
         "protocol": words.protocol(summary),
-        "command": command(spec),
+        "command": command(without_grid(summary), test=summary.test),
         "limits": words.limits(summary),
         "data": data,
         "classes": _classes(data),

@@ -83,7 +83,19 @@ def setting(spec: StudySpec, data: str) -> str:
         parts.append(f"{100 * spec.noise.rate:g} % {spec.noise.kind} label noise")
     if spec.imbalance is not None:
         parts.append(f"classes thinned {1 / spec.imbalance:.3g} : 1")
-    return data + (f" with {' and '.join(parts)}" if parts else "")
+    if spec.labels is not None:
+        parts.append(f"{count(spec.labels, 'training row')} a class")
+    return data + (f" with {listing(parts)}" if parts else "")
+
+
+def thinned(spec: StudySpec) -> list[str]:
+    """What was taken away from the training rows, a clause each."""
+    said = []
+    if spec.imbalance is not None:
+        said.append(f"training classes thinned, the smallest to {spec.imbalance:g} of the largest")
+    if spec.labels is not None:
+        said.append(f"at most {count(spec.labels, 'training row')} of each class kept, the others left out")
+    return said
 
 
 def headline(summary: Summary) -> str:
@@ -334,10 +346,7 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
         ("data", f"{data['name']}{target}: {data['rows']} rows, {data['inputs']}, {len(data['classes'])} classes"),
         ("split", splitting(spec, rows)),
         ("label noise", spec.noise.describe(clean_validation=spec.clean_validation) if spec.noise else "none added"),
-        (
-            "imbalance",
-            f"training classes thinned, the smallest to {spec.imbalance:g} of the largest" if spec.imbalance else "as in the data",
-        ),
+        ("class sizes", "; ".join(thinned(spec)) or "as in the data"),
         ("labels", scored_by(spec)),
         ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
         ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}{_decay(spec)}"),
