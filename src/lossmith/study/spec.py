@@ -24,6 +24,7 @@ from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.models import check_model
 from lossmith.study.training.objectives import ObjectiveSpec, source
 from lossmith.study.training.probes import read_probes
+from lossmith.study.training.trees import RATES, TREES
 
 PROTOCOL = 1
 """Version of the training protocol; a change of anything that moves a trial's numbers raises it, and old trials are left alone."""
@@ -103,11 +104,12 @@ class StudySpec:
     Texts are read where objects are expected: ``objectives=["cross_entropy", "gce:q=0.7"]``, ``noise="symmetric:0.4"``.
 
     Attributes:
-        data: ``digits``, ``wine``, ``breast_cancer``, a CSV or Parquet file, ``module:function``; or what is at hand: a data frame,
-            (features, labels), a `Dataset`.
+        data: ``digits``, ``wine``, ``breast_cancer``, a CSV, Parquet or ARFF file, ``folder:PATH``, ``hf:NAME``, ``openml:ID``,
+            ``module:function``; or what is at hand: a data frame, (features, labels), a `Dataset`.
         target: the column to predict, for files and data frames.
         objectives: what to compare, the first being the baseline.
-        model: ``linear``, ``mlp``, ``cnn`` (images), or ``module:function``.
+        model: ``linear``, ``mlp``, ``cnn`` (images), ``xgboost`` or ``lightgbm`` (boosted trees, see
+            `lossmith.study.training.boosted`), ``timm:NAME`` or ``hf:NAME`` (images), or ``module:function``.
         noise: label noise of training and validation rows, see `Noise`.
         imbalance: smallest class over largest among the training rows, see `lossmith.study.data.corruption.long_tail`.
         labels: how many training rows of each class keep their label, the rest being left out; None for all.
@@ -115,7 +117,7 @@ class StudySpec:
         metric: the primary metric, declared before the run: it selects learning rates and epochs, and it alone is tested.
         stop: which epoch the verdict is about: the "last", or the "best" on the validation rows. Both are always recorded.
         epochs, batch_size: of every trial.
-        learning_rates: the tuning budget, the same for every objective, spent anew inside each seed.
+        learning_rates: the tuning budget, the same for every objective, spent anew inside each seed; of trees, other ones by default.
         validation, test: fractions of the rows of each class.
         folds: K for a cross-validation of K folds, redrawn by every seed; None for one random split a seed.
         group: column of a table; rows with the same value stay on one side of every split.
@@ -131,6 +133,8 @@ class StudySpec:
         ood: data, as for `data`, whose rows no class is right for; how well they are told from test rows is a probe.
         ood_classes: classes to hold out of the study, whose rows are such.
         grid: of a study that is one of several run together (`lossmith.study.grid`), all their data and all their kinds of label noise.
+        text: columns of a table that hold text, see `lossmith.study.data.text`: ``review``, ``review@4096``.
+        tokenizer: of transformers, a folder or a name, that cuts the text; None for words and pairs of words.
     """
 
     data: str | Dataset
@@ -161,6 +165,8 @@ class StudySpec:
     ood: str | Dataset | None = None
     ood_classes: tuple[str, ...] = ()
     grid: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    text: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in _read(self).items():
@@ -170,7 +176,10 @@ class StudySpec:
     @property
     def roles(self) -> Roles:
         """What columns of a table are for, besides features and target."""
-        return Roles(group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates)
+        return Roles(
+            group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates, text=_words(self.text),
+            tokenizer=self.tokenizer,
+        )  # fmt: skip
 
     def load(self) -> Dataset:
         """The data of the study."""
@@ -269,7 +278,7 @@ _LATER = {
     if field.name
     in (
         "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates",
-        "labels", "probes", "ood", "ood_classes", "grid",
+        "labels", "probes", "ood", "ood_classes", "grid", "text", "tokenizer",
     )
 }  # fmt: skip
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
@@ -289,6 +298,8 @@ def _read(spec: StudySpec) -> dict[str, Any]:
     noise: Any = spec.noise
     seeds: Any = spec.seeds
     rates: Any = spec.learning_rates
+    if spec.model in TREES and rates == LEARNING_RATES:  # those are for AdamW, far too small for a shrinkage
+        rates = RATES
     return {
         "data": data if isinstance(data, Dataset) else str(data),
         "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),
@@ -299,6 +310,7 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
         "probes": _words(spec.probes),
         "ood_classes": _words(spec.ood_classes),
+        "text": _words(spec.text),
         "learning_rates": tuple(float(rate) for rate in ([rates] if isinstance(rates, int | float) else rates)),
     }
 

@@ -35,6 +35,8 @@ def command(spec: StudySpec) -> str | None:
         ("--split-column", spec.split_column, None),
         ("--clean-target", spec.clean_target, None),
         ("--time", None if spec.time is None else time_text(spec.time), None),
+        ("--text", ",".join(spec.text), ""),
+        ("--tokenizer", spec.tokenizer, None),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
     ]
     for name, value, default in given:

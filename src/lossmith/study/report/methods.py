@@ -11,6 +11,7 @@ from lossmith.study.report import words
 from lossmith.study.spec import OPTIMIZER
 from lossmith.study.statistics.power import count
 from lossmith.study.summary import ALPHA, Summary
+from lossmith.study.training.trees import TREES
 
 
 def paragraph(summaries: Sequence[Summary]) -> str:
@@ -22,11 +23,15 @@ def paragraph(summaries: Sequence[Summary]) -> str:
     data = words.listing([_data(one) for one in _one_a_data_set(summaries)])
     noise = [one.describe(clean_validation=spec.clean_validation) for one in dict.fromkeys(_noise(summaries))]
     network = f"The model was {spec.model}, trained for {count(spec.epochs, 'epoch')} with {OPTIMIZER['name']}"
+    network += f" (weight decay {OPTIMIZER['weight_decay']}) in batches of {spec.batch_size}"
     shared = f"Splits, initial weights and batches were the same for all objectives: {splitting(spec, first.sizes)}"
+    if spec.model in TREES:
+        network = f"The model was {TREES[spec.model]}, grown for {count(spec.epochs, 'round')} by each objective's gradient and curvature"
+        shared = f"Splits were the same for all objectives: {splitting(spec, first.sizes)}"
     said = [
         f"{compared} on {data}.",
         f"Label noise: {'; or '.join(noise)}." if noise else "",
-        f"{network} (weight decay {OPTIMIZER['weight_decay']}) in batches of {spec.batch_size}.",
+        f"{network}.",
         f"{shared}{' (sizes of the first data set)' if len(summaries) > 1 else ''}.",
         _tuning(first),
         "Test rows chose nothing.",

@@ -12,6 +12,7 @@ from lossmith.study.statistics.paired import Comparison, Test
 from lossmith.study.statistics.power import Prospect, accuracy_spread, count
 from lossmith.study.summary import ALPHA, Line, Summary
 from lossmith.study.training.metrics import METRICS, SCALED, Metric
+from lossmith.study.training.trees import TREES
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
 MINUS = "−"
@@ -198,6 +199,18 @@ def _count(n: int, of: int | str) -> str:
     return "both" if of == 2 else f"all {of}"
 
 
+def _model(spec: StudySpec) -> list[tuple[str, str]]:
+    if spec.model in TREES:
+        return [
+            ("model", f"{TREES[spec.model]}, grown by the gradient and curvature of each objective"),
+            ("training", f"{spec.epochs} rounds, which count as epochs; the learning rate is the shrinkage"),
+        ]
+    return [
+        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
+        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
+    ]
+
+
 def plan(
     spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None, references: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
@@ -284,8 +297,7 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
             f"training classes thinned, the smallest to {spec.imbalance:g} of the largest" if spec.imbalance else "as in the data",
         ),
         ("labels", scored_by(spec)),
-        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
-        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}, weight decay {OPTIMIZER['weight_decay']}"),
+        *_model(spec),
         ("budget", f"{count(len(spec.learning_rates), 'learning rate')} for every objective and {spec.unit}: {_rates(spec)}"),
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),
