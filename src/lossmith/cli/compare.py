@@ -55,6 +55,8 @@ def compare(
     split_column: str | None = None,
     duplicates: str = "together",
     clean_target: str | None = None,
+    text: str | None = None,
+    tokenizer: str | None = None,
     clean_validation: bool = False,
     probes: str | None = None,
     ood: str | None = None,
@@ -75,12 +77,14 @@ def compare(
     """Compare objectives.
 
     Args:
-        data: digits, wine, breast_cancer (real, bundled); a CSV or Parquet file; or module:function returning (features, labels).
+        data: digits, wine, breast_cancer (real, bundled); a CSV, Parquet or ARFF file; folder:PATH of images in folders named after
+            their classes; hf:NAME_OR_PATH (Hugging Face); openml:ID_OR_NAME; or module:function returning (features, labels).
             Several, separated by commas, are compared one after the other and reported together.
         objectives: separated by commas, with hyper-parameters after a colon: ce,gce:q=0.7; module:function for your own.
             @robust stands for all objectives with that tag; lossmith find lists these groups.
         target: the column to predict; for files.
-        model: linear, mlp, cnn (images), or module:function returning a torch module.
+        model: linear, mlp, cnn (images); xgboost or lightgbm (boosted trees, an epoch being a round); timm:NAME or hf:NAME_OR_PATH
+            (images; @pretrained with weights); or module:function returning a torch module.
         noise: wrong labels in training and validation rows: symmetric:0.4, asymmetric:0.3, or instance:0.4 (depending on the row).
             Test labels stay right.
             Several, separated by commas, are settings of one report: none,symmetric:0.2,symmetric:0.4.
@@ -117,6 +121,8 @@ def compare(
             Apart is for tables whose rows coincide because their columns take few values.
         clean_target: a column of a table with labels known to be right: --target is trained on, this scores test rows.
             Scores against noisy labels favour fitting the noise.
+        text: columns of a table that hold text: words and pairs of words, hashed into 1024 numbers, or COLUMN@4096.
+        tokenizer: one of transformers, by folder or name, that cuts the text into pieces instead.
         clean_validation: let labels known to be right choose learning rates and epochs too: those of --clean-target,
             or those without --noise.
         probes: what else to look at in every trained model: corruptions (each at five severities; or by name, such as contrast),
@@ -179,6 +185,8 @@ def compare(
         split_column=split_column,
         clean_validation=clean_validation,
         clean_target=clean_target,
+        text=_names(text),
+        tokenizer=tokenizer,
         probes=_names(probes),
         ood=ood,
         ood_classes=_names(ood_classes),

@@ -85,7 +85,8 @@ def _named(data: Any) -> str:
 def _has_columns(data: Any) -> bool:
     """Whether it is a file or a data frame, of which one column is the target."""
     if isinstance(data, str | os.PathLike):
-        return os.fspath(data) not in BUNDLED and not is_reference(os.fspath(data))
+        text = os.fspath(data)
+        return text not in BUNDLED and not text.startswith("folder:") and not is_reference(text)
     return hasattr(data, "columns") and not isinstance(data, Dataset)
 
 

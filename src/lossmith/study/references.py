@@ -13,11 +13,16 @@ from typing import Any
 from lossmith._checks import nearest
 from lossmith.study.errors import StudyError, one_line
 
+PREFIXES = ("folder", "hf", "openml", "timm")
+"""What stands before the colon of data and models that are no ``module:attribute``."""
+
 
 def is_reference(text: str) -> bool:
     """Whether a text reads as ``module:attribute`` rather than as a name or a path (``C:\\data.csv`` is a path)."""
     module, separator, attribute = text.partition(":")
-    return bool(separator) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    return (
+        module not in PREFIXES and bool(separator) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    )
 
 
 def load_reference(text: str, what: str) -> Any:
@@ -70,12 +75,17 @@ def source_hash(thing: Any) -> str:
     except TypeError:
         file = None
     if file is not None and Path(file).is_file():
-        stamp = os.stat(file)
-        return _file_hash(file, stamp.st_mtime_ns, stamp.st_size)
+        return file_hash(file)
     name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(type(thing)))}"
     return hashlib.sha256(name.encode()).hexdigest()
 
 
+def file_hash(file: str | Path) -> str:
+    """SHA-256 of a file, read again when it was written again."""
+    stamp = os.stat(file)
+    return _hash_of(str(file), stamp.st_mtime_ns, stamp.st_size)
+
+
 @lru_cache(maxsize=256)
-def _file_hash(file: str, modified: int, size: int) -> str:
+def _hash_of(file: str, modified: int, size: int) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -22,6 +22,8 @@ from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.models import check_model
 from lossmith.study.training.objectives import ObjectiveSpec, source
 from lossmith.study.training.probes import read_probes
+from lossmith.study.training.trees import RATES as TREE_RATES
+from lossmith.study.training.trees import TREES
 from lossmith.study.tuning.configuration import WEIGHT_DECAY, Configuration, grid
 from lossmith.study.tuning.quasi_random import quasi_random
 from lossmith.study.tuning.space import LEARNING_RATES as RATE_INTERVAL
@@ -110,11 +112,12 @@ class StudySpec:
     Texts are read where objects are expected: ``objectives=["cross_entropy", "gce:q=0.7"]``, ``noise="symmetric:0.4"``.
 
     Attributes:
-        data: ``digits``, ``wine``, ``breast_cancer``, a CSV or Parquet file, ``module:function``; or what is at hand: a data frame,
-            (features, labels), a `Dataset`.
+        data: ``digits``, ``wine``, ``breast_cancer``, a CSV, Parquet or ARFF file, ``folder:PATH``, ``hf:NAME``, ``openml:ID``,
+            ``module:function``; or what is at hand: a data frame, (features, labels), a `Dataset`.
         target: the column to predict, for files and data frames.
         objectives: what to compare, the first being the baseline.
-        model: ``linear``, ``mlp``, ``cnn`` (images), or ``module:function``.
+        model: ``linear``, ``mlp``, ``cnn`` (images), ``xgboost`` or ``lightgbm`` (boosted trees, see
+            `lossmith.study.training.boosted`), ``timm:NAME`` or ``hf:NAME`` (images), or ``module:function``.
         noise: label noise of training and validation rows, see `Noise`.
         imbalance: smallest class over largest among the training rows, see `lossmith.study.data.corruption.long_tail`.
         labels: how many training rows of each class keep their label, the rest being left out; None for all.
@@ -147,6 +150,8 @@ class StudySpec:
         ood: data, as for `data`, whose rows no class is right for; how well they are told from test rows is a probe.
         ood_classes: classes to hold out of the study, whose rows are such.
         grid: of a study that is one of several run together (`lossmith.study.grid`), all their data and all their kinds of label noise.
+        text: columns of a table that hold text, see `lossmith.study.data.text`: ``review``, ``review@4096``.
+        tokenizer: of transformers, a folder or a name, that cuts the text; None for words and pairs of words.
     """
 
     data: str | Dataset
@@ -183,6 +188,8 @@ class StudySpec:
     ood: str | Dataset | None = None
     ood_classes: tuple[str, ...] = ()
     grid: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    text: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in _read(self).items():
@@ -192,7 +199,10 @@ class StudySpec:
     @property
     def roles(self) -> Roles:
         """What columns of a table are for, besides features and target."""
-        return Roles(group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates)
+        return Roles(
+            group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates, text=_words(self.text),
+            tokenizer=self.tokenizer,
+        )  # fmt: skip
 
     def load(self) -> Dataset:
         """The data of the study."""
@@ -357,7 +367,7 @@ _LATER = {
     in (
         "folds", "group", "split_column", "clean_validation", "clean_target", "references", "time", "planned_seeds", "duplicates",
         "labels", "probes", "ood", "ood_classes", "grid", "tuner", "configurations", "learning_rates", "learning_rate_range", "tune_once",
-        "stop_hopeless", "holdout",
+        "stop_hopeless", "holdout", "text", "tokenizer",
     )
 }  # fmt: skip
 """Fields that studies stored by earlier versions do not have, and their defaults; what is at its default is not written down."""
@@ -380,6 +390,10 @@ def _read(spec: StudySpec) -> dict[str, Any]:
     tuner = spec.tuner or ("quasi_random" if rates is None else "grid")
     if tuner == "grid" and rates is None:
         rates = LEARNING_RATES
+    rate_range: Any = spec.learning_rate_range
+    if spec.model in TREES:  # rates for AdamW are far too small for a shrinkage
+        rates = TREE_RATES if rates == LEARNING_RATES else rates
+        rate_range = (TREE_RATES[0], TREE_RATES[-1]) if rate_range == RATE_INTERVAL else rate_range
     return {
         "data": data if isinstance(data, Dataset) else str(data),
         "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),
@@ -390,10 +404,11 @@ def _read(spec: StudySpec) -> dict[str, Any]:
         "time": parse_time(spec.time) if isinstance(spec.time, str) else spec.time,
         "probes": _words(spec.probes),
         "ood_classes": _words(spec.ood_classes),
+        "text": _words(spec.text),
         "tuner": tuner,
         "stop_hopeless": "corrected_t" if spec.stop_hopeless is True else spec.stop_hopeless or None,
         "learning_rates": None if rates is None else tuple(float(rate) for rate in rates),
-        "learning_rate_range": tuple(float(rate) for rate in spec.learning_rate_range),
+        "learning_rate_range": tuple(float(rate) for rate in rate_range),
     }
 
 

@@ -41,16 +41,22 @@ class Roles:
         split: the user's own split, with the values train, validation (or val) and test.
         trusted: labels known to be right, which test rows are scored by.
         duplicates: ``together`` keeps rows that are equal in every feature on one side of every split; ``apart`` splits them like others.
+        text: columns of text, which become numbers (`lossmith.study.data.text`), each perhaps with how many: ``review@4096``.
+        tokenizer: a tokenizer of transformers that cuts them into pieces; None for words and pairs of words.
     """
 
     group: str | None = None
     split: str | None = None
     trusted: str | None = None
     duplicates: str = "together"
+    text: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.duplicates not in ("together", "apart"):
             raise StudyError(f"--duplicates must be together or apart; got {self.duplicates!r}")
+        if self.tokenizer is not None and not self.text:
+            raise StudyError(f"--tokenizer {self.tokenizer} cuts text into pieces: name the columns of text with --text")
 
 
 FEATURES_ONLY = Roles()

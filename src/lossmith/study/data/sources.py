@@ -1,4 +1,6 @@
-"""Where a study's data comes from: scikit-learn's bundled sets, a file, a function of the user's, or a `Dataset` itself."""
+"""Where a study's data comes from: scikit-learn's bundled sets, a file, a folder of images, Hugging Face, OpenML, a function of the
+user's, or a `Dataset` itself.
+"""
 
 import os
 from pathlib import Path
@@ -9,15 +11,17 @@ from lossmith.study.errors import StudyError, one_line
 from lossmith.study.references import is_reference, load_reference
 
 BUNDLED = ("digits", "wine", "breast_cancer")
+SOURCES = ("folder", "hf", "openml")
+"""Prefixes: ``folder:PATH``, ``hf:NAME``, ``openml:ID``."""
 
 
 def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None, roles: Roles = FEATURES_ONLY) -> Dataset:
     """The data of a study.
 
     Args:
-        data: ``digits``, ``wine``, ``breast_cancer``; a CSV or Parquet file; ``module:function`` returning (features, labels) or a
-            `Dataset`; or a `Dataset`.
-        target: the column to predict; for files, and needed there.
+        data: ``digits``, ``wine``, ``breast_cancer``; a CSV, Parquet or ARFF file; ``folder:PATH`` of images, ``hf:NAME_OR_PATH``,
+            ``openml:ID_OR_NAME``; ``module:function`` returning (features, labels) or a `Dataset`; or a `Dataset`.
+        target: the column to predict; for files, and needed there. Hugging Face and OpenML may say it themselves.
         roles: what other columns are for; for files.
     """
     if isinstance(data, Dataset):
@@ -27,6 +31,9 @@ def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None,
         if target is not None:
             raise StudyError(f"target is for files with columns; {data} brings its own labels")
         return _having(_bundled(data), roles)
+    source, colon, rest = data.partition(":")
+    if colon and source in SOURCES:
+        return _from_source(source, rest, target, roles)
     if is_reference(data):
         return _having(_from_function(data), roles)
     path = Path(data).expanduser()
@@ -34,7 +41,28 @@ def load_data(data: str | os.PathLike[str] | Dataset, target: str | None = None,
         from lossmith.study.data.tables import load_table  # pandas takes half a second, and only files need it
 
         return load_table(path, target, roles)
-    raise StudyError(f"data {data!r} is no bundled set ({', '.join(BUNDLED)}), no file, and no module:function{nearest(data, BUNDLED)}")
+    raise StudyError(
+        f"data {data!r} is no bundled set ({', '.join(BUNDLED)}), no file, no folder:PATH, hf:NAME or openml:ID, and no "
+        f"module:function{nearest(data, BUNDLED)}"
+    )
+
+
+def _from_source(source: str, rest: str, target: str | None, roles: Roles) -> Dataset:
+    if not rest:
+        raise StudyError(f"data {source}: is followed by {'a folder' if source == 'folder' else 'a name'}; got nothing")
+    if source == "folder":
+        from lossmith.study.data.folders import load_folder
+
+        if target is not None:
+            raise StudyError(f"target is for files with columns; the classes of folder:{rest} are its folders")
+        return _having(load_folder(rest), roles)
+    if source == "hf":
+        from lossmith.study.data.huggingface import load_hf
+
+        return load_hf(rest, target, roles)
+    from lossmith.study.data.openml import load_openml
+
+    return load_openml(rest, target, roles)
 
 
 def _having(dataset: Dataset, roles: Roles) -> Dataset:
@@ -43,6 +71,7 @@ def _having(dataset: Dataset, roles: Roles) -> Dataset:
         ("--group", roles.group, dataset.groups),
         ("--split-column", roles.split, dataset.parts),
         ("--clean-target", roles.trusted, dataset.trusted),
+        ("--text", ",".join(roles.text) or None, None),
     ):
         if asked is not None and there is None:
             raise StudyError(f"{option} {asked} is for files with columns; {dataset.name} has none")

@@ -1,4 +1,4 @@
-"""CSV and Parquet files: which columns are numbers, which are categories, which are left out, and a note on each decision.
+"""CSV, Parquet and ARFF files: which columns are numbers, which are categories, which are left out, and a note on each decision.
 
 Only decisions that need no learning are taken here. A date becomes numbers; a constant column, a row number and a column of names are
 left out; rows that repeat another are found, so that splits keep them together. Missing values stay missing until a split fills them from
@@ -12,14 +12,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lossmith._checks import nearest
+from lossmith.study.data.arff import read_arff
 from lossmith.study.data.copies import find_copies
 from lossmith.study.data.dataset import FEATURES_ONLY, ROWS_PER_CLASS, Column, Dataset, Roles
 from lossmith.study.data.dates import ambiguous, date_parts
 from lossmith.study.data.roles import crossing, read_roles, together
+from lossmith.study.data.text import cutter, text_columns, text_widths
 from lossmith.study.errors import StudyError, one_line
 
 CSV = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
+ARFF = (".arff",)
 
 MANY = 20
 """More distinct numbers than this, some hardly ever repeated, are a quantity and not classes; more distinct words than this, most of
@@ -45,14 +48,22 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     if missing.any():
         notes.append(f"{int(missing.sum())} of {len(frame)} rows have no {target} and were left out")
         frame = frame[~missing].reset_index(drop=True)
-    labels, class_names = _encode_target(frame[target], file, target)
+    labels, class_names = encode_target(frame[target], file, target)
     kept: list[Column] = []
     values: list[NDArray[np.float64]] = []
     warnings: list[str] = []
     own = read_roles(frame, target, roles, file)
     notes.extend(own.notes)
+    texts, cut = text_widths(roles.text, frame, target, file), cutter(roles.tokenizer)
+    for name in own.columns:
+        if name in texts:
+            raise StudyError(f"--text {name}: that column has another role already, and is not learnt from")
     for name in frame.columns.drop([target, *own.columns]):
-        columns, said = _encode_column(str(name), frame[name], file)
+        if name in texts:
+            columns, note = text_columns(frame[name], texts[name], cut, roles.tokenizer, file)
+            said = [note]
+        else:
+            columns, said = _encode_column(str(name), frame[name], file)
         notes.extend(said)
         for column, encoded in columns:
             kept.append(column)
@@ -81,11 +92,13 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
 
 def _read(path: Path) -> pd.DataFrame:
     if path.is_dir():
-        raise StudyError(f"{path} is a folder; data must be a CSV or Parquet file")
+        raise StudyError(f"{path} is a folder; data must be a CSV, Parquet or ARFF file, and images in folders are folder:{path}")
     suffix = path.suffix.lower()
-    if suffix not in CSV + PARQUET:
-        raise StudyError(f"{path.name}: data files end in {', '.join(CSV + PARQUET)}; this one in {suffix or 'nothing'}")
+    if suffix not in CSV + PARQUET + ARFF:
+        raise StudyError(f"{path.name}: data files end in {', '.join(CSV + PARQUET + ARFF)}; this one in {suffix or 'nothing'}")
     try:
+        if suffix in ARFF:
+            return read_arff(path)
         return _read_csv(path) if suffix in CSV else pd.read_parquet(path)
     except StudyError:
         raise
@@ -125,7 +138,7 @@ def _names(frame: pd.DataFrame, limit: int = 12) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _encode_target(series: pd.Series, file: str, target: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def encode_target(series: pd.Series, file: str, target: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels as positions in the sorted class names; numbers sort as numbers, anything else as text."""
     numbers = _numbers(series)
     if numbers is None:
@@ -147,7 +160,7 @@ def _encode_trusted(
     present = series.notna().to_numpy()
     if not present.any():
         raise StudyError(f"--clean-target {series.name}: every value is missing in {file}")
-    codes, names = _encode_target(series[present], file, str(series.name))
+    codes, names = encode_target(series[present], file, str(series.name))
     place = {name: k for k, name in enumerate(class_names)}
     strange = [name for name in names if name not in place]
     if strange:

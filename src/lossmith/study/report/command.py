@@ -45,6 +45,8 @@ def command(spec: StudySpec, *, target: str | None = None, test: str | None = No
         ("--split-column", spec.split_column, None),
         ("--clean-target", spec.clean_target, None),
         ("--time", None if spec.time is None else time_text(spec.time), None),
+        ("--text", ",".join(spec.text), ""),
+        ("--tokenizer", spec.tokenizer, None),
         ("--holdout", spec.holdout, StudySpec.holdout),
         ("--duplicates", spec.duplicates, StudySpec.duplicates),
         ("--test", None if test == "paired_t" else test, "corrected_t"),  # what corrected_t is with one split

@@ -11,6 +11,7 @@ from lossmith.study.spec import OPTIMIZER, StudySpec
 from lossmith.study.statistics.power import count
 from lossmith.study.statistics.stopping import EFFECT
 from lossmith.study.summary import ALPHA, Summary
+from lossmith.study.training.trees import TREES
 
 PROPOSED = {"quasi_random": "from a scrambled Halton sequence", "optuna": "proposed by Optuna's tree-structured Parzen estimator"}
 """Tuner -> how its configurations come about."""
@@ -27,12 +28,16 @@ def paragraph(summaries: Sequence[Summary]) -> str:
     noise = ["none" if kind is None else kind.describe(clean_validation=spec.clean_validation) for kind in kinds]
     network = f"The model was {spec.model}, trained for {count(spec.epochs, 'epoch')} with {OPTIMIZER['name']}"
     decay = f" (weight decay {OPTIMIZER['weight_decay']})" if spec.tuner == "grid" else ""
+    network += f"{decay} in batches of {spec.batch_size}"
     shared = f"Splits, initial weights and batches were the same for all objectives: {splitting(spec, first.sizes)}"
+    if spec.model in TREES:
+        network = f"The model was {TREES[spec.model]}, grown for {count(spec.epochs, 'round')} by each objective's gradient and curvature"
+        shared = f"Splits were the same for all objectives: {splitting(spec, first.sizes)}"
     said = [
         f"{compared} on {data}.",
         f"Label noise: {'; or '.join(noise)}." if any(kinds) else "",
         *(f"{said[0].upper()}{said[1:]}." for said in words.thinned(spec)),
-        f"{network}{decay} in batches of {spec.batch_size}.",
+        f"{network}.",
         f"{shared}{' (sizes of the first data set)' if len(summaries) > 1 else ''}.",
         _tuning(first),
         "Test rows chose nothing.",

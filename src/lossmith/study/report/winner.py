@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 import lossmith
-from lossmith.study.data.sources import BUNDLED
+from lossmith.study.data.sources import BUNDLED, SOURCES
 from lossmith.study.references import is_reference
 from lossmith.study.report import words
 from lossmith.study.report.writing import write_whole
@@ -18,6 +18,7 @@ from lossmith.study.spec import StudySpec
 from lossmith.study.summary import Line, Summary
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.objectives import ObjectiveSpec
+from lossmith.study.training.trees import TREES
 from lossmith.study.tuning.configuration import Configuration
 
 FILE = "train_winner.py"
@@ -35,9 +36,9 @@ def winner(summary: Summary) -> str:
 
 
 def script(summary: Summary) -> str | None:
-    """The script's text; None where the data was an object of somebody's program, which no script can name."""
+    """The script's text; None where the data was an object of somebody's program, which no script can name, and for trees."""
     spec, label = summary.spec, winner(summary)
-    if not isinstance(spec.data, str) or not _can_be_loaded(spec.data):
+    if spec.model in TREES or not isinstance(spec.data, str) or not _can_be_loaded(spec.data):
         return None
     outcomes = [one for one in summary.result.over(label) if one.status == "ok"]
     if not outcomes:
@@ -57,7 +58,8 @@ def script(summary: Summary) -> str | None:
     )
     literals = {
         "data": spec.data, "target": spec.target, "group": spec.group, "split_column": spec.split_column, "clean_target": spec.clean_target,
-        "duplicates": spec.duplicates, "objective": configuration.applied(_objective(spec, label)).label, "model": spec.model,
+        "duplicates": spec.duplicates, "text": spec.text, "tokenizer": spec.tokenizer,
+        "objective": configuration.applied(_objective(spec, label)).label, "model": spec.model,
         "learning_rate": configuration.learning_rate, "weight_decay": configuration.weight_decay,
         "imbalance": spec.imbalance, "labels": spec.labels, "ood_classes": spec.ood_classes,
         "validation": spec.validation, "test": spec.test, "folds": spec.folds,
@@ -100,7 +102,7 @@ def write_winner(summary: Summary, folder: str | os.PathLike[str]) -> Path | Non
 
 def _can_be_loaded(data: str) -> bool:
     """Whether `load_data` finds it by this text: a `Dataset` was stored by its name alone, which looks like nothing."""
-    return data in BUNDLED or is_reference(data) or Path(data).suffix != ""
+    return data in BUNDLED or data.partition(":")[0] in SOURCES or is_reference(data) or Path(data).suffix != ""
 
 
 def _why(summary: Summary, label: str) -> str:

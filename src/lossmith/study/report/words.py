@@ -15,6 +15,7 @@ from lossmith.study.statistics.power import Prospect, accuracy_spread, count
 from lossmith.study.statistics.stopping import EFFECT, MISS
 from lossmith.study.summary import ALPHA, Line, Summary
 from lossmith.study.training.metrics import METRICS, SCALED, Metric
+from lossmith.study.training.trees import TREES
 from lossmith.study.tuning.space import Space
 
 EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
@@ -214,6 +215,18 @@ def _count(n: int, of: int | str) -> str:
     return "both" if of == 2 else f"all {of}"
 
 
+def _model(spec: StudySpec) -> list[tuple[str, str]]:
+    if spec.model in TREES:
+        return [
+            ("model", f"{TREES[spec.model]}, grown by the gradient and curvature of each objective"),
+            ("training", f"{spec.epochs} rounds, which count as epochs; the learning rate is the shrinkage"),
+        ]
+    return [
+        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
+        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}{_decay(spec)}"),
+    ]
+
+
 def plan(
     spec: StudySpec, data: Mapping[str, Any], rows: Sizes, test: Test, prospect: Prospect | None, references: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
@@ -348,8 +361,7 @@ def protocol(summary: Summary) -> list[tuple[str, str]]:
         ("label noise", spec.noise.describe(clean_validation=spec.clean_validation) if spec.noise else "none added"),
         ("class sizes", "; ".join(thinned(spec)) or "as in the data"),
         ("labels", scored_by(spec)),
-        ("model", f"{spec.model}, with the same initial weights and batches for every objective of a {spec.unit}"),
-        ("training", f"{spec.epochs} epochs, batches of {spec.batch_size}, {OPTIMIZER['name']}{_decay(spec)}"),
+        *_model(spec),
         ("budget", _budget(summary)),
         ("seeds", f"{len(spec.seeds)}: {', '.join(map(str, spec.seeds))}"),
         ("declared", f"{METRICS[spec.metric].title} {EPOCHS[spec.stop]}, baseline {summary.baseline}"),

@@ -1,4 +1,4 @@
-"""The models a study trains: three that are built in, or a function of the user's.
+"""The models a study trains: three that are built in, boosted trees, networks of timm and transformers, or a function of the user's.
 
 A user's function is called with those of the keywords `in_features`, `image_shape` and `n_classes` that it takes, and returns a Module
 that maps a batch of features, `(n, d)` or `(n, channels, height, width)` for images, to logits `(n, n_classes)`.
@@ -13,6 +13,8 @@ from torch import nn
 from lossmith._checks import nearest
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.references import is_reference, load_reference, source_hash
+from lossmith.study.training.hubs import build_of_hub, check_of_hub, is_of_hub
+from lossmith.study.training.trees import TREES, Trees, check_trees
 
 MODELS = {
     "linear": "one linear layer",
@@ -28,8 +30,13 @@ def check_model(name: str) -> str:
     """The hash of the file that defines a user's model, "" for a built-in one; a StudyError for anything else."""
     if name in MODELS:
         return ""
+    if name in TREES:
+        return check_trees(name)
+    if is_of_hub(name):
+        return check_of_hub(name)
     if not is_reference(name):
-        raise StudyError(f"model must be {', '.join(MODELS)} or module:function; got {name!r}{nearest(name, MODELS)}")
+        known = [*MODELS, *TREES]
+        raise StudyError(f"model must be {', '.join(known)}, timm:NAME, hf:NAME or module:function; got {name!r}{nearest(name, known)}")
     function = load_reference(name, "model")
     if not callable(function):
         raise StudyError(f"model {name!r} must be a function that returns a Module; got {type(function).__name__}")
@@ -61,6 +68,10 @@ def build_model(name: str, shape: tuple[int, ...], n_classes: int, seed: int) ->
             nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
             nn.Linear(32 * 16, 64), nn.ReLU(), nn.Linear(64, n_classes),
         )  # fmt: skip
+    if name in TREES:
+        return Trees(name, n_classes)
+    if is_of_hub(name):
+        return build_of_hub(name, shape, n_classes)
     return _user_model(name, shape, in_features, n_classes)
 
 

@@ -16,12 +16,14 @@ from lossmith.study.data.dataset import Dataset
 from lossmith.study.data.splits import DRAWN, Split, make_split
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.spec import TrialSpec
+from lossmith.study.training.boosted import BoostedRun, rehearse_trees
 from lossmith.study.training.chain import Layer, bytes_of
 from lossmith.study.training.criterion import Criterion
 from lossmith.study.training.models import build_model, check_model
 from lossmith.study.training.objectives import source
 from lossmith.study.training.run import Run, check_logits, torch_seed
 from lossmith.study.training.stacked import stackable, train_stack
+from lossmith.study.training.trees import TREES
 
 LARGEST_STACK, SMALLEST_STACK = 24, 4
 """Trials in a stack. More gain little, and a study that is killed loses those under way; fewer gain less."""
@@ -97,7 +99,8 @@ def _prepared(trial: TrialSpec, dataset: Dataset) -> Run | Exception:
     try:
         _check_sources(trial)
         split = split_of(trial, dataset)
-        return Run(trial, split, tuple(split.x_train.shape[1:]), dataset.n_classes)
+        kind = BoostedRun if trial.model in TREES else Run
+        return kind(trial, split, tuple(split.x_train.shape[1:]), dataset.n_classes)
     except Exception as error:  # a user's model or objective may raise anything
         return error
 
@@ -154,6 +157,8 @@ def split_of(trial: TrialSpec, dataset: Dataset) -> Split:
 def rehearse(trial: TrialSpec, dataset: Dataset) -> None:
     """Take the untrained model through a trial's first batch, and raise a StudyError if that could not be trained on."""
     split = split_of(trial, dataset)
+    if trial.model in TREES:
+        return rehearse_trees(trial.model, trial.objective, split.class_counts, dataset.n_classes, trial.probes)
     rows = torch.arange(min(trial.batch_size, len(split.y_train)))
     label = trial.objective.label
     with torch.random.fork_rng(devices=[]):

@@ -164,8 +164,10 @@ def space_of(objective: ObjectiveSpec, learning_rates: tuple[float, float] = LEA
         alpha 0.025 to 1 (logarithmic)
         beta 0.25 to 4 (logarithmic)
     """
+    low, high = learning_rates
+    rate = LEARNING_RATE if low <= LEARNING_RATE <= high else math.sqrt(low * high)  # of a range elsewhere, its middle
     usual: list[Dimension] = [
-        Interval("learning_rate", *learning_rates, origin=0.0, usual=LEARNING_RATE),
+        Interval("learning_rate", low, high, origin=0.0, usual=rate),
         Interval("weight_decay", *WEIGHT_DECAYS, origin=0.0, more_below=False, usual=WEIGHT_DECAY),  # smaller ones are none
     ]
     card = facts(objective.name).card

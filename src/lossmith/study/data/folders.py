@@ -1,0 +1,56 @@
+"""Images in folders that are named after their classes, perhaps within folders train, validation and test."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lossmith.study.data.dataset import PARTS, Dataset
+from lossmith.study.data.images import parse_look, read_images
+from lossmith.study.data.roles import WRITTEN
+from lossmith.study.errors import StudyError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+
+
+def load_folder(text: str) -> Dataset:
+    """Read ``PATH/CLASS/image.png``, or ``PATH/train/CLASS/image.png`` and so on, which is the user's own split.
+
+    Args:
+        text: the path, and after ``@`` the size in pixels, ``grey`` or ``rgb``, and ``skip`` to leave damaged files out:
+            ``pictures@64@grey``.
+    """
+    name, look, unknown = parse_look(text)
+    where, root = f"folder:{name}", Path(name).expanduser()
+    if unknown:
+        raise StudyError(f"{where}: after @ comes a size in pixels, grey, rgb or skip; got {unknown[0]!r}")
+    if not root.is_dir():
+        raise StudyError(f"{where}: there is no such folder")
+    inside = _folders(root)
+    named = {folder.name.lower() for folder in inside}
+    split = bool(named) and named <= set(WRITTEN)
+    if split and not {0, 2} <= {WRITTEN[one] for one in named}:
+        raise StudyError(f"{where} has the folders {', '.join(sorted(named))}; a split needs train and test: name one, as in {where}/train")
+    tops = [(WRITTEN[folder.name.lower()], folder) for folder in inside] if split else [(0, root)]
+    files, classes, parts, other = [], [], [], 0
+    for part, top in tops:
+        for folder in _folders(top):
+            for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+                if file.suffix.lower() not in ENDINGS:
+                    other += 1
+                    continue
+                files.append(file)
+                classes.append(folder.name)
+                parts.append(part)
+    if not files:
+        raise StudyError(f"{where}: there are no images in folders named after their classes ({', '.join(ENDINGS)})")
+    found = read_images(files, [str(file.relative_to(root)) for file in files], look, where)
+    names, labels = np.unique(np.array(classes)[found.kept], return_inverse=True)
+    notes = [*found.notes, *([f"{other} files are no images and were left out"] if other else [])]
+    own = np.array(parts, dtype=np.int64)[found.kept] if split else None
+    if own is not None:
+        notes.append(f"the folders' own split ({', '.join(f'{int((own == p).sum())} {part}' for p, part in enumerate(PARTS))})")
+    return Dataset(root.resolve().name, found.pixels, labels.astype(np.int64), tuple(map(str, names)), notes=tuple(notes), parts=own)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
