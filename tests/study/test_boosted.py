@@ -144,7 +144,11 @@ def test_a_missing_library_is_one_line(wine: Dataset, monkeypatch: pytest.Monkey
 
 
 def test_trees_have_learning_rates_of_their_own() -> None:
-    assert StudySpec(data="wine", objectives="ce", model="xgboost").learning_rates == RATES
+    assert StudySpec(data="wine", objectives="ce", model="xgboost", tuner="grid").learning_rates == RATES
+    searched = StudySpec(data="wine", objectives="ce", model="xgboost")
+    assert searched.learning_rate_range == (RATES[0], RATES[-1])
+    rates = [trial.learning_rate for trial in searched.trials("f")]
+    assert RATES[0] <= min(rates) < 0.1 < max(rates) <= RATES[-1]
     assert StudySpec(data="wine", objectives="ce", model="xgboost", learning_rates=[0.7]).learning_rates == (0.7,)
     spec = StudySpec(data="wine", objectives="ce", model="lightgbm")
     assert StudySpec.from_dict(spec.as_dict()) == spec

@@ -12,6 +12,7 @@ from lossmith import study
 from lossmith.study import StudyError, StudySpec
 from lossmith.study.loggers import log as logs
 from lossmith.study.loggers.log import Log
+from lossmith.study.tuning.configuration import Configuration
 
 SMALL = {"objectives": "cross_entropy,gce:q=0.7", "model": "linear", "seeds": 2, "epochs": 2, "learning_rates": [0.01, 0.1]}
 
@@ -72,7 +73,7 @@ def test_a_logger_is_told_of_every_trial_and_of_the_result():
     assert one.kinds == two.kinds == ["begin", *["trial"] * 8, "end"]
     assert len(set(one.keys)) == 8
     for _, spec, record in one.told[1:-1]:
-        stored = result.trials[spec.objective.label, spec.seed, spec.learning_rate]
+        stored = result.trials[spec.objective.label, spec.seed, Configuration(spec.learning_rate)]
         assert record["last"]["test"] == stored["last"]["test"]
     assert one.told[-1][1].lines()[1].estimate.mean == pytest.approx(result.values()[1].mean())
 
@@ -184,7 +185,7 @@ def test_tensorboard_has_the_numbers_of_the_store(tmp_path):
     assert folder.name.startswith("wine-linear-")
     trials = sorted(one for one in folder.iterdir() if one.name != "summary")
     assert len(trials) == 8
-    record = result.trials["generalized_cross_entropy:q=0.7", 1, 0.1]
+    record = result.trials["generalized_cross_entropy:q=0.7", 1, Configuration(0.1)]
     (ours,) = (one for one in trials if one.name.startswith("generalized_cross_entropy-q=0.7-seed-1-learning-rate-0.1-"))
     events = _events(ours)
     curve = [(one.step, one.value) for one in events.Scalars("test/accuracy")]
@@ -220,7 +221,7 @@ def test_mlflow_has_the_numbers_of_the_store(tmp_path, monkeypatch, form):
 
     assert len(runs()) == 9
     (ours,) = (one for one in runs() if one.info.run_name == "generalized_cross_entropy:q=0.7, seed 1, learning rate 0.1")
-    record = result.trials["generalized_cross_entropy:q=0.7", 1, 0.1]
+    record = result.trials["generalized_cross_entropy:q=0.7", 1, Configuration(0.1)]
     history = client.get_metric_history(ours.info.run_id, "test/accuracy")
     assert [(one.step, one.value) for one in history] == [(one["epoch"], one["test"]["accuracy"]) for one in record["epochs"]]
     assert ours.data.metrics["best/validation/brier"] == record["best"]["val"]["brier"]
@@ -285,7 +286,7 @@ def test_wandb_has_the_numbers_of_the_store(wandb):
     assert len({run.group for run in wandb.runs}) == 1
     assert not any(run.open or run.exit_code for run in wandb.runs)
     (ours,) = (run for run in trials if run.name == "generalized_cross_entropy:q=0.7, seed 1, learning rate 0.1")
-    record = result.trials["generalized_cross_entropy:q=0.7", 1, 0.1]
+    record = result.trials["generalized_cross_entropy:q=0.7", 1, Configuration(0.1)]
     assert {step: values["test/accuracy"] for step, values in ours.steps.items()} == {
         one["epoch"]: one["test"]["accuracy"] for one in record["epochs"]
     }

@@ -393,7 +393,7 @@ def _read(spec: StudySpec) -> dict[str, Any]:
     rate_range: Any = spec.learning_rate_range
     if spec.model in TREES:  # rates for AdamW are far too small for a shrinkage
         rates = TREE_RATES if rates == LEARNING_RATES else rates
-        rate_range = (TREE_RATES[0], TREE_RATES[-1]) if rate_range == RATE_INTERVAL else rate_range
+        rate_range = (TREE_RATES[0], TREE_RATES[-1]) if tuner != "grid" and rate_range == RATE_INTERVAL else rate_range
     return {
         "data": data if isinstance(data, Dataset) else str(data),
         "objectives": tuple(ObjectiveSpec.parse(item) if isinstance(item, str) else item for item in objectives),

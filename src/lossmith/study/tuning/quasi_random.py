@@ -20,7 +20,7 @@ def quasi_random(space: Space, number: int, draw: int) -> list[Configuration]:
     from scipy.stats import qmc
 
     if number == 1:
-        return [Configuration()]
+        return [space.usual]
     # the first two axes do not depend on how many others there are: each axis is scrambled after the one before
     halton = qmc.Halton(d=len(space.dimensions), scramble=True, seed=stream(draw, "tuning"))
-    return [Configuration(), *map(space.at, halton.random(number - 1))]
+    return [space.usual, *map(space.at, halton.random(number - 1))]

@@ -122,6 +122,13 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
 
+    @property
+    def usual(self) -> Configuration:
+        """What is tried first: the usual learning rate, or the middle of a range without it, and everything else as it comes."""
+        rate = next(one.usual for one in self.dimensions if one.name == "learning_rate")
+        assert isinstance(rate, float)
+        return Configuration(rate)
+
     def configuration(self, values: Mapping[str, Hyper]) -> Configuration:
         """The configuration with these values."""
         own = {name: value for name, value in values.items() if name not in ("learning_rate", "weight_decay")}

@@ -125,7 +125,7 @@ class TreeParzen:
             if number == 0:
                 self._study.enqueue_trial(self._usual())
             parameters = self._study.ask(self._distributions).params
-        configuration = Configuration() if number == 0 else self._space.configuration(self._values(parameters))
+        configuration = self._space.usual if number == 0 else self._space.configuration(self._values(parameters))
         self._numbers.setdefault(configuration, []).append(number)
         return configuration
 
