@@ -100,6 +100,8 @@ def zscore_loss(
     with weights that differ). Among all other rows those of least conditional risk rank the classes as the truth does; but where no
     class is much likelier than the rest, the row of equal logits, which decides nothing, costs less still.
 
+    It is for many classes. Of two, the scores are 1 and -1 whatever the logits are, so that the gradient is 0 and nothing is learnt.
+
     With :class:`lossmith.fused.LinearLogits` in place of the logits it takes two products of d x d with the head, and no logit; with
     :class:`lossmith.fused.SphericalHead` neither value nor update depends on the number of classes.
 
