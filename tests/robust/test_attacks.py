@@ -35,6 +35,19 @@ def test_fgsm_is_one_step_of_the_radius():
     torch.testing.assert_close(fgsm(linear, X, Y, radius=0.3) - X, worst_change(0.3, "inf"))
 
 
+def test_fgsm_takes_its_step_even_where_it_harms_less():
+    """A loss that falls again beyond a ridge: one step is one step, where pgd keeps the best point it saw."""
+
+    def ridge(x):
+        return torch.cat([(x - 0.1).abs(), 0 * x], 1)  # the label's logit is least at 0.1
+
+    x, y = torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    torch.testing.assert_close(fgsm(ridge, x, y, radius=1.0), x + 1.0)
+    torch.testing.assert_close(pgd(ridge, x, y, radius=1.0, steps=1, step_size=1.0, random_start=False), x)
+    with pytest.raises(ValueError, match="fgsm: radius must be at least 0"):
+        fgsm(linear, X, Y, radius=-1.0)
+
+
 def test_targeted_attacks_go_the_other_way():
     torch.testing.assert_close(fgsm(linear, X, 1 - Y, radius=0.3, targeted=True), fgsm(linear, X, Y, radius=0.3))
 

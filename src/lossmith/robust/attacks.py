@@ -56,9 +56,11 @@ def fgsm(
         >>> fgsm(lambda x: x, torch.tensor([[2.0, 0.0]]), torch.tensor([0]), radius=0.5)
         tensor([[1.5000, 0.5000]])
     """
-    return pgd(
-        model, input, target, radius=radius, steps=1, step_size=radius, random_start=False, bounds=bounds, targeted=targeted, loss=loss
-    )
+    _check("fgsm", input, radius, "inf", 1, None, 1, bounds)
+    at = input.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(loss(model(at), target, reduction="none").sum(), at)
+    return _within(input.detach() + (-radius if targeted else radius) * slope.sign(), bounds)
 
 
 def pgd(
@@ -114,7 +116,7 @@ def pgd(
         >>> moved - torch.tensor([[2.0, 0.0]])
         tensor([[-0.7071,  0.7071]])
     """
-    _check(input, radius, norm, steps, step_size, restarts, bounds)
+    _check("pgd", input, radius, norm, steps, step_size, restarts, bounds)
     x, sign = input.detach(), -1.0 if targeted else 1.0
     alpha = 2.5 * radius / steps if step_size is None else step_size
     best, most = x.clone(), torch.full(x.shape[:1], -math.inf, dtype=torch.float64, device=x.device)
@@ -174,22 +176,29 @@ def _within(x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
 
 
 def _check(
-    input: Tensor, radius: float, norm: Any, steps: int, step_size: float | None, restarts: int, bounds: tuple[float, float] | None
+    name: str,
+    input: Tensor,
+    radius: float,
+    norm: Any,
+    steps: int,
+    step_size: float | None,
+    restarts: int,
+    bounds: tuple[float, float] | None,
 ) -> None:
     if not isinstance(input, Tensor) or not input.is_floating_point() or input.ndim < 2:
-        raise ValueError(f"pgd: input must be a floating-point tensor (n, *x); got {describe(input)}")
+        raise ValueError(f"{name}: input must be a floating-point tensor (n, *x); got {describe(input)}")
     if not 0 <= radius < math.inf:
-        raise ValueError(f"pgd: radius must be at least 0 and finite; got {radius!r}")
+        raise ValueError(f"{name}: radius must be at least 0 and finite; got {radius!r}")
     if norm not in NORMS:
-        raise ValueError(f"pgd: norm must be one of {', '.join(map(repr, NORMS))}; got {norm!r}")
-    for name, count in (("steps", steps), ("restarts", restarts)):
+        raise ValueError(f"{name}: norm must be one of {', '.join(map(repr, NORMS))}; got {norm!r}")
+    for argument, count in (("steps", steps), ("restarts", restarts)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"pgd: {name} must be a whole number >= 1; got {count!r}")
+            raise ValueError(f"{name}: {argument} must be a whole number >= 1; got {count!r}")
     if step_size is not None and not 0 <= step_size < math.inf:
-        raise ValueError(f"pgd: step_size must be at least 0 and finite; got {step_size!r}")
+        raise ValueError(f"{name}: step_size must be at least 0 and finite; got {step_size!r}")
     if bounds is not None:
         low, high = bounds
         if not low < high:
-            raise ValueError(f"pgd: bounds must be (least, largest); got {bounds!r}")
+            raise ValueError(f"{name}: bounds must be (least, largest); got {bounds!r}")
         if input.numel() and not (low <= input.min().item() and input.max().item() <= high):
-            raise ValueError(f"pgd: input must lie within bounds={bounds!r}; it goes from {input.min():g} to {input.max():g}")
+            raise ValueError(f"{name}: input must lie within bounds={bounds!r}; it goes from {input.min():g} to {input.max():g}")
