@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import wandb  # pyrefly: ignore[missing-import]  # belongs to no extra: --log wandb says what to install
-
 from lossmith.study.loggers import facts
 from lossmith.study.spec import StudySpec, TrialSpec
 
@@ -27,7 +25,9 @@ class WeightsAndBiases:
     """
 
     def __init__(self, location: str | None = None) -> None:
-        self.project = location or "lossmith"
+        import wandb  # pyrefly: ignore[missing-import]  # belongs to no extra: --log wandb says what to install
+
+        self.wandb, self.project = wandb, location or "lossmith"
 
     def begin(self, study: StudySpec) -> None:
         self.study = facts.study_name(study)
@@ -41,7 +41,7 @@ class WeightsAndBiases:
     def end(self, summary: "Summary") -> None:
         rows = facts.table(summary)
         with self._run("summary", self.study, {}, "summary") as run:
-            run.log({"summary": wandb.Table(dataframe=rows)})
+            run.log({"summary": self.wandb.Table(dataframe=rows)})
             run.summary.update({**facts.table_numbers(rows), "answer": facts.markdown(summary, rows)})
 
     @contextmanager
@@ -49,7 +49,7 @@ class WeightsAndBiases:
         # one id a trial and study: told again, it is the same run, whose steps are known already and are not counted twice
         number = hashlib.sha256(f"{self.study}\n{key}".encode()).hexdigest()[:16]
         # a run of the user's own that is under way stays theirs
-        run = wandb.init(
+        run = self.wandb.init(
             project=self.project, group=self.study, name=name, id=number, config=dict(config), job_type=kind, resume="allow",
             reinit="create_new",
         )  # fmt: skip
