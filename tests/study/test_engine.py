@@ -126,6 +126,7 @@ def test_a_killed_study_goes_on_where_it_stopped(tmp_path: Path, name: str, jobs
     process = subprocess.Popen(
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(SOURCE)}, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it, and so would its children
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
