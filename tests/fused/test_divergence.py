@@ -376,6 +376,11 @@ MISTAKES = [
         r"sample_weight must have shape \(3,\)",
     ),
     (lambda: lossmith.divergence_distillation(LinearLogits(H, W[:1]), LinearLogits(T, V[:1])), ValueError, "at least 2 classes"),
+    (
+        lambda: lossmith.divergence_distillation(LinearLogits(H, W), LinearLogits(T, V, schedule="recompute")),
+        ValueError,
+        "schedule and memory of a comparison are the student's; the teacher has schedule='recompute' and memory=None",
+    ),
     (lambda: lossmith.divergence_distillation([1.0], H), TypeError, "input must be a floating-point tensor"),
 ]
 

@@ -154,6 +154,11 @@ def test_trees_have_learning_rates_of_their_own() -> None:
     assert StudySpec.from_dict(spec.as_dict()) == spec
 
 
+def test_trees_have_no_batches() -> None:
+    with pytest.raises(StudyError, match="--batch-size is for networks; lightgbm takes every row in every round"):
+        StudySpec(data="wine", objectives="ce", model="lightgbm", batch_size=32)
+
+
 def test_the_report_tells_of_rounds() -> None:
     found = study.compare(
         "wine", ["cross_entropy", "gce"], model="xgboost", seeds=3, epochs=3, learning_rates=[0.3], references=False, jobs=1

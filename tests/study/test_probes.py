@@ -1,6 +1,7 @@
 """Probes: what they find in models made by hand, in real trials, and that nothing else in a study moves by them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lossmith.study.data.splits import make_split
 from lossmith.study.data.strange import hold_out_classes
 from lossmith.study.probed import findings
 from lossmith.study.report import beside
+from lossmith.study.report.command import command
 from lossmith.study.report.page import render
 from lossmith.study.summary import Summary
 from lossmith.study.training.criterion import Criterion
@@ -203,6 +205,12 @@ def test_the_report_shows_what_was_found(specs):
     told = beside.facts(summary)
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert {one["probe"] for one in told} >= {"training", "margins", "fgsm:0.1", "gain@3"}
+
+
+def test_strange_rows_of_a_program_have_no_command():
+    spec = StudySpec(data="wine", objectives=["ce"], ood=CORNERS)
+    assert command(spec) is None
+    assert "--ood strange.py:load" in (command(replace(spec, ood="strange.py:load")) or "")
 
 
 def test_a_study_without_probes_still_says_how_soon(specs):

@@ -277,6 +277,11 @@ class LinearLogits:
             raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
         for side in (self, teacher):
             side._unfiltered()
+        if teacher.schedule not in ("auto", self.schedule) or teacher.memory not in (None, self.memory):
+            raise ValueError(
+                f"LinearLogits: schedule and memory of a comparison are the student's; the teacher has schedule={teacher.schedule!r} and "
+                f"memory={teacher.memory!r}"
+            )
         if teacher.shards != self.shards:
             raise ValueError("LinearLogits: the teacher's classes must be split as the student's are, over the same ranks")
         if teacher.rows != self.rows or teacher.classes != self.classes:

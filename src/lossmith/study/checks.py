@@ -11,6 +11,7 @@ from lossmith.study.errors import StudyError
 from lossmith.study.references import is_reference
 from lossmith.study.statistics.paired import Test
 from lossmith.study.training.metrics import METRICS
+from lossmith.study.training.trees import TREES
 from lossmith.study.tuning.space import LEARNING_RATES as RATE_INTERVAL
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def check_asked(spec: "StudySpec") -> None:
     wanted(spec.stop in STOPS, "stop", "'last' or 'best'")
     wanted(whole(spec.epochs) and spec.epochs >= 1, "epochs", "a whole number >= 1")
     wanted(whole(spec.batch_size) and spec.batch_size >= 1, "batch_size", "a whole number >= 1")
+    if spec.model in TREES and spec.batch_size != type(spec).batch_size:
+        raise StudyError(f"--batch-size is for networks; {spec.model} takes every row in every round: leave it out")
     _check_tuning(spec, wanted, whole)
     wanted(spec.imbalance is None or 0 < spec.imbalance <= 1, "imbalance", "a fraction in (0, 1], smallest class over largest")
     wanted(spec.labels is None or (whole(spec.labels) and spec.labels >= 1), "labels", "a whole number >= 1, rows a class")

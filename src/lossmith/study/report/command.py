@@ -9,14 +9,14 @@ from lossmith.study.spec import CONFIGURATIONS, LEARNING_RATES, StudySpec
 
 
 def command(spec: StudySpec, *, target: str | None = None, test: str | None = None, claim: str | None = None) -> str | None:
-    """The command line that runs this study, and all that were run together with it; None when the data was an object of a program.
+    """The command line that runs this study, and all that were run together with it; None when data was an object of a program.
 
     Args:
         spec: the study, or the first of several.
         target: the column to predict, of a study run together with this one that has one.
         test, claim: what was asked for beside the study itself.
     """
-    if not isinstance(spec.data, str):
+    if not isinstance(spec.data, str) or not isinstance(spec.ood, str | None):
         return None
     kinds = None if spec.noise is None else str(spec.noise)
     data, noise = (spec.data, kinds) if spec.grid is None else (",".join(spec.grid[0]), ",".join(spec.grid[1]))
@@ -28,7 +28,7 @@ def command(spec: StudySpec, *, target: str | None = None, test: str | None = No
         ("--imbalance", None if spec.imbalance is None else str(spec.imbalance), None),
         ("--labels-per-class", spec.labels, None),
         ("--probes", ",".join(spec.probes), ""),
-        ("--ood", spec.ood if isinstance(spec.ood, str) else None, None),
+        ("--ood", spec.ood, None),
         ("--ood-classes", ",".join(spec.ood_classes), ""),
         ("--metric", spec.metric, "accuracy"),
         ("--stop", spec.stop, "last"),
