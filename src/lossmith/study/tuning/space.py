@@ -140,8 +140,8 @@ class Space:
 
     def edges(self, configuration: Configuration) -> tuple[str, ...]:
         """What of a configuration lies at the edge of where it was searched."""
-        values = configuration.values()
-        return tuple(one.name for one in self.dimensions if one.name in values and one.at_edge(values[one.name]))  # pyrefly: ignore
+        values: dict[str, Any] = dict(configuration.values())  # each of the kind of its own dimension
+        return tuple(one.name for one in self.dimensions if one.name in values and one.at_edge(values[one.name]))
 
     def as_list(self) -> list[dict[str, Any]]:
         """A JSON-able form."""
