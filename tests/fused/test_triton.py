@@ -71,6 +71,7 @@ def test_a_back_end_that_there_is_not():
         backend("trition")
 
 
+@pytest.mark.untyped  # stand-ins for tensors of a device that is not there
 def test_the_choice_and_its_reason(monkeypatch):
     """On a GPU that is not there: what is asked is the device's type and the versions."""
     from types import SimpleNamespace
