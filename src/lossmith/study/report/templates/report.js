@@ -78,9 +78,10 @@
       const now = own.indexOf(told), next = now < 0 ? (step > 0 ? 0 : own.length - 1) : now + step;
       tell(own[Math.max(0, Math.min(own.length - 1, next))]);
     });
-    chart.addEventListener("blur", hide);
+    chart.addEventListener("blur", () => { if (own.includes(told)) hide(); });
     chart.addEventListener("pointerover", (event) => { const mark = event.target.closest("[data-tip]"); if (mark) tell(mark); });
-    chart.addEventListener("pointerleave", hide);
+    // a pointer that leaves, as it does when the page scrolls beneath it, takes nothing from the keyboard or from another chart
+    chart.addEventListener("pointerleave", () => { if (own.includes(told) && document.activeElement !== chart) hide(); });
   });
 
   // what is to be used elsewhere can be copied
