@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-import lossmith
 from lossmith import card as cards
 from lossmith._rows import of_log_prob
 from lossmith.card import Claims, objective
 from lossmith.study import Dataset, ObjectiveSpec, StudySpec, TrialSpec, load_data, run_trial, run_trials
+from lossmith.study.errors import StudyError
 from lossmith.study.training import trial as trial_module
+from lossmith.study.training.criterion import Criterion, Together
 from lossmith.study.training.run import batches
 from lossmith.study.training.stacked import batch_sizes, same_rows
 from lossmith.study.training.trial import split_of, worth_stacking
@@ -48,7 +49,7 @@ ROWS = ",".join(name for name, card in cards.all_cards().items() if card.form in
 
 @pytest.mark.parametrize("changes", [{"model": "mlp"}, {"batch_size": 20, "imbalance": 0.3, "metric": "log_loss"}])
 def test_every_objective_gives_the_numbers_of_the_plain_loop(wine: Dataset, changes: dict[str, Any]) -> None:
-    objectives = f"{ROWS},AdaptiveLDR,focal_loss:gamma=1.3,focal_loss:gamma=5.0,gce:q=0.3,cross_entropy:reduction=sum"
+    objectives = f"{ROWS},AdaptiveLDR,focal_loss:gamma=1.3,focal_loss:gamma=5.0,gce:q=0.3,gce:q=0.8,cross_entropy:reduction=sum"
     compared(trials(wine, objectives, noise="symmetric:0.2", seeds=1, epochs=1, **changes), wine)
 
 
@@ -104,7 +105,7 @@ def test_a_failed_trial_is_returned_as_its_exception_and_leaves_the_others_alone
 
 
 def test_when_all_fail_all_are_returned(wine: Dataset) -> None:
-    assert [type(outcome) for outcome in run_trials(trials(wine, "gce:q=1.5", seeds=1), wine)] == [ValueError, ValueError]
+    assert [type(outcome) for outcome in run_trials(trials(wine, "gce:q=1.5", seeds=1), wine)] == [StudyError, StudyError]
 
 
 def test_the_global_generator_and_threads_are_left_alone(user: ModuleType, wine: Dataset) -> None:
@@ -142,17 +143,36 @@ def test_objectives_of_rows_are_evaluated_together_here() -> None:
     for name in ("cross_entropy", "generalized_cross_entropy", "ldr_kl_loss", "logit_adjusted", "brier_loss"):
         assert same_rows(ObjectiveSpec(name), 10, 15, 64)
         assert same_rows(ObjectiveSpec(name), 10, 120, 4)
+    for label in ("cross_entropy:label_smoothing=0.1", "gce:q=0.7", "ldr_kl_loss:margin=0.1,temperature=1.0", "focal_loss:gamma=2.0"):
+        assert same_rows(ObjectiveSpec.parse(label), 10, 15, 64)
+        assert same_rows(ObjectiveSpec.parse(label), 10, 120, 4)
 
 
-def test_one_call_for_many_trials(wine: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty trials of an objective cost as many calls of it as one."""
+def test_hyper_parameters_mean_what_they_mean_outside_a_study(wine: Dataset) -> None:
+    """They are handed over as tensors, in single precision."""
+    z, y = 3 * torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    for label in (
+        "cross_entropy:label_smoothing=0.1",
+        "gce:q=0.3",
+        "ldr_kl:temperature=0.7,margin=0.3",
+        "sce:alpha=0.2,beta=0.5,log_zero=-5",
+    ):
+        spec = ObjectiveSpec.parse(label)
+        criterion = Criterion(spec, torch.ones(3), 40)
+        assert criterion.numbers
+        assert set(criterion.numbers) | set(criterion.fixed) == {name for name, _ in spec.hyper}
+        wanted = cards.get(spec.name).function(z.double(), y, **dict(spec.hyper))
+        torch.testing.assert_close(criterion(z, y, y).double(), wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("objectives", "seeds"), [("cross_entropy", 20), ("gce:q=0.2,gce:q=0.5,gce:q=0.7,gce:q=1.0", 5)])
+def test_one_call_for_many_trials(objectives: str, seeds: int, wine: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty trials of an objective, be it with hyper-parameters of their own, cost as many calls of it as one."""
     calls = []
-    real = lossmith.study.training.criterion.Criterion.of_batches
-    monkeypatch.setattr(
-        "lossmith.study.training.criterion.Criterion.of_batches", lambda self, z, y: calls.append(tuple(z.shape)) or real(self, z, y)
-    )
+    real = Together.__call__
+    monkeypatch.setattr(Together, "__call__", lambda self, z, y: calls.append(tuple(z.shape)) or real(self, z, y))
     same_rows.cache_clear()
-    asked = trials(wine, seeds=5, learning_rates=[0.001, 0.01, 0.1, 1.0])
+    asked = trials(wine, objectives, seeds=seeds, learning_rates=[0.001])
     run_trials(asked, wine)
     training = [shape for shape in calls if shape[0] == len(asked)]
     assert len(training) == 3 * len(list(batches(split_of(asked[0], wine), 50, torch.Generator())))

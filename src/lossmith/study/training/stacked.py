@@ -1,8 +1,9 @@
 """Trials trained in step: what a batch costs beside its matrix products is paid once for all of them.
 
-Trials take their batches at the same time. Those that minimise the same objective have it evaluated in one call on the logits of all,
-where that gives the bits that one call each gives; every other objective is called trial by trial, with the state, the row numbers and the
-random numbers that are that trial's own. No number of a trial depends on which others were trained beside it.
+Trials take their batches at the same time. Those that minimise the same objective, whatever its real-valued hyper-parameters, have it
+evaluated in one call on the logits of all, where that gives the bits that one call each gives; every other objective is called trial by
+trial, with the state, the row numbers and the random numbers that are that trial's own. No number of a trial depends on which others were
+trained beside it.
 """
 
 import math
@@ -13,9 +14,10 @@ from functools import lru_cache
 import torch
 
 from lossmith.study.training.chain import Chain, Layer, Scratch, layers_of, same_bits
-from lossmith.study.training.criterion import Criterion
-from lossmith.study.training.objectives import ObjectiveSpec
+from lossmith.study.training.criterion import Criterion, Together, numbers_of
+from lossmith.study.training.objectives import ObjectiveSpec, facts
 from lossmith.study.training.run import Run, batches
+from lossmith.study.tuning.space import Interval, space_of
 
 
 def batch_sizes(n: int, batch_size: int) -> set[int]:
@@ -44,9 +46,9 @@ def train_stack(runs: Sequence[Run], layers: Sequence[Sequence[Layer]]) -> None:
         _Member(run, Chain(own, run.trial.learning_rate, scratch, run.trial.weight_decay), feeds.setdefault(id(run.split), _Feed(run)))
         for run, own in zip(runs, layers, strict=True)
     ]
-    often = Counter(run.trial.objective for run in runs)
+    often = Counter(run.criterion.kind for run in runs)
     members = [member for member in members if member.guarded(member.run.begin)]
-    members = [member for member in members if member.guarded(member.settle, often[member.run.trial.objective])]
+    members = [member for member in members if member.guarded(member.settle, often[member.run.criterion.kind])]
     for epoch in range(1, runs[0].trial.epochs + 1):
         if not members:
             return
@@ -92,7 +94,7 @@ class _Member:
             sizes = batch_sizes(self.feed.rows, self.run.trial.batch_size)
             # 15 rows are all end of an array, and many small batches find what is seldom rounded otherwise there
             tried = [(15, 64), *((n, 4) for n in sizes)]
-            self.by_rows = all(same_rows(self.run.trial.objective, self.run.n_classes, n, k) for n, k in tried)
+            self.by_rows = all(same_rows(_usual(self.run.trial.objective), self.run.n_classes, n, k) for n, k in tried)
 
     def finish(self, epoch: int) -> None:
         self.run.finish(epoch, self.total / self.feed.rows)
@@ -124,56 +126,91 @@ def _epoch(members: list[_Member]) -> list[_Member]:
         for member in members:
             member.forward(i)
         for group in together:
-            _evaluate_together(group, i)
-        if not all([member.guarded(member.evaluate, i) for member in alone]) or any(group[0].run.failure for group in together):
+            group.evaluate(i)
+        if not all([member.guarded(member.evaluate, i) for member in alone]) or any(group.failed for group in together):
             members, alone = ([member for member in some if member.run.failure is None] for some in (members, alone))
-            together = [group for group in together if group[0].run.failure is None]
+            together = [group for group in together if not group.failed]
         for member in reversed(members):  # the latest logits are still in the cache
             member.step(i)
     return members
 
 
-def _by_objective(members: Sequence[_Member]) -> tuple[list[list[_Member]], list[_Member]]:
+def _by_objective(members: Sequence[_Member]) -> tuple[list["_Group"], list[_Member]]:
     """The groups whose objective is evaluated in one call, and the members whose objective is not."""
-    groups: dict[tuple[ObjectiveSpec, int], list[_Member]] = {}
+    groups: dict[tuple[object, int], list[_Member]] = {}
     for member in members:
         if member.by_rows:  # an objective that counts classes is another one for another training set
-            key = (member.run.trial.objective, id(member.feed) if member.run.criterion.counts else 0)
+            key = (member.run.criterion.kind, id(member.feed) if member.run.criterion.counts else 0)
             groups.setdefault(key, []).append(member)
-    return list(groups.values()), [member for member in members if not member.by_rows]
+    return [_Group(group) for group in groups.values()], [member for member in members if not member.by_rows]
 
 
-def _evaluate_together(group: Sequence[_Member], i: int) -> None:
-    """The objective of a group and its gradient on the logits of batch i of each; if it fails, it fails all of them."""
-    logits = torch.stack([member.logits for member in group]).requires_grad_()
-    targets = torch.stack([member.feed.batches[i][1] for member in group])
-    try:
-        losses = group[0].run.criterion.of_batches(logits, targets)
-        (gradients,) = torch.autograd.grad(losses.sum(), logits)
-    except Exception as error:  # another package's objective may raise anything
-        for member in group:
-            member.run.failure = error
-        return
-    for member, gradient, loss in zip(group, gradients.unbind(), losses.tolist(), strict=True):
-        member.gradient = gradient
-        member.total += loss * targets.shape[1]
+class _Group:
+    """Members whose objective is evaluated in one call."""
+
+    def __init__(self, members: Sequence[_Member]) -> None:
+        self._members = members
+        self._criteria = Together([member.run.criterion for member in members])
+
+    @property
+    def failed(self) -> bool:
+        """Whether the call raised, which fails all of them."""
+        return self._members[0].run.failure is not None
+
+    def evaluate(self, i: int) -> None:
+        """The objective and its gradient on the logits of batch i of each."""
+        logits = torch.stack([member.logits for member in self._members]).requires_grad_()
+        targets = torch.stack([member.feed.batches[i][1] for member in self._members])
+        try:
+            losses = self._criteria(logits, targets)
+            (gradients,) = torch.autograd.grad(losses.sum(), logits)
+        except Exception as error:  # another package's objective may raise anything
+            for member in self._members:
+                member.run.failure = error
+            return
+        for member, gradient, loss in zip(self._members, gradients.unbind(), losses.tolist(), strict=True):
+            member.gradient = gradient
+            member.total += loss * targets.shape[1]
+
+
+def _usual(objective: ObjectiveSpec) -> ObjectiveSpec:
+    """The objective with the usual value of every number that may be a tensor: one for all that can be evaluated in one call."""
+    known = facts(objective.name)
+    numbers = numbers_of(objective, known)
+    usual = {} if known.card is None else known.card.hyper
+    hyper = tuple((name, usual[name] if name in numbers and type(usual[name]) is float else value) for name, value in objective.hyper)
+    return ObjectiveSpec(objective.name, hyper)
 
 
 @lru_cache(maxsize=1024)
 def same_rows(objective: ObjectiveSpec, n_classes: int, n: int, k: int) -> bool:
     """Whether, on this machine and with this torch, one call for k batches of n rows gives the bits of a call each.
 
-    Tried on made-up logits. It need not be so: a power, for one, may be rounded otherwise at the end of an array than in its middle.
+    Tried on made-up logits, with hyper-parameters from all over where they are searched. It need not be so: a power, for one, may be
+    rounded otherwise at the end of an array than in its middle.
     """
     draw = torch.Generator().manual_seed(n)
-    criterion = Criterion(objective, torch.arange(1, n_classes + 1), n)
+    counts = torch.arange(1, n_classes + 1)
+    criteria = [Criterion(one, counts, n) for one in _spread(objective, k)]
     logits = (3 * torch.randn(k, n, n_classes, generator=draw)).requires_grad_()
     targets = torch.randint(n_classes, (k, n), generator=draw)
-    losses = criterion.of_batches(logits, targets)
-    (gradients,) = torch.autograd.grad(losses.sum(), logits)
-    for z, target, loss, gradient in zip(logits.detach(), targets, losses, gradients, strict=True):
+    try:
+        losses = Together(criteria)(logits, targets)
+        (gradients,) = torch.autograd.grad(losses.sum(), logits)
+    except Exception:  # what cannot be evaluated so is evaluated trial by trial, and if it fails there, is heard of
+        return False
+    for criterion, z, target, loss, gradient in zip(criteria, logits.detach(), targets, losses, gradients, strict=True):
         z = z.clone().requires_grad_()
         wanted = criterion(z, target, torch.arange(n))
         if not torch.equal(loss, wanted) or not torch.equal(gradient, *torch.autograd.grad(wanted, z)):
             return False
     return True
+
+
+def _spread(objective: ObjectiveSpec, k: int) -> list[ObjectiveSpec]:
+    """The objective k times, with its numbers spread over the intervals where they are searched."""
+    numbers = numbers_of(objective, facts(objective.name))
+    fixed = ObjectiveSpec(objective.name, tuple((name, value) for name, value in objective.hyper if name not in numbers))
+    searched = [one for one in space_of(fixed).dimensions if isinstance(one, Interval) and one.name in numbers]
+    spread = ({one.name: one.at(((i + 1 / 2) / k * (j + 1)) % 1) for j, one in enumerate(searched)} for i in range(k))
+    return [ObjectiveSpec(objective.name, tuple(sorted({**dict(objective.hyper), **one}.items()))) for one in spread]
