@@ -28,6 +28,20 @@ def test_built_in_models_map_images_to_logits(name: str, shape: tuple[int, ...])
     assert model(torch.randn(3, *shape)).shape == (3, 4)
 
 
+def widths(name: str) -> list[int]:
+    return [layer.out_features for layer in build_model(name, (5,), 3, 0) if isinstance(layer, nn.Linear)]
+
+
+def test_hidden_layers_as_asked() -> None:
+    assert widths("mlp") == widths("mlp:64x64") == [64, 64, 3]
+    assert widths("mlp:7") == [7, 3]
+    assert widths("mlp:256x128x9") == [256, 128, 9, 3]
+    assert check_model("mlp:256x128x9") == ""
+    for wrong in ("mlp:", "mlp:0x4", "mlp:64x", "mlp:64,64", "mlp:wide"):
+        with pytest.raises(StudyError, match="takes whole numbers >= 1, one a hidden layer"):
+            check_model(wrong)
+
+
 def test_initial_weights_depend_on_the_seed_alone() -> None:
     first, again, other = (build_model("mlp", (5,), 3, seed) for seed in (0, 0, 1))
     torch.rand(7)

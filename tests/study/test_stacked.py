@@ -72,7 +72,11 @@ def test_other_models_are_trained_in_the_plain_loop(user: ModuleType, wine: Data
 
 def test_no_trial_depends_on_its_neighbours(user: ModuleType, wine: Dataset) -> None:
     asked = trials(
-        wine, f"cross_entropy,AdaptiveLDR,{MINE}:noisy,logit_adjusted,focal_loss:gamma=5.0", imbalance=0.5, noise="symmetric:0.3", epochs=2
+        wine,
+        f"cross_entropy,AdaptiveLDR,AdaptiveLDR:alpha=3,{MINE}:noisy,logit_adjusted,focal_loss:gamma=5.0",
+        imbalance=0.5,
+        noise="symmetric:0.3",
+        epochs=2,
     )
     alone = numbers([run_trial(trial, wine) for trial in asked])
     assert numbers(run_trials(asked, wine)) == alone
@@ -143,7 +147,14 @@ def test_objectives_of_rows_are_evaluated_together_here() -> None:
     for name in ("cross_entropy", "generalized_cross_entropy", "ldr_kl_loss", "logit_adjusted", "brier_loss"):
         assert same_rows(ObjectiveSpec(name), 10, 15, 64)
         assert same_rows(ObjectiveSpec(name), 10, 120, 4)
-    for label in ("cross_entropy:label_smoothing=0.1", "gce:q=0.7", "ldr_kl_loss:margin=0.1,temperature=1.0", "focal_loss:gamma=2.0"):
+    for label in (
+        "cross_entropy:label_smoothing=0.1",
+        "gce:q=0.7",
+        "ldr_kl_loss:margin=0.1,temperature=1.0",
+        "focal_loss:gamma=2.0",
+        "gjs:label_weight=0.3",
+        "AdaptiveLDR:alpha=2.0,margin=1.0",
+    ):
         assert same_rows(ObjectiveSpec.parse(label), 10, 15, 64)
         assert same_rows(ObjectiveSpec.parse(label), 10, 120, 4)
 
@@ -165,12 +176,15 @@ def test_hyper_parameters_mean_what_they_mean_outside_a_study(wine: Dataset) -> 
         torch.testing.assert_close(criterion(z, y, y).double(), wanted, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("objectives", "seeds"), [("cross_entropy", 20), ("gce:q=0.2,gce:q=0.5,gce:q=0.7,gce:q=1.0", 5)])
+@pytest.mark.parametrize(
+    ("objectives", "seeds"),
+    [("cross_entropy", 20), ("gce:q=0.2,gce:q=0.5,gce:q=0.7,gce:q=1.0", 5), ("AdaptiveLDR:margin=1,AdaptiveLDR:margin=2", 10)],
+)
 def test_one_call_for_many_trials(objectives: str, seeds: int, wine: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty trials of an objective, be it with hyper-parameters of their own, cost as many calls of it as one."""
     calls = []
     real = Together.__call__
-    monkeypatch.setattr(Together, "__call__", lambda self, z, y: calls.append(tuple(z.shape)) or real(self, z, y))
+    monkeypatch.setattr(Together, "__call__", lambda self, z, *rest: calls.append(tuple(z.shape)) or real(self, z, *rest))
     same_rows.cache_clear()
     asked = trials(wine, objectives, seeds=seeds, learning_rates=[0.001])
     run_trials(asked, wine)

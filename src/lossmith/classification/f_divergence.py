@@ -1,9 +1,9 @@
 r"""Losses that are the f-divergence of the label's certainty from the prediction, whatever the convex function.
 
 :math:`D_f(e_y \| p) = p_y f(1/p_y) + (1 - p_y) f(0)` is cross-entropy for `kl`, mean absolute error for `total_variation`, generalised
-cross-entropy for ``alpha_tsallis``, and between the two ends for the weighted Jensen-Shannon divergences. No formula is written here:
-:func:`f_divergence_loss` takes any generator, and :func:`generalized_jensen_shannon` is its best known member, scaled and extended to
-several predictions of one row.
+cross-entropy for ``alpha_tsallis``, and between the two ends for the weighted Jensen-Shannon divergences. :func:`f_divergence_loss` takes
+any generator, and :func:`generalized_jensen_shannon` is its best known member, scaled and extended to several predictions of one row. It
+alone is written out, so that the weight may be a tensor.
 """
 
 import math
@@ -16,7 +16,7 @@ from lossmith._checks import describe
 from lossmith._options import RowOptions
 from lossmith._reduce import full_precision, read, reduce
 from lossmith._rows import LogitSource, expected, frame, log_probabilities, of_log_prob, weigh
-from lossmith._typing import Float, Logits, Target, Tensor
+from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Claims, Instance, Limit, Range, objective
 from lossmith.divergences import divergence, from_certainty
 from lossmith.generators import FGenerator, jensen_shannon_skewed
@@ -115,13 +115,22 @@ def f_divergence_loss(
     return of_log_prob(_from_label, input, target, options, generator=f)
 
 
-def _scale(label_weight: float) -> float:
+def _scale(label_weight: Hyper) -> Hyper:
     """The Z of the paper: with it the loss has cross-entropy's slope at certainty when the weight is small."""
-    return -(1 - label_weight) * math.log1p(-label_weight)
+    return -(1 - label_weight) * _log_rest(label_weight)
 
 
-def _scaled_jensen_shannon(log_p: Float[Tensor, "*rows"], label_weight: float) -> Float[Tensor, "*rows"]:
-    return from_certainty(log_p, jensen_shannon_skewed(label_weight)) / _scale(label_weight)
+def _log_rest(label_weight: Hyper) -> Hyper:
+    """log(1 - pi_1)."""
+    return torch.log1p(-label_weight) if isinstance(label_weight, Tensor) else math.log1p(-label_weight)
+
+
+def _scaled_jensen_shannon(log_p: Float[Tensor, "*rows"], label_weight: Hyper) -> Float[Tensor, "*rows"]:
+    """The entropy of the mixture, of which the label has all that is not the other classes', less the mean entropy of what is mixed."""
+    rest, doubt = 1 - label_weight, -torch.expm1(log_p)
+    p = 1 - doubt
+    of_prediction = p * torch.where(p > 0, log_p, 0) - doubt * _log_rest(label_weight)
+    return (rest * of_prediction - (1 - rest * doubt) * torch.log1p(-rest * doubt)) / _scale(label_weight)
 
 
 def _highest(label_weight: float) -> float:
@@ -136,7 +145,7 @@ def _highest(label_weight: float) -> float:
     summary="the weighted Jensen-Shannon divergence between the label and one or more predictions: between cross-entropy and MAE",
     use_when="labels are noisy; with several augmented views of a row, also to make the predictions of them agree",
     formula=r"JS_\pi(e_y, p^{(1)}, ..., p^{(V)}) / Z, \quad Z = -(1 - \pi_1) \log(1 - \pi_1)",
-    ranges={"label_weight": Range(0, 1, open_low=True, open_high=True, plain=True)},
+    ranges={"label_weight": Range(0, 1, open_low=True, open_high=True)},
     limits=[
         Limit(label_weight=0.0, equals="cross_entropy", slowly=True),
         Limit(label_weight=1.0, equals="classification_mae", slowly=True),
@@ -162,7 +171,7 @@ def generalized_jensen_shannon(
     input: Logits | LogitSource | list[Logits] | tuple[Logits, ...],
     target: Target,
     *,
-    label_weight: float = 0.5,
+    label_weight: Hyper = 0.5,
     **options: Unpack[RowOptions],
 ) -> Float[Tensor, "*reduced"]:
     r"""The generalised Jensen-Shannon loss, JS for one prediction of a row and GJS for several.
@@ -189,7 +198,7 @@ def generalized_jensen_shannon(
     Args:
         input: logits `(c,)`, `(n, c)` or `(n, c, *d)`, or a source of them; or a sequence of logits, one tensor a view of the same rows.
         target: class indices without the class axis, or class probabilities in the input's shape: the expectation over labels.
-        label_weight: the weight :math:`\pi_1` of the label in the mixture; a plain number.
+        label_weight: the weight :math:`\pi_1` of the label in the mixture; a number or a 0-d tensor.
 
     Returns:
         One loss a row (`reduction="none"`), or their mean or sum; float32 at least.

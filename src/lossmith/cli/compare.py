@@ -83,8 +83,9 @@ def compare(
         objectives: separated by commas, with hyper-parameters after a colon: ce,gce:q=0.7; module:function for your own.
             @robust stands for all objectives with that tag; lossmith find lists these groups.
         target: the column to predict; for files.
-        model: linear, mlp, cnn (images); xgboost or lightgbm (boosted trees, an epoch being a round); timm:NAME or hf:NAME_OR_PATH
-            (images; @pretrained with weights); or module:function returning a torch module.
+        model: linear, mlp (two hidden layers of 64; mlp:256x256 for others), cnn (images); xgboost or lightgbm (boosted trees, an
+            epoch being a round); timm:NAME or hf:NAME_OR_PATH (images; @pretrained with weights); or module:function returning a
+            torch module.
         noise: wrong labels in training and validation rows: symmetric:0.4, asymmetric:0.3, or instance:0.4 (depending on the row).
             Test labels stay right.
             Several, separated by commas, are settings of one report: none,symmetric:0.2,symmetric:0.4.

@@ -29,7 +29,7 @@ from lossmith.study.tuning.quasi_random import quasi_random
 from lossmith.study.tuning.space import LEARNING_RATES as RATE_INTERVAL
 from lossmith.study.tuning.space import Space, space_of
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the training protocol; a change of anything that moves a trial's numbers raises it, and old trials are left alone."""
 
 LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -116,7 +116,7 @@ class StudySpec:
             ``module:function``; or what is at hand: a data frame, (features, labels), a `Dataset`.
         target: the column to predict, for files and data frames.
         objectives: what to compare, the first being the baseline.
-        model: ``linear``, ``mlp``, ``cnn`` (images), ``xgboost`` or ``lightgbm`` (boosted trees, see
+        model: ``linear``, ``mlp`` (or ``mlp:256x256``), ``cnn`` (images), ``xgboost`` or ``lightgbm`` (boosted trees, see
             `lossmith.study.training.boosted`), ``timm:NAME`` or ``hf:NAME`` (images), or ``module:function``.
         noise: label noise of training and validation rows, see `Noise`.
         imbalance: smallest class over largest among the training rows, see `lossmith.study.data.corruption.long_tail`.

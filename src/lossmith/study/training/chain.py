@@ -126,6 +126,15 @@ class Chain:
             x = out
         return x
 
+    def predict(self, x: Tensor) -> Tensor:
+        """The logits of rows that are not trained on, of any number and shape."""
+        x = x.flatten(1)
+        for layer, transposed in zip(self._layers, self._transposed, strict=True):
+            x = torch.addmm(layer.bias, x, transposed)
+            if layer.relu:
+                x.relu_()
+        return x
+
     def step(self, x: Tensor, gradient: Tensor) -> None:
         """One step of AdamW on the loss that has this gradient in the logits of the latest `forward`, which was of `x`."""
         outputs, gradients = self._buffers(len(x))

@@ -2,10 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from lossmith._ranges import Range
 from lossmith.study.errors import StudyError, one_line
@@ -29,8 +31,8 @@ def _real(allowed: object) -> bool:
 class Criterion:
     """An objective bound to its hyper-parameters and to one training set.
 
-    Real-valued hyper-parameters of an objective `by_rows` are handed to it as 0-d tensors. Several trials can then be evaluated in one
-    call whatever theirs are, and one trial alone gives the same bits.
+    Real-valued hyper-parameters of an objective that can be `shared` are handed to it as 0-d tensors. Several trials can then be
+    evaluated in one call whatever theirs are, and one trial alone gives the same bits.
 
     Args:
         objective: which one.
@@ -45,11 +47,14 @@ class Criterion:
         self.mean = dict(objective.hyper).get("reduction", "mean") == "mean"
         self._indexed = "sample_index" in known.needs
         has_state = inspect.isclass(known.function)
-        self.by_rows = known.form in ROW_FORMS and not has_state and not self._indexed and not is_reference(objective.name)
-        """Whether it is known to be the mean or sum of losses of single rows; nobody has said so of a user's function."""
+        own_state = has_state and issubclass(known.function, torch.nn.Module)
+        of_rows = known.form in ROW_FORMS and not has_state and not self._indexed
+        self.shared = not is_reference(objective.name) and (of_rows or own_state)
+        """Whether the batches of several trials can be put to it in one call: it is known to be the mean or sum of losses of single rows,
+        or a module. Nobody has said so of a user's function."""
         self.counts = "class_counts" in known.needs
         """Whether it differs between training sets."""
-        numbers = numbers_of(objective, known) if self.by_rows else {}
+        numbers = numbers_of(objective, known) if self.shared else {}
         self.numbers = {name: torch.tensor(value) for name, value in numbers.items()}
         self.fixed: dict[str, Any] = {name: value for name, value in objective.hyper if name not in numbers}
         self.kind = objective.name, tuple(self.numbers), tuple(self.fixed.items())
@@ -61,7 +66,7 @@ class Criterion:
                 known.card.check(numbers)  # of a tensor, an objective itself does not ask where it lies
             if has_state:
                 size = {"num_samples": n_train} if "num_samples" in inspect.signature(known.function).parameters else {}
-                self.function, self.fixed = known.function(**size, **self.fixed), {}
+                self.function, self.fixed = known.function(**size, **self.fixed, **self.numbers), {}
         except (ValueError, TypeError) as error:
             raise StudyError(f"objective {self.label}: {one_line(error)}") from error
 
@@ -77,22 +82,38 @@ class Criterion:
 
 
 class Together:
-    """Criteria of one kind, `by_rows`, in one call: each on a batch of its own, with its own numbers."""
+    """Criteria of one kind that can be `shared`, in one call: each on a batch of its own, with its own numbers and its own state."""
 
     def __init__(self, criteria: Sequence[Criterion]) -> None:
         first = criteria[0]
-        self._function, self._mean = first.function, first.mean
-        self._fixed = {**first.fixed, "reduction": "none"}
+        self._mean, self._fixed = first.mean, first.fixed
         self._numbers = {name: torch.stack([criterion.numbers[name] for criterion in criteria]) for name in first.numbers}
+        self._function: Callable[..., Any] = first.function
+        self._state: dict[str, Tensor] | None = None
+        if isinstance(first.function, torch.nn.Module):
+            modules = [criterion.function for criterion in criteria]
+            self._function = copy(first.function)  # it is given the numbers of one and then of another
+            self._state = {name: torch.stack([module.get_buffer(name) for module in modules]) for name, _ in first.function.named_buffers()}
+            for name, states in self._state.items():  # what moves in the one call moves in each of them
+                for module, state in zip(modules, states, strict=True):
+                    setattr(module, name, state)
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The losses `(k,)` of k batches: logits `(k, n, c)`, target `(k, n)`."""
+    def __call__(self, logits: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        """The losses `(k,)` of k batches: logits `(k, n, c)`, target and index `(k, n)`."""
+        if self._state is not None:
+            return torch.vmap(self._of_state)(logits, target, index, self._numbers, self._state)
         if self._numbers:
-            rows = torch.vmap(self._rows)(logits, target, self._numbers)
+            rows = torch.vmap(self._of_rows)(logits, target, self._numbers)
         else:
-            rows = self._rows(logits.flatten(0, 1), target.flatten(), {}).view(target.shape)
+            rows = self._of_rows(logits.flatten(0, 1), target.flatten(), {}).view(target.shape)
         sums = rows.sum(1)
         return sums / target.shape[1] if self._mean else sums
 
-    def _rows(self, logits: Tensor, target: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
-        return self._function(logits, target, **self._fixed, **numbers)
+    def _of_rows(self, logits: Tensor, target: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
+        return self._function(logits, target, **{**self._fixed, "reduction": "none"}, **numbers)
+
+    def _of_state(self, logits: Tensor, target: Tensor, index: Tensor, numbers: Mapping[str, Tensor], state: dict[str, Tensor]) -> Tensor:
+        module = cast(torch.nn.Module, self._function)
+        for name, number in numbers.items():
+            setattr(module, name, number)
+        return functional_call(module, state, (logits, target), {"index": index})

@@ -35,12 +35,31 @@ from lossmith.calibration import area_under_risk_coverage, expected_calibration_
 Needs = Literal["labels", "scores", "probabilities"]
 
 
+class Labels:
+    """Labels that logits are held against, many times perhaps: checked once, and counted once.
+
+    Args:
+        target: class indices ``(n,)``.
+        classes: how many there are.
+    """
+
+    def __init__(self, target: Int[Tensor, " n"], classes: int) -> None:
+        self.target, self.classes = target.detach().long().cpu(), classes
+        if not bool(((self.target >= 0) & (self.target < classes)).all()):
+            raise ValueError(f"target: a class index outside 0 to {classes - 1}")
+
+    @cached_property
+    def support(self) -> Float[Tensor, " c"]:
+        return torch.bincount(self.target, minlength=self.classes).double()
+
+
 class _Predictions:
     """Logits and labels, with what several metrics share computed once and only when asked for."""
 
-    def __init__(self, logits: Float[Tensor, "n c"], target: Int[Tensor, " n"], temperature: float) -> None:
+    def __init__(self, logits: Float[Tensor, "n c"], labels: Labels, temperature: float) -> None:
         self.logits = logits
-        self.target = target
+        self.labels = labels
+        self.target = labels.target
         self.temperature = temperature
         self.classes = logits.shape[1]
 
@@ -52,9 +71,9 @@ class _Predictions:
     def hits(self) -> Float[Tensor, " n"]:
         return (self.predicted == self.target).double()
 
-    @cached_property
+    @property
     def support(self) -> Float[Tensor, " c"]:
-        return torch.bincount(self.target, minlength=self.classes).double()
+        return self.labels.support
 
     @cached_property
     def true_positives(self) -> Float[Tensor, " c"]:
@@ -205,7 +224,7 @@ METRICS: dict[str, Metric] = {
 
 def evaluate(
     logits: Float[Tensor, "n c"],
-    target: Int[Tensor, " n"],
+    target: Int[Tensor, " n"] | Labels,
     *,
     names: Iterable[str] | None = None,
     temperature: float = 1.0,
@@ -214,7 +233,7 @@ def evaluate(
 
     Args:
         logits: ``(n, c)``, c at least 2. Where any entry is infinite or NaN, every metric is NaN.
-        target: class indices ``(n,)``.
+        target: class indices ``(n,)``, or `Labels` made of them, which spares logits that follow others the checks.
         names: which metrics, keys of :data:`METRICS`; all when None.
         temperature: what the logits are divided by before the metrics that need probabilities. 1 for an objective
             that predicts probabilities; else fitted on validation rows (``lossmith.calibration.fit_temperature``).
@@ -236,14 +255,16 @@ def evaluate(
             raise ValueError(f"names: no metric {name!r}; there are {', '.join(METRICS)}")
     if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1] < 2:
         raise ValueError(f"logits: shape {tuple(logits.shape)}; wanted (n, c) with n >= 1 and c >= 2")
-    if target.shape != logits.shape[:1]:
-        raise ValueError(f"target: shape {tuple(target.shape)}; wanted ({len(logits)},), a class index a row")
+    shape = (target.target if isinstance(target, Labels) else target).shape
+    if shape != logits.shape[:1]:
+        raise ValueError(f"target: shape {tuple(shape)}; wanted ({len(logits)},), a class index a row")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature: {temperature}; wanted a positive number")
-    logits, target = logits.detach().double().cpu(), target.detach().long().cpu()
-    if not bool(((target >= 0) & (target < logits.shape[1])).all()):
-        raise ValueError(f"target: a class index outside 0 to {logits.shape[1] - 1}")
+    logits = logits.detach().double().cpu()
+    labels = target if isinstance(target, Labels) else Labels(target, logits.shape[1])
+    if labels.classes != logits.shape[1]:
+        raise ValueError(f"target: labels of {labels.classes} classes; the logits are of {logits.shape[1]}")
     if not bool(logits.isfinite().all()):
         return dict.fromkeys(chosen, math.nan)
-    predictions = _Predictions(logits, target, temperature)
+    predictions = _Predictions(logits, labels, temperature)
     return {name: METRICS[name]._compute(predictions) for name in chosen}

@@ -6,6 +6,8 @@ that maps a batch of features, `(n, d)` or `(n, channels, height, width)` for im
 
 import inspect
 import math
+import re
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -18,17 +20,18 @@ from lossmith.study.training.trees import TREES, Trees, check_trees
 
 MODELS = {
     "linear": "one linear layer",
-    "mlp": "two hidden layers of 256, ReLU",
+    "mlp": "two hidden layers of 64, ReLU; mlp:256x256x256 has three of 256",
     "cnn": "two convolutions (16 and 32 channels, 3 x 3, ReLU), pooled to 4 x 4, one hidden layer of 64; for images",
 }
 """The built-in models and what they are."""
 
-WIDTH = 256
+HIDDEN = (64, 64)
+"""The hidden layers of ``mlp``, unless it says others."""
 
 
 def check_model(name: str) -> str:
     """The hash of the file that defines a user's model, "" for a built-in one; a StudyError for anything else."""
-    if name in MODELS:
+    if name in MODELS or _hidden(name) is not None:
         return ""
     if name in TREES:
         return check_trees(name)
@@ -36,7 +39,9 @@ def check_model(name: str) -> str:
         return check_of_hub(name)
     if not is_reference(name):
         known = [*MODELS, *TREES]
-        raise StudyError(f"model must be {', '.join(known)}, timm:NAME, hf:NAME or module:function; got {name!r}{nearest(name, known)}")
+        raise StudyError(
+            f"model must be {', '.join(known)}, mlp:WIDTHxWIDTH, timm:NAME, hf:NAME or module:function; got {name!r}{nearest(name, known)}"
+        )
     function = load_reference(name, "model")
     if not callable(function):
         raise StudyError(f"model {name!r} must be a function that returns a Module; got {type(function).__name__}")
@@ -56,10 +61,12 @@ def build_model(name: str, shape: tuple[int, ...], n_classes: int, seed: int) ->
     in_features = math.prod(shape)
     if name == "linear":
         return nn.Sequential(nn.Flatten(), nn.Linear(in_features, n_classes))
-    if name == "mlp":
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(in_features, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, n_classes)
-        )
+    hidden = _hidden(name)
+    if hidden is not None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width, to in pairwise((in_features, *hidden)):
+            layers += [nn.Linear(width, to), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(hidden[-1], n_classes))
     if name == "cnn":
         if len(shape) != 3:
             raise StudyError("model cnn is for images, and these data are rows of features; use mlp or linear")
@@ -73,6 +80,18 @@ def build_model(name: str, shape: tuple[int, ...], n_classes: int, seed: int) ->
     if is_of_hub(name):
         return build_of_hub(name, shape, n_classes)
     return _user_model(name, shape, in_features, n_classes)
+
+
+def _hidden(name: str) -> tuple[int, ...] | None:
+    """The widths of the hidden layers of ``mlp`` or ``mlp:128x64``; None for any other model."""
+    if name == "mlp":
+        return HIDDEN
+    kind, _, widths = name.partition(":")
+    if kind != "mlp":
+        return None
+    if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*)*", widths):
+        raise StudyError(f"model mlp:WIDTHxWIDTH takes whole numbers >= 1, one a hidden layer, as mlp:256x256 does; got {name!r}")
+    return tuple(map(int, widths.split("x")))
 
 
 def _user_model(name: str, shape: tuple[int, ...], in_features: int, n_classes: int) -> nn.Module:

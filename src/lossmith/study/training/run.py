@@ -1,7 +1,7 @@
 """A model in training, and what is measured of it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from lossmith.study.data.splits import Split, stream
 from lossmith.study.errors import StudyError
 from lossmith.study.spec import TrialSpec
 from lossmith.study.training.criterion import Criterion
-from lossmith.study.training.metrics import METRICS, evaluate
+from lossmith.study.training.metrics import METRICS, Labels, evaluate
 from lossmith.study.training.models import build_model
 from lossmith.study.training.objectives import predicts_probabilities
 from lossmith.study.training.probes import probe
@@ -50,6 +50,9 @@ class Run:
         self.criterion = Criterion(trial.objective, split.class_counts, len(split.y_train))
         self.batches = torch.Generator().manual_seed(torch_seed(trial.draw, "batches"))
         self.scaled = not predicts_probabilities(trial.objective.name)
+        self.predict: Callable[[Tensor], Tensor] = self.model
+        """What gives the logits of the model as it is; whoever trains it may know a shorter way."""
+        self.labels = Labels(split.y_validation, n_classes), Labels(split.y_test, n_classes)
         self.epochs: list[dict[str, Any]] = []
         self.status = "ok"
         self.failure: Exception | None = None
@@ -110,8 +113,8 @@ class Run:
         metric = self.trial.metric
         temperature = self._temperature(validation) if METRICS[metric].needs == "probabilities" else 1.0
         values = {
-            "val": evaluate(validation, self.split.y_validation, names=[metric], temperature=temperature),
-            "test": evaluate(test, self.split.y_test, names=[metric], temperature=temperature),
+            part: evaluate(logits, labels, names=[metric], temperature=temperature)
+            for part, logits, labels in zip(("val", "test"), (validation, test), self.labels, strict=True)
         }
         self.epochs.append({"epoch": epoch, "train_loss": loss, **{part: _plain(v) for part, v in values.items()}})
         # probes are for the end: until then the weights that they may be asked of are kept
@@ -122,7 +125,7 @@ class Run:
     def _logits(self, x: Tensor) -> Tensor:
         if self.model.training:  # to find it so costs less than to go through its parts
             self.model.eval()
-        logits = torch.cat([self.model(rows) for rows in x.split(ROWS_AT_ONCE)])
+        logits = self.predict(x) if len(x) <= ROWS_AT_ONCE else torch.cat([self.predict(rows) for rows in x.split(ROWS_AT_ONCE)])
         check_logits(self.trial, logits, len(x), self.n_classes)
         return logits
 
@@ -148,8 +151,8 @@ class Run:
             "epoch": seen.epoch,
             "calibration": "temperature" if self.scaled else "raw",
             "temperature": temperature,
-            "val": _plain(evaluate(seen.validation, self.split.y_validation, temperature=temperature)),
-            "test": _plain(evaluate(seen.test, self.split.y_test, temperature=temperature)),
+            "val": _plain(evaluate(seen.validation, self.labels[0], temperature=temperature)),
+            "test": _plain(evaluate(seen.test, self.labels[1], temperature=temperature)),
             "reliability": [row for row in rows if row["count"] > 0],
             **({} if seen.weights is None else {"probes": self._probed(seen.weights, temperature)}),
         }

@@ -75,10 +75,11 @@ class _Member:
 
     def __init__(self, run: Run, chain: Chain, feed: _Feed) -> None:
         self.run, self.chain, self.feed = run, chain, feed
+        run.predict = chain.predict
         self.random = run.random_state()
         self.logits = self.gradient = torch.empty(0)
         self.total = 0.0
-        self.by_rows = False
+        self.shared = False
 
     def guarded(self, action: Callable[..., None], *arguments: int) -> bool:
         """Whether an action on behalf of this run went well; what it raised otherwise is the run's failure."""
@@ -90,11 +91,11 @@ class _Member:
 
     def settle(self, often: int) -> None:
         """Find out whether the objective, that of so many members, can be evaluated for all of them in one call."""
-        if often > 1 and self.run.criterion.by_rows:
+        if often > 1 and self.run.criterion.shared:
             sizes = batch_sizes(self.feed.rows, self.run.trial.batch_size)
             # 15 rows are all end of an array, and many small batches find what is seldom rounded otherwise there
             tried = [(15, 64), *((n, 4) for n in sizes)]
-            self.by_rows = all(same_rows(_usual(self.run.trial.objective), self.run.n_classes, n, k) for n, k in tried)
+            self.shared = all(same_rows(_usual(self.run.trial.objective), self.run.n_classes, n, k) for n, k in tried)
 
     def finish(self, epoch: int) -> None:
         self.run.finish(epoch, self.total / self.feed.rows)
@@ -139,10 +140,10 @@ def _by_objective(members: Sequence[_Member]) -> tuple[list["_Group"], list[_Mem
     """The groups whose objective is evaluated in one call, and the members whose objective is not."""
     groups: dict[tuple[object, int], list[_Member]] = {}
     for member in members:
-        if member.by_rows:  # an objective that counts classes is another one for another training set
+        if member.shared:  # an objective that counts classes is another one for another training set
             key = (member.run.criterion.kind, id(member.feed) if member.run.criterion.counts else 0)
             groups.setdefault(key, []).append(member)
-    return [_Group(group) for group in groups.values()], [member for member in members if not member.by_rows]
+    return [_Group(group) for group in groups.values()], [member for member in members if not member.shared]
 
 
 class _Group:
@@ -160,9 +161,9 @@ class _Group:
     def evaluate(self, i: int) -> None:
         """The objective and its gradient on the logits of batch i of each."""
         logits = torch.stack([member.logits for member in self._members]).requires_grad_()
-        targets = torch.stack([member.feed.batches[i][1] for member in self._members])
+        targets, indices = (torch.stack([member.feed.batches[i][part] for member in self._members]) for part in (1, 2))
         try:
-            losses = self._criteria(logits, targets)
+            losses = self._criteria(logits, targets, indices)
             (gradients,) = torch.autograd.grad(losses.sum(), logits)
         except Exception as error:  # another package's objective may raise anything
             for member in self._members:
@@ -190,20 +191,23 @@ def same_rows(objective: ObjectiveSpec, n_classes: int, n: int, k: int) -> bool:
     rounded otherwise at the end of an array than in its middle.
     """
     draw = torch.Generator().manual_seed(n)
-    counts = torch.arange(1, n_classes + 1)
-    criteria = [Criterion(one, counts, n) for one in _spread(objective, k)]
-    logits = (3 * torch.randn(k, n, n_classes, generator=draw)).requires_grad_()
-    targets = torch.randint(n_classes, (k, n), generator=draw)
-    try:
-        losses = Together(criteria)(logits, targets)
-        (gradients,) = torch.autograd.grad(losses.sum(), logits)
-    except Exception:  # what cannot be evaluated so is evaluated trial by trial, and if it fails there, is heard of
-        return False
-    for criterion, z, target, loss, gradient in zip(criteria, logits.detach(), targets, losses, gradients, strict=True):
-        z = z.clone().requires_grad_()
-        wanted = criterion(z, target, torch.arange(n))
-        if not torch.equal(loss, wanted) or not torch.equal(gradient, *torch.autograd.grad(wanted, z)):
+    counts, index = torch.arange(1, n_classes + 1), torch.arange(n)
+    specs = _spread(objective, k)
+    alone = [Criterion(one, counts, n) for one in specs]
+    together = Together([Criterion(one, counts, n) for one in specs])
+    for _ in range(2):  # the second time with whatever state the first has left
+        logits = (3 * torch.randn(k, n, n_classes, generator=draw)).requires_grad_()
+        targets = torch.randint(n_classes, (k, n), generator=draw)
+        try:
+            losses = together(logits, targets, index.expand(k, n))
+            (gradients,) = torch.autograd.grad(losses.sum(), logits)
+        except Exception:  # what cannot be evaluated so is evaluated trial by trial, and if it fails there, is heard of
             return False
+        for criterion, z, target, loss, gradient in zip(alone, logits.detach(), targets, losses, gradients, strict=True):
+            z = z.clone().requires_grad_()
+            wanted = criterion(z, target, index)
+            if not torch.equal(loss, wanted) or not torch.equal(gradient, *torch.autograd.grad(wanted, z)):
+                return False
     return True
 
 

@@ -25,7 +25,7 @@ from lossmith.study.training.run import Run, check_logits, torch_seed
 from lossmith.study.training.stacked import stackable, train_stack
 from lossmith.study.training.trees import TREES
 
-LARGEST_STACK, SMALLEST_STACK = 24, 4
+LARGEST_STACK, SMALLEST_STACK = 48, 4
 """Trials in a stack. More gain little, and a study that is killed loses those under way; fewer gain less."""
 
 STACK_WORK = 1 << 40
