@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data
+from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data, protocol
 from lossmith.study.data.splits import make_split
+from lossmith.study.report import design, numbers
 from lossmith.study.report import words as say
 from lossmith.study.sizes import Sizes, sizes
 from lossmith.study.statistics.bayes import correlated_t
@@ -137,29 +138,29 @@ def test_a_tuning_grid_that_is_too_narrow_is_a_warning():
 
 @pytest.mark.parametrize(("value", "text"), [(0.123, "+12.3"), (-0.0345, "−3.5"), (0.0, "±0.0"), (-0.0001, "±0.0"), (math.nan, "–")])
 def test_differences_are_signed(value, text):
-    assert say.difference(ACCURACY, value) == text
+    assert numbers.difference(ACCURACY, value) == text
 
 
 def test_numbers_have_their_unit():
-    assert say.number(ACCURACY, 0.5) == "50.0 %"
-    assert say.number(LOG_LOSS, 0.5) == "0.500"
-    assert say.interval(LOG_LOSS, -math.inf, math.inf) == "no interval"
-    assert say.p_value(0.0004) == "< 0.001"
-    assert say.p_value(None) == "not tested"
+    assert numbers.number(ACCURACY, 0.5) == "50.0 %"
+    assert numbers.number(LOG_LOSS, 0.5) == "0.500"
+    assert numbers.interval(LOG_LOSS, -math.inf, math.inf) == "no interval"
+    assert numbers.p_value(0.0004) == "< 0.001"
+    assert numbers.p_value(None) == "not tested"
 
 
 def test_an_imbalance_is_named():
     assert (
-        say.setting(StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=0.2), "wine")
+        protocol.setting(StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=0.2), "wine")
         == "wine with classes thinned 5 : 1"
     )
 
 
 def test_limits_speak_of_what_was_done():
-    plain = " ".join(say.limits(Summary(result({"ce": around(0.8)}))))
+    plain = " ".join(design.limits(Summary(result({"ce": around(0.8)}))))
     assert "label noise" not in plain
     assert "temperature" not in plain
-    noisy = " ".join(say.limits(Summary(result({"ce": around(0.8)}, noise=Noise("symmetric", 0.4), scaled=["ce"]))))
+    noisy = " ".join(design.limits(Summary(result({"ce": around(0.8)}, noise=Noise("symmetric", 0.4), scaled=["ce"]))))
     assert "The label noise was drawn by a rule" in noisy
     assert "marked T" in noisy
 
@@ -210,18 +211,18 @@ def test_what_can_be_seen_is_said_in_points_before_and_after():
     told = f"{effect:.1f} deviations are {between}: smaller differences may well have been missed."
     assert say.seen(summary) == f"By the spread seen here, {told}"
     points = 100 * effect * math.sqrt(0.05 / 10)
-    assert say.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy, {effect:.1f} deviations are {points:.1f} points")
+    assert design.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy, {effect:.1f} deviations are {points:.1f} points")
     assert say.seen(Summary(result({"ce": around(0.8)}))) == ""
     one = Summary(result({"ce": [0.7], "gce": [0.8]}))
-    assert say.seen(one) == say.beforehand(one.prospect, one.sizes) == ""
+    assert say.seen(one) == design.beforehand(one.prospect, one.sizes) == ""
 
 
 def test_the_plan_says_what_can_be_seen_in_points_of_accuracy_only():
     for metric, told in (("accuracy", True), ("f1", False), ("log_loss", False)):
         summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, metric=metric))
-        said = dict(say.plan(summary.spec, summary.result.data, summary.sizes, "corrected_t", summary.prospect))
+        said = dict(design.plan(summary.spec, summary.result.data, summary.sizes, "corrected_t", summary.prospect))
         assert ("points or more" in said["power"]) is told
 
 
 def test_every_test_has_its_words():
-    assert set(say.TESTS) == set(get_args(Test))
+    assert set(design.TESTS) == set(get_args(Test))

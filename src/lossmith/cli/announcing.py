@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim") -> list[tuple[str, str]]:
     """Names and values, of one study or of several that are run together; what could not be run is refused here."""
     from lossmith import study
-    from lossmith.study.report.words import plan
+    from lossmith.study.report.design import plan
     from lossmith.study.sizes import sizes
     from lossmith.study.summary import prospect
     from lossmith.study.training.yardsticks import announced
@@ -30,7 +30,7 @@ def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim") -> list
 def _together(specs: Sequence["StudySpec"], said: Sequence[Sequence[tuple[str, str]]], claim: "Claim") -> list[tuple[str, str]]:
     """The plan of several studies: what is each one's own, then what they share, then what they could show together."""
     from lossmith.study.grid import prospect_of
-    from lossmith.study.report.words import planned
+    from lossmith.study.report.design import planned
     from lossmith.study.sizes import sizes
 
     data = [line for lines in said for line in lines[: next(place for place, (name, _) in enumerate(lines) if name == "split")]]

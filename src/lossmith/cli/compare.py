@@ -230,7 +230,7 @@ def known_claim(claim: str) -> "Claim":
 def known_test(test: str) -> "Test":
     """The test of that name; refused before anything is computed when there is none."""
     from lossmith._checks import nearest
-    from lossmith.study.report.words import TESTS
+    from lossmith.study.report.design import TESTS
 
     if test not in TESTS:
         raise Problem(f"--test must be one of {', '.join(TESTS)}; got {test!r}{nearest(test, TESTS)}", USAGE)

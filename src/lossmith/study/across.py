@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import stats
 
-from lossmith.study.report.words import setting
+from lossmith.study.protocol import setting
 from lossmith.study.sizes import Sizes
 from lossmith.study.statistics.bayes import Chances, bayesian_signed_rank_test, correlated_t
 from lossmith.study.statistics.paired import Verdict, direction, holm, mean_and_error, rounded

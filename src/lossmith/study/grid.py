@@ -22,14 +22,16 @@ from lossmith.study.data.dataset import Dataset
 from lossmith.study.data.sources import BUNDLED
 from lossmith.study.engine import OnProgress, check, run
 from lossmith.study.errors import StudyError
+from lossmith.study.loading import load, load_result
 from lossmith.study.loggers.log import Log
 from lossmith.study.power_across import ProspectAcross, what_data_sets_can_show
 from lossmith.study.references import is_reference
-from lossmith.study.results import StudyResult, load, load_result
+from lossmith.study.results import StudyResult
 from lossmith.study.spec import StudySpec
 from lossmith.study.statistics.paired import Comparison, adjusted_together
 from lossmith.study.statistics.ranks import Ranking
-from lossmith.study.store import Store, StoredStudy
+from lossmith.study.store import Store
+from lossmith.study.stored import StoredStudy
 from lossmith.study.summary import ALPHA, Summary
 from lossmith.study.training.metrics import Metric
 from lossmith.study.training.yardsticks import yardsticks

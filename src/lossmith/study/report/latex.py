@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lossmith.study.grid import GridSummary
-from lossmith.study.report import methods, words, words_across
+from lossmith.study.report import design, methods, numbers, words, words_across
 from lossmith.study.report.writing import write_whole
 from lossmith.study.summary import Summary
 
@@ -37,17 +37,19 @@ def of_study(summary: Summary) -> str:
     metric, rows = summary.metric, []
     for line in summary.lines():
         found = line.comparison
-        mean = f"{_plain(words.number(metric, line.estimate.mean))} {words.mean_interval(metric, line.estimate.low, line.estimate.high)}"
+        mean = (
+            f"{_plain(numbers.number(metric, line.estimate.mean))} {numbers.mean_interval(metric, line.estimate.low, line.estimate.high)}"
+        )
         difference, p, verdict = "", "", "baseline"
         if found is not None:
-            difference = f"{words.difference(metric, found.mean_difference)} {words.interval(metric, found.low, found.high)}"
-            p, verdict = words.p_value(found.p_adjusted), found.verdict
+            difference = f"{numbers.difference(metric, found.mean_difference)} {numbers.interval(metric, found.low, found.high)}"
+            p, verdict = numbers.p_value(found.p_adjusted), found.verdict
         rows.append([line.objective, mean, difference, p, verdict])
-    unit = " (%)" if words.percent(metric) else ""
+    unit = " (%)" if numbers.percent(metric) else ""
     heads = ["objective", f"{metric.title}{unit}", f"difference to {summary.baseline}", "adjusted p", "verdict"]
     caption = (
         f"{words.headline(summary)} Means over {len(summary.spec.draws)} {summary.spec.unit}s with 95 % intervals; "
-        f"{words.TESTS[summary.test]}."
+        f"{design.TESTS[summary.test]}."
     )
     return _table("lrrrl", heads, rows, caption, "tab:lossmith")
 
@@ -56,11 +58,11 @@ def of_grid(found: GridSummary) -> str:
     """The declared claim over several studies as a table: a row for each objective and setting."""
     metric = found.metric
     rows = [
-        [where, one.objective, f"{words.difference(metric, one.mean_difference)} {words.interval(metric, one.low, one.high)}",
-         words.p_value(one.p_adjusted), one.verdict]
+        [where, one.objective, f"{numbers.difference(metric, one.mean_difference)} {numbers.interval(metric, one.low, one.high)}",
+         numbers.p_value(one.p_adjusted), one.verdict]
         for where, one in words_across.declared(found)
     ]  # fmt: skip
-    points = " (points)" if words.percent(metric) else ""
+    points = " (points)" if numbers.percent(metric) else ""
     heads = ["data" if found.claim == "each" else "setting", "objective", f"difference in {metric.title}{points}", "adjusted p", "verdict"]
     caption = f"{words_across.grid_headline(found)} Differences to {found.baseline} with 95 % intervals; p adjusted by Holm over all rows."
     return _table("llrrl", heads, rows, caption, "tab:lossmith")

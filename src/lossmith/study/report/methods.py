@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from lossmith import citation
+from lossmith.study import protocol
 from lossmith.study.data.sources import BUNDLED
 from lossmith.study.protocol import splitting
 from lossmith.study.references import is_reference
-from lossmith.study.report import words
+from lossmith.study.report import design
 from lossmith.study.spec import OPTIMIZER, StudySpec
 from lossmith.study.statistics.power import count
 from lossmith.study.statistics.stopping import EFFECT
@@ -22,8 +23,8 @@ def paragraph(summaries: Sequence[Summary]) -> str:
     first = summaries[0]
     spec, metric = first.spec, first.metric
     others = [label for label in first.result.objectives if label != first.baseline]
-    compared = f"We compared {words.listing(others)} with {first.baseline}" if others else f"We trained with {first.baseline}"
-    data = words.listing([_data(one) for one in _one_a_data_set(summaries)])
+    compared = f"We compared {protocol.listing(others)} with {first.baseline}" if others else f"We trained with {first.baseline}"
+    data = protocol.listing([_data(one) for one in _one_a_data_set(summaries)])
     kinds = dict.fromkeys(one.spec.noise for one in summaries)
     noise = ["none" if kind is None else kind.describe(clean_validation=spec.clean_validation) for kind in kinds]
     network = f"The model was {spec.model}, trained for {count(spec.epochs, 'epoch')} with {OPTIMIZER['name']}"
@@ -36,7 +37,7 @@ def paragraph(summaries: Sequence[Summary]) -> str:
     said = [
         f"{compared} on {data}.",
         f"Label noise: {'; or '.join(noise)}." if any(kinds) else "",
-        *(f"{said[0].upper()}{said[1:]}." for said in words.thinned(spec)),
+        *(f"{said[0].upper()}{said[1:]}." for said in protocol.thinned(spec)),
         f"{network}.",
         f"{shared}{' (sizes of the first data set)' if len(summaries) > 1 else ''}.",
         _tuning(first),
@@ -44,8 +45,10 @@ def paragraph(summaries: Sequence[Summary]) -> str:
         "Test rows answered through Thresholdout (Dwork et al. 2015)." if spec.holdout == "thresholdout" else "",
     ]
     if others:
-        tested = words.TESTS[first.test] if len(summaries) == 1 else "p-values adjusted by Holm's rule over all comparisons"
-        said.append(f"Differences in {metric.title} {words.EPOCHS[spec.stop]} were declared beforehand and tested at {ALPHA:g}: {tested}.")
+        tested = design.TESTS[first.test] if len(summaries) == 1 else "p-values adjusted by Holm's rule over all comparisons"
+        said.append(
+            f"Differences in {metric.title} {protocol.EPOCHS[spec.stop]} were declared beforehand and tested at {ALPHA:g}: {tested}."
+        )
     versions = dict.fromkeys(_software(one) for summary in summaries for one in summary.result.versions)
     return " ".join([*filter(None, said), f"We used {'; '.join(versions)}."])
 

@@ -1,16 +1,18 @@
 """Several data sets in plain words: what was found on average, on how many, and what could be told apart."""
 
-import math
 from collections.abc import Sequence
 
 from lossmith.study.across import AcrossComparison, Population
 from lossmith.study.grid import GridSummary
-from lossmith.study.report.words import EPOCHS, ORDER, RULED_NOISE, difference, interval, listing, p_value, percent, setting
+from lossmith.study.protocol import EPOCHS, listing, setting
+from lossmith.study.report.design import RULED_NOISE
+from lossmith.study.report.numbers import ends, p_equals, signed_points
+from lossmith.study.report.words import ORDER
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.statistics.power import count
 from lossmith.study.statistics.ranks import Ranking
 from lossmith.study.summary import Summary
-from lossmith.study.training.metrics import METRICS, Metric
+from lossmith.study.training.metrics import METRICS
 
 POPULATIONS = {"these": "on average over these {} data sets", "alike": "on data sets like these {}"}
 
@@ -46,12 +48,8 @@ def finding(found: AcrossComparison) -> str:
         return f"{name} is identical to {found.baseline} on every seed of all {found.data_sets} data sets."
     if found.verdict == "failed":
         return f"{name} could not be compared with {found.baseline}: {found.note}."
-    bounds = (
-        f"95 % interval {difference(metric, found.low)} to {difference(metric, found.high)}" if math.isfinite(found.low) else "no interval"
-    )
-    p = p_value(found.p_adjusted)
-    evidence = f"({bounds}, adjusted p {p if p.startswith('<') else f'= {p}'})"
-    size = _size(metric, found.mean_difference)
+    evidence = f"({ends(metric, found.low, found.high)}, adjusted p {p_equals(found.p_adjusted)})"
+    size = signed_points(metric, found.mean_difference)
     if found.verdict in ("better", "worse"):
         verb = "beats" if found.verdict == "better" else "loses to"
         said = f"{name} {verb} {found.baseline} {where}, by {size} in the mean {evidence}."
@@ -70,10 +68,6 @@ def told_apart(ranking: Ranking) -> str:
     if not ranking.can_tell_apart:
         return f"{said} With so few data sets no pair could have been."
     return said
-
-
-def _size(metric: Metric, value: float) -> str:
-    return difference(metric, value) + (f" points of {metric.title}" if percent(metric) else f" in {metric.title}")
 
 
 def studies(found: GridSummary) -> str:
@@ -134,9 +128,8 @@ def _on_one(summary: Summary, one: Comparison) -> str:
         return f"On {where}, {one.objective} is identical to {one.baseline} on every {summary.spec.unit}."
     if one.verdict == "failed":
         return f"On {where}, {one.objective} could not be compared with {one.baseline}: {one.note}."
-    p = p_value(one.p_adjusted)
-    evidence = f"({interval(summary.metric, one.low, one.high)}, adjusted p {p if p.startswith('<') else f'= {p}'})"
-    size = _size(summary.metric, one.mean_difference)
+    evidence = f"({ends(summary.metric, one.low, one.high)}, adjusted p {p_equals(one.p_adjusted)})"
+    size = signed_points(summary.metric, one.mean_difference)
     if one.verdict in ("better", "worse"):
         verb = "beats" if one.verdict == "better" else "loses to"
         return f"On {where}, {one.objective} {verb} {one.baseline}, by {size} {evidence}."
