@@ -163,7 +163,7 @@ def test_the_report_tells_of_rounds() -> None:
     found = study.compare(
         "wine", ["cross_entropy", "gce"], model="xgboost", seeds=3, epochs=3, learning_rates=[0.3], references=False, jobs=1
     )
-    text = paragraph([found.summary])
+    text = paragraph(found.summary)
     assert "The model was boosted trees of XGBoost" in text
     assert "grown for 3 rounds" in text
     assert "AdamW" not in text

@@ -155,8 +155,8 @@ def test_the_command_of_a_grid_has_the_target_of_the_table_among_its_data():
 
 
 def test_the_paragraph_of_a_grid_says_that_some_labels_were_left_alone():
-    assert "Label noise: none; or with probability 0.4" in methods.paragraph(several(["wine", "digits"]))
-    assert "Label noise" not in methods.paragraph(several(["wine", "digits"], noises=("none",)))
+    assert "Label noise: none; or with probability 0.4" in methods.paragraph(GridSummary(several(["wine", "digits"])))
+    assert "Label noise" not in methods.paragraph(GridSummary(several(["wine", "digits"], noises=("none",))))
 
 
 def test_what_could_be_shown_beforehand():

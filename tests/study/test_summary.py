@@ -1,6 +1,7 @@
 """What a study says: sizes, intervals, verdicts, and the words for them."""
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -83,14 +84,41 @@ def test_findings_begin_with_the_winners_and_say_how_much():
         )
     )
     found = say.findings(summary)
-    assert [(label, verdict) for label, verdict, _ in found] == [("up", "better"), ("down", "worse"), ("same", "identical")]
+    assert [(label, verdict) for label, verdict, _ in found] == [("up", "better"), ("down", "worse"), ("same", "tied")]
     first = found[0][2]
     assert first.startswith("up beats ce at the last epoch by 10.0 points of accuracy (95 % interval +")
     assert "adjusted p < 0.001)" in first
     assert "At the epoch that validation found best the difference is +10.0 points" in first
     assert first.endswith("not tested).")
     assert found[1][2].startswith("down loses to ce at the last epoch by 10.0 points")
-    assert found[2][2].startswith("same is identical to ce on every seed.")
+    assert found[2][2].startswith(
+        "same and ce reach the same accuracy on every seed at the last epoch, and the same in every other metric."
+    )
+
+
+def test_the_same_accuracy_is_not_the_same_predictions():
+    made = result({"ce": around(0.8), "same": around(0.8)})
+    differing = [replace(one, metrics={**one.metrics, "log_loss": 0.3}) for one in made.outcomes if one.objective == "same"]
+    others = [one for one in made.outcomes if one.objective != "same"]
+    ((_, verdict, text),) = say.findings(Summary(replace(made, outcomes=(*others, *differing))))
+    assert verdict == "tied"
+    assert text.startswith("same and ce reach the same accuracy on every seed at the last epoch; in other metrics they differ.")
+
+
+def test_no_interval_is_shown_wider_than_differences_can_be():
+    """Two seeds leave nearly everything possible, and no more than that."""
+    summary = Summary(result({"ce": [0.5, 0.5], "far": [0.1, 0.9]}))
+    found = summary.lines()[1].comparison
+    assert found.low < -1
+    assert found.high > 1  # as it was computed, for the exports and for other programs
+    text = dict((label, text) for label, _, text in say.findings(summary))["far"]
+    assert f"(95 % interval {numbers.MINUS}100.0 to +100.0, cut at what is possible, adjusted p" in text
+    assert numbers.interval(METRICS["accuracy"], found.low, found.high) == f"[{numbers.MINUS}100.0, +100.0]"
+    assert numbers.interval(METRICS["brier"], -1.5, 9) == f"[{numbers.MINUS}1.500, +2.000]"
+    assert numbers.interval(METRICS["log_loss"], -1.5, 9) == f"[{numbers.MINUS}1.500, +9.000]"
+    assert any("are shown cut there" in limit for limit in design.limits(summary))
+    narrow = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}))
+    assert not any("are shown cut there" in limit for limit in design.limits(narrow))
 
 
 def test_the_headline_counts():
@@ -102,7 +130,9 @@ def test_the_headline_counts():
         "for 1 of 2 no difference is shown."
     )
     odd = Summary(result({"ce": around(0.8), "same": around(0.8), "gone": around(0.9, seed=1)}, diverged={"gone": [0]}))
-    assert say.headline(odd).endswith(": 1 of 2 is identical, 1 of 2 could not be compared. None of these is shown to beat ce here.")
+    assert say.headline(odd).endswith(
+        ": 1 of 2 is tied on every seed, 1 of 2 could not be compared. None of these is shown to beat ce here."
+    )
     pair = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}))
     assert say.headline(pair) == "On wine, at the last epoch, compared with ce in accuracy: up is better."
     alone = Summary(result({"ce": around(0.8)}))

@@ -257,7 +257,7 @@ def _unadjusted(table: StudyTable, label: str, population: Population, alpha: fl
         told = [f"{count(failed, 'trial')} of {side} on {name}" for side, counts in lost.items() for name, failed in counts.items()]
         verdict, note = "failed", f"failed: {', '.join(told)}; not tested"
     elif not any(row.any() for row in differences.values()):
-        low, high, verdict = 0.0, 0.0, "identical"
+        low, high, verdict = 0.0, 0.0, "tied"
     elif population == "alike":
         ranked = signed_rank(means, alpha=alpha)
         low, high, p = ranked.low, ranked.high, ranked.p

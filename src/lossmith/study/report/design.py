@@ -8,7 +8,7 @@ from typing import Any
 from lossmith.study.budget import time_text
 from lossmith.study.holdout import BUDGET, threshold
 from lossmith.study.protocol import EPOCHS, counted, noise_limits, scored_by, setting, splitting, thinned, what_p_means
-from lossmith.study.report.numbers import duration
+from lossmith.study.report.numbers import duration, is_cut
 from lossmith.study.sizes import Sizes
 from lossmith.study.spec import OPTIMIZER, STOPS, StudySpec
 from lossmith.study.statistics.paired import Test
@@ -36,6 +36,11 @@ TUNED_BY = {
 RULED_NOISE = (
     "The label noise was drawn by a rule. Real mistakes depend on what the rows look like, and robustness to one kind of noise does not "
     "promise robustness to another."
+)
+
+CUT_SHORT = (
+    "Some intervals of differences reach beyond any difference that there can be, and are shown cut there; the tables for other programs "
+    "have them as they were computed. With so few seeds nearly everything is possible."
 )
 
 
@@ -207,6 +212,8 @@ def limits(summary: Summary) -> list[str]:
         "their number: among many, some leave out 0 by chance, and none is a verdict.",
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
     ]
+    if any(is_cut(summary.metric, one.low, one.high) for stop in STOPS for line in summary.lines(stop=stop) if (one := line.comparison)):
+        said.append(CUT_SHORT)
     if spec.noise is not None:
         said.append(RULED_NOISE)
     said += noise_limits(spec)

@@ -43,8 +43,8 @@ def grid(found: GridSummary) -> dict[str, Any]:
         "limits": words_across.limits(found),
         "protocol": _protocol(found),
         "command": command(first.spec, target=_target(found), test=first.test, claim=found.claim),
-        "methods": methods.paragraph(found.summaries),
-        "bibtex": methods.bibtex(found.summaries),
+        "methods": methods.paragraph(found),
+        "bibtex": methods.bibtex(found),
         "studies": [
             {**sections.study(one), "title": protocol.setting(one.spec, one.result.data["name"]), "short": _short(one)}
             for one in found.summaries
@@ -97,8 +97,9 @@ def _row(found: GridSummary, one: AcrossComparison) -> dict[str, Any]:
 
 def _plots(found: GridSummary, compared: Sequence[AcrossComparison]) -> list[dict[str, Any]]:
     """For each setting the mean differences with their intervals, and the data sets as dots."""
-    ends = [0.0, *(end for one in compared for end in (one.low, one.high, *one.differences.values()))]
-    scale, metric = plots.Scale.over(ends), found.metric
+    metric = found.metric
+    ends = [0.0, *(end for one in compared for end in (*numbers.cut(metric, one.low, one.high), *one.differences.values()))]
+    scale = plots.Scale.over(ends)
     axis = plots.dot_axis(scale, plots.tick_labels(scale, metric, signed=True))
     drawn = []
     for setting in dict.fromkeys(one.setting for one in compared):
@@ -107,7 +108,8 @@ def _plots(found: GridSummary, compared: Sequence[AcrossComparison]) -> list[dic
             kind = sections.KINDS.get(one.verdict, "neutral") if found.claim == "these" else "neutral"
             text = f"{one.objective}: {numbers.difference(metric, one.mean_difference)} {numbers.interval(metric, one.low, one.high)}"
             told = tuple(f"{name}: {numbers.difference(metric, value)}" for name, value in one.differences.items())
-            mark = plots.Mark(one.mean_difference, one.low, one.high, tuple(one.differences.values()), kind, text, told)
+            shown = numbers.cut(metric, one.low, one.high)
+            mark = plots.Mark(one.mean_difference, *shown, tuple(one.differences.values()), kind, text, told)
             rows.append(
                 {
                     "label": one.objective,

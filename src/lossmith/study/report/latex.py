@@ -19,11 +19,10 @@ SPECIAL = {
 
 def write_latex(found: Summary | GridSummary, folder: str | os.PathLike[str]) -> list[Path]:
     """Write ``table.tex`` and ``references.bib`` into a folder and return their paths."""
-    summaries = found.summaries if isinstance(found, GridSummary) else (found,)
     text = of_grid(found) if isinstance(found, GridSummary) else of_study(found)
     return [
         write_whole(Path(folder) / "table.tex", text.encode()),
-        write_whole(Path(folder) / "references.bib", (methods.bibtex(summaries) + "\n").encode()),
+        write_whole(Path(folder) / "references.bib", (methods.bibtex(found) + "\n").encode()),
     ]
 
 

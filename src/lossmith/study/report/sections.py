@@ -67,8 +67,8 @@ def study(summary: Summary) -> dict[str, Any]:
         "max_categories": MAX_CATEGORIES,
         "table": bool(spec.target),
         "baseline": summary.baseline,
-        "methods": methods.paragraph([summary]),
-        "bibtex": methods.bibtex([summary]),
+        "methods": methods.paragraph(summary),
+        "bibtex": methods.bibtex(summary),
         "fingerprint": fingerprint(summary),
         "winner": {"label": winner.winner(summary), "file": winner.FILE, "script": winner.script(summary)},
     }
@@ -141,14 +141,14 @@ def _differences_plot(summary: Summary, declared: dict[str, Line], other: dict[s
         found = [(ours.comparison, _differences(ours, theirs)) for ours, theirs in both if ours.comparison is not None]
         if found:
             plotted.append((label, found))
-    ends = [0.0, *(end for _, found in plotted for one, seeds in found for end in (one.low, one.high, *seeds))]
+    ends = [0.0, *(end for _, found in plotted for one, seeds in found for end in (*numbers.cut(metric, one.low, one.high), *seeds))]
     scale = plots.Scale.over(ends)
     rows = []
     for label, found in plotted:
         kind = _kind(found[0][0])
         marks = [
             plots.Mark(
-                one.mean_difference, one.low, one.high, seeds, kind,
+                one.mean_difference, *numbers.cut(metric, one.low, one.high), seeds, kind,
                 f"{label} {when}: {numbers.difference(metric, one.mean_difference)} {numbers.interval(metric, one.low, one.high)}",
                 _told(summary, seeds, partial(numbers.difference, metric)),
             )

@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
+
 from lossmith.study.protocol import EPOCHS, scope, setting
 from lossmith.study.report.numbers import ends, number, p_equals, points, signed
 from lossmith.study.statistics.power import count
 from lossmith.study.summary import Line, Summary
+from lossmith.study.training.metrics import METRICS
 
-ORDER = ("better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested")
+ORDER = ("better", "worse", "no difference shown", "hopeless", "tied", "failed", "not tested")
 """Verdicts as a summary lists them."""
 
 
@@ -47,6 +50,7 @@ def _compared(summary: Summary) -> str:
             told = {
                 "no difference shown": f"for {who} no difference is shown",
                 "hopeless": f"{who} {'was' if n == 1 else 'were'} ended early as hopeless",
+                "tied": f"{who} {'is' if n == 1 else 'are'} tied on every {summary.spec.unit}",
                 "failed": f"{who} could not be compared",
             }
             said.append(told.get(verdict, f"{who} {'is' if n == 1 else 'are'} {verdict}"))
@@ -69,8 +73,8 @@ def _finding(summary: Summary, line: Line) -> str:
     metric, found = summary.metric, line.comparison
     assert found is not None
     where, name, base = EPOCHS[summary.spec.stop], line.objective, summary.baseline
-    if found.verdict == "identical":
-        return f"{name} is identical to {base} on every {summary.spec.unit}."
+    if found.verdict == "tied":
+        return f"{name} and {base} reach the same {metric.title} on every {summary.spec.unit} {where}{_beyond(summary, name)}."
     if found.verdict == "failed":
         return f"{name} could not be compared with {base}: {found.note}."
     bounds = ends(metric, found.low, found.high)
@@ -89,6 +93,16 @@ def _finding(summary: Summary, line: Line) -> str:
         if found.low > 0 or found.high < 0:
             said += " The interval, taken alone, leaves out 0; counted among all the comparisons made, that is too little."
     return said + (f" Note: {found.note}." if found.note else "")
+
+
+def _beyond(summary: Summary, label: str) -> str:
+    """What the other metrics say of an objective that is tied with the baseline in the declared one: the same numbers need not be the same
+    predictions."""
+    ours, theirs = (
+        np.array([[one.metrics[name] for name in METRICS] for one in summary.result.over(which)]) for which in (label, summary.baseline)
+    )
+    alike = np.isclose(ours, theirs[: len(ours)], rtol=1e-12, atol=0, equal_nan=True).all()
+    return ", and the same in every other metric" if alike else "; in other metrics they differ"
 
 
 def _elsewhere(summary: Summary, line: Line) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from lossmith.study.across import AcrossComparison, Population
 from lossmith.study.grid import GridSummary
 from lossmith.study.protocol import EPOCHS, listing, setting
-from lossmith.study.report.design import RULED_NOISE
-from lossmith.study.report.numbers import ends, p_equals, signed_points
+from lossmith.study.report.design import CUT_SHORT, RULED_NOISE
+from lossmith.study.report.numbers import ends, is_cut, p_equals, signed_points
 from lossmith.study.report.words import ORDER
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.statistics.power import count
@@ -44,8 +44,8 @@ def finding(found: AcrossComparison) -> str:
     metric = METRICS[found.metric]
     name = found.objective + (f" {found.setting}" if found.setting else "")
     where = _over(found)
-    if found.verdict == "identical":
-        return f"{name} is identical to {found.baseline} on every seed of all {found.data_sets} data sets."
+    if found.verdict == "tied":
+        return f"{name} and {found.baseline} reach the same {metric.title} on every seed of all {found.data_sets} data sets."
     if found.verdict == "failed":
         return f"{name} could not be compared with {found.baseline}: {found.note}."
     evidence = f"({ends(metric, found.low, found.high)}, adjusted p {p_equals(found.p_adjusted)})"
@@ -124,8 +124,8 @@ def of_grid(found: GridSummary) -> list[tuple[str, str, str]]:
 
 def _on_one(summary: Summary, one: Comparison) -> str:
     where = setting(summary.spec, summary.result.data["name"])
-    if one.verdict == "identical":
-        return f"On {where}, {one.objective} is identical to {one.baseline} on every {summary.spec.unit}."
+    if one.verdict == "tied":
+        return f"On {where}, {one.objective} and {one.baseline} reach the same {summary.metric.title} on every {summary.spec.unit}."
     if one.verdict == "failed":
         return f"On {where}, {one.objective} could not be compared with {one.baseline}: {one.note}."
     evidence = f"({ends(summary.metric, one.low, one.high)}, adjusted p {p_equals(one.p_adjusted)})"
@@ -171,6 +171,9 @@ def limits(found: GridSummary) -> list[str]:
         "the run, and only its p-values hold; to choose among the three afterwards would find winners that are none.",
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
     ]
+    told = [*(one for _, one in found.each), *found.across("these"), *found.across("alike")]
+    if any(is_cut(found.metric, one.low, one.high) for one in told):
+        said.append(CUT_SHORT)
     if len(found.tables) > 1:
         said.append(
             "The same rows under more noise are not another data set: every kind of noise is a setting of its own, and p-values are "
