@@ -65,6 +65,8 @@ def plan(
         said.append(("searched", searched({objective.label: spec.space(objective).as_list() for objective in spec.objectives})))
     if spec.holdout == "thresholdout":
         said.append(("hold-out", through_thresholdout(rows)))
+    if spec.looked_at:
+        said.append(("probes", f"{', '.join(spec.looked_at)}: looked at in every trained model; nothing is chosen by them"))
     if spec.stop_hopeless is not None:
         said.append(
             ("ending early", f"after every seed, an objective for which an advantage of {EFFECT:g} standard deviations of the paired "
