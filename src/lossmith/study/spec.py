@@ -15,7 +15,7 @@ from lossmith.study.checks import check_asked, check_trusted
 from lossmith.study.data.corruption import Noise
 from lossmith.study.data.dataset import Dataset, Roles
 from lossmith.study.data.sources import load_data
-from lossmith.study.data.strange import beside, hold_out_classes
+from lossmith.study.data.strange import beside, hold_out_classes, load_strange
 from lossmith.study.declared import CONFIGURATIONS as CONFIGURATIONS
 from lossmith.study.declared import STOPS as STOPS
 from lossmith.study.declared import Declared
@@ -129,7 +129,7 @@ class StudySpec(Declared):
         if self.ood_classes:
             dataset = hold_out_classes(dataset, self.ood_classes)
         elif self.ood is not None:
-            dataset = beside(dataset, load_data(self.ood))
+            dataset = beside(dataset, load_strange(self.ood))
         read_probes(self.probes, dataset)
         return dataset
 
