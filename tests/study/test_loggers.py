@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +302,18 @@ def test_a_run_of_wandb_that_fails_is_ended(wandb, monkeypatch):
     with pytest.warns(UserWarning, match="--log wandb failed .ZeroDivisionError"):
         study.run(small(seeds=1), jobs=1, log="wandb")
     assert (wandb.runs[-1].open, wandb.runs[-1].exit_code) == (False, 1)
+
+
+def test_every_trial_of_a_study_has_a_name_of_its_own():
+    from lossmith.study.loggers import facts
+
+    spec = StudySpec(data="wine", objectives="ce,gce", model="linear", seeds=2, configurations=4)
+    one, *_ = trials = spec.trials("f")
+    assert one.weight_decay == 0.01
+    assert facts.trial_name(one) == "cross_entropy, seed 0, learning rate 0.001"
+    decayed = replace(one, weight_decay=0.3)
+    assert facts.trial_name(decayed) == "cross_entropy, seed 0, learning rate 0.001, weight decay 0.3"
+    assert len({facts.trial_name(trial) for trial in trials}) == len(trials)
 
 
 def test_what_is_undefined_or_a_reference_is_told_as_far_as_it_goes():

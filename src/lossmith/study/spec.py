@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from lossmith.study.budget import parse_time
@@ -94,7 +95,7 @@ class TrialSpec:
         optimizer = {**OPTIMIZER, "weight_decay": plain.pop("weight_decay")}
         return {"protocol": PROTOCOL, "optimizer": optimizer, **plain}
 
-    @property
+    @cached_property  # a study asks for it many times
     def key(self) -> str:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(_canonical(self.as_dict()).encode()).hexdigest()
