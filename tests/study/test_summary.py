@@ -10,7 +10,7 @@ from scipy import stats
 
 from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data, protocol
 from lossmith.study.data.splits import make_split
-from lossmith.study.report import design, numbers
+from lossmith.study.report import design, exports, latex, numbers
 from lossmith.study.report import words as say
 from lossmith.study.sizes import Sizes, sizes
 from lossmith.study.statistics.bayes import correlated_t
@@ -117,7 +117,12 @@ def test_no_interval_is_shown_wider_than_differences_can_be():
     assert numbers.interval(METRICS["brier"], -1.5, 9) == f"[{numbers.MINUS}1.500, +2.000]"
     assert numbers.interval(METRICS["log_loss"], -1.5, 9) == f"[{numbers.MINUS}1.500, +9.000]"
     assert any("are shown cut there" in limit for limit in design.limits(summary))
+    assert "Intervals are cut at what is possible." in latex.of_study(summary)
+    table = exports.summary([summary])
+    assert (table.difference_low.dropna() < -1).any()
+    assert (table.difference_high.dropna() > 1).any()
     narrow = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}))
+    assert "cut at what is possible" not in latex.of_study(narrow)
     assert not any("are shown cut there" in limit for limit in design.limits(narrow))
 
 

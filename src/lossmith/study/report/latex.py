@@ -4,10 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from lossmith.study.across import AcrossComparison
 from lossmith.study.grid import GridSummary
 from lossmith.study.report import design, methods, numbers, words, words_across
 from lossmith.study.report.writing import write_whole
+from lossmith.study.statistics.paired import Comparison
 from lossmith.study.summary import Summary
+from lossmith.study.training.metrics import Metric
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -48,7 +51,7 @@ def of_study(summary: Summary) -> str:
     heads = ["objective", f"{metric.title}{unit}", f"difference to {summary.baseline}", "adjusted p", "verdict"]
     caption = (
         f"{words.headline(summary)} Means over {len(summary.spec.draws)} {summary.spec.unit}s with 95 % intervals; "
-        f"{design.TESTS[summary.test]}."
+        f"{design.TESTS[summary.test]}.{_cut(metric, [line.comparison for line in summary.lines() if line.comparison])}"
     )
     return _table("lrrrl", heads, rows, caption, "tab:lossmith")
 
@@ -63,8 +66,14 @@ def of_grid(found: GridSummary) -> str:
     ]  # fmt: skip
     points = " (points)" if numbers.percent(metric) else ""
     heads = ["data" if found.claim == "each" else "setting", "objective", f"difference in {metric.title}{points}", "adjusted p", "verdict"]
-    caption = f"{words_across.grid_headline(found)} Differences to {found.baseline} with 95 % intervals; p adjusted by Holm over all rows."
+    how = f"Differences to {found.baseline} with 95 % intervals; p adjusted by Holm over all rows."
+    caption = f"{words_across.grid_headline(found)} {how}{_cut(metric, [one for _, one in words_across.declared(found)])}"
     return _table("llrrl", heads, rows, caption, "tab:lossmith")
+
+
+def _cut(metric: Metric, told: Sequence[Comparison | AcrossComparison]) -> str:
+    """The end of a caption: that some intervals would reach beyond what is possible."""
+    return f" Intervals are {numbers.CUT}." if any(numbers.is_cut(metric, one.low, one.high) for one in told) else ""
 
 
 def _plain(number: str) -> str:
