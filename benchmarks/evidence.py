@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lossmith import study
-from lossmith.study.report import words
+from lossmith.study import protocol
+from lossmith.study.report import numbers, words
 from lossmith.study.results import StudyResult
 from lossmith.study.summary import Line, Summary
 
@@ -81,7 +82,7 @@ def recorded(wanted: Wanted, result: StudyResult) -> dict[str, Any]:
     spec, sizes = summary.spec, summary.sizes
     return {
         "situation": list(wanted.situation),
-        "setting": words.setting(spec, result.data["name"]),
+        "setting": protocol.setting(spec, result.data["name"]),
         "data": spec.data,
         "noise": None if spec.noise is None else str(spec.noise),
         "imbalance": spec.imbalance,
@@ -124,9 +125,9 @@ def _text(summary: Summary, line: Line) -> str:
     metric, found = summary.metric, line.comparison
     if found is None or not math.isfinite(found.mean_difference):
         return ""
-    unit = f"points of {metric.title}" if words.percent(metric) else f"in {metric.title}"
+    unit = f"points of {metric.title}" if numbers.percent(metric) else f"in {metric.title}"
     unit += "" if metric.higher_is_better else " (lower is better)"
-    return f"{words.difference(metric, found.mean_difference)} {unit} {words.interval(metric, found.low, found.high)}"
+    return f"{numbers.difference(metric, found.mean_difference)} {unit} {numbers.interval(metric, found.low, found.high)}"
 
 
 def _finite(value: float) -> float | None:

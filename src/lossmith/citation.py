@@ -1,4 +1,4 @@
-"""BibTeX of an objective's source, of the library, and of what a study rests on.
+"""BibTeX of an objective's source, and of the library.
 
 A card that has no BibTeX of its own has a line that names its source. What that line says becomes an entry; what it does not say is left
 out rather than guessed, and a comment says so.
@@ -18,58 +18,6 @@ OTHERS = re.compile(r"\bet al\b\.?")
 BETWEEN = re.compile(r",|&|\band\b")
 
 SPECIAL = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$"}
-
-
-PYTORCH = """\
-@inproceedings{paszke2019,
-  author    = {Paszke, Adam and Gross, Sam and Massa, Francisco and Lerer, Adam and Bradbury, James and Chanan, Gregory and others},
-  title     = {{PyTorch}: An Imperative Style, High-Performance Deep Learning Library},
-  booktitle = {Advances in Neural Information Processing Systems},
-  volume    = {32},
-  year      = {2019},
-}"""
-
-SCIKIT_LEARN = """\
-@article{pedregosa2011,
-  author  = {Pedregosa, Fabian and Varoquaux, Ga{\\"e}l and Gramfort, Alexandre and Michel, Vincent and Thirion, Bertrand and others},
-  title   = {Scikit-learn: Machine Learning in {Python}},
-  journal = {Journal of Machine Learning Research},
-  volume  = {12},
-  pages   = {2825--2830},
-  year    = {2011},
-}"""
-
-NADEAU_BENGIO = """\
-@article{nadeau2003,
-  author  = {Nadeau, Claude and Bengio, Yoshua},
-  title   = {Inference for the Generalization Error},
-  journal = {Machine Learning},
-  volume  = {52},
-  number  = {3},
-  pages   = {239--281},
-  year    = {2003},
-}"""
-
-HOLM = """\
-@article{holm1979,
-  author  = {Holm, Sture},
-  title   = {A Simple Sequentially Rejective Multiple Test Procedure},
-  journal = {Scandinavian Journal of Statistics},
-  volume  = {6},
-  number  = {2},
-  pages   = {65--70},
-  year    = {1979},
-}"""
-
-DEMSAR = """\
-@article{demsar2006,
-  author  = {Dem{\\v{s}}ar, Janez},
-  title   = {Statistical Comparisons of Classifiers over Multiple Data Sets},
-  journal = {Journal of Machine Learning Research},
-  volume  = {7},
-  pages   = {1--30},
-  year    = {2006},
-}"""
 
 
 def of(name: str) -> str:

@@ -70,6 +70,21 @@ def test_a_dry_run_writes_nothing(lossmith, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_plan_as_json(lossmith, tmp_path):
+    ran = lossmith("compare", *SMALL, *TWO, "--dry-run", "--json", "--probes", "margins,gain")
+    assert ran.status == 0, ran.err
+    found = json.loads(ran.out)
+    assert (found["dry_run"], found["test"], found["claim"]) == (True, "corrected_t", None)
+    (one,) = found["studies"]
+    assert found["trials"] == one["trials"] == 2 * 2 * len(one["study"]["learning_rates"])
+    assert one["sizes"]["train"] > one["sizes"]["test"] > 0
+    assert found["power"] == one["power"]
+    assert found["power"]["sentence"] in " ".join(ran.err.split())
+    assert "probes" in ran.err
+    assert "margins, gain: looked at in every trained model" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_plan_says_when_no_p_value_can_be_small(lossmith):
     ran = lossmith("compare", *SMALL, *TWO, "--dry-run", "--test", "signed_rank")
     assert "An adjusted p-value cannot fall below 0.05" in ran.out

@@ -111,3 +111,20 @@ def test_one_s_own_split_is_claimed_for_itself(lossmith):
     ran = lossmith("compare", *SMALL, *TWO, "--split-column", "part", "--no-references")
     assert "This speaks of one test set, your own" in " ".join(ran.out.split())
     assert "reference:" not in ran.out
+
+
+def test_text_from_the_command_line(lossmith, refused, tmp_path):
+    """The command reads the columns, the study learns from them, and the report's command says so."""
+    told = [f"{'good' if k % 2 else 'bad'} film, number {k}" for k in range(40)]
+    lines = [f'"{text}",{"yes" if k % 2 else "no"}' for k, text in enumerate(told)]
+    (tmp_path / "films.csv").write_text("\n".join(["review,liked", *lines]) + "\n")
+    asked = ("compare", "--data", "films.csv", "--target", "liked", "--objectives", "ce,gce", "--model", "linear", "--seeds", 2)
+    small = ("--epochs", 30, "--learning-rates", "0.03", "--jobs", 1, "--no-references")
+    ran = lossmith(*asked, *small, "--text", "review@128", "--json")
+    assert ran.status == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["study"]["text"] == ["review@128"]
+    assert found["data"]["inputs"].startswith("128 numeric")
+    assert [one["mean"] for one in found["results"]["last"]["accuracy"]] == [1, 1]
+    assert "--text review@128" in (tmp_path / "lossmith-report" / "report.html").read_text()
+    assert "did you mean 'review'" in refused(*asked, *small, "--text", "reviews")

@@ -71,3 +71,14 @@ def test_a_file_with_a_comma_in_its_name_is_one(lossmith, tmp_path):
     (tmp_path / "a,b.csv").write_text("x,label\n" + "".join(f"{k}.5,{'u' if k % 2 else 'v'}\n" for k in range(40)))
     ran = lossmith("compare", "--data", "a,b.csv", "--target", "label", "--objectives", "ce,gce", *SMALL, "--dry-run")
     assert ran.status == 0, ran.err
+
+
+def test_the_plan_of_each_data_set_by_itself_says_what_it_could_show(lossmith):
+    ran = lossmith("compare", *GRID, "--claim", "each", "--probes", "margins", "--dry-run", "--json")
+    assert ran.status == 0, ran.err
+    found = json.loads(ran.out)
+    assert (found["claim"], found["trials"], len(found["studies"])) == ("each", 16, 4)
+    assert found["power"]["n_comparisons"] == 4
+    said = " ".join(ran.err.split())
+    assert "power On each data set by itself, with 2 seeds and 4 comparisons" in said
+    assert "probes margins: looked at in every trained model" in said

@@ -13,6 +13,7 @@ from lossmith.cli import find as find_module
 from lossmith.cli.evidence import Finding, Measured, Study, all_studies, measured, reorder, unspoken
 from lossmith.cli.matching import Match, words
 from lossmith.study import ObjectiveSpec
+from lossmith.study.report import numbers
 from lossmith.study.report import words as say
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.training.metrics import METRICS
@@ -93,8 +94,8 @@ def test_every_number_is_consistent(study, found):
     gains = found.difference > 0 if metric.higher_is_better else found.difference < 0
     assert (found.verdict in ("better", "worse")) == (found.p_adjusted <= 0.05)
     assert found.verdict not in ("better", "worse") or (found.verdict == "better") == gains
-    assert found.text.startswith(say.difference(metric, found.difference))
-    assert found.text.endswith(say.interval(metric, found.low, found.high))
+    assert found.text.startswith(numbers.difference(metric, found.difference))
+    assert found.text.endswith(numbers.interval(metric, found.low, found.high))
 
 
 def test_a_verdict_is_one_that_a_comparison_gives():

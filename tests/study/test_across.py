@@ -131,7 +131,7 @@ class TestBoth:
         rows = {name: {**row, "alias": row["ce"], "lost": row["new"].copy()} for name, row in eight.values.items()}
         rows["d3"]["lost"][2:4] = math.nan
         new, _, alias, lost = compare_across(table(rows), population=population)
-        assert (alias.verdict, alias.p, alias.low, alias.high) == ("identical", 1, 0, 0)
+        assert (alias.verdict, alias.p, alias.low, alias.high) == ("tied", 1, 0, 0)
         assert (lost.verdict, lost.p, lost.note) == ("failed", 1, "failed: 2 trials of lost on d3; not tested")
         assert new.p_adjusted == pytest.approx(4 * new.p)
 
@@ -288,15 +288,15 @@ class TestWords:
         found = compare_across(table(rows, setting="with 40 % symmetric label noise"), population="these")
         texts = say.findings(found)
         assert [(label, verdict) for label, verdict, _ in texts] == [
-            ("new", "better"), ("same", "no difference shown"), ("alias", "identical"), ("lost", "failed"),
+            ("new", "better"), ("same", "no difference shown"), ("alias", "tied"), ("lost", "failed"),
         ]  # fmt: skip
         won = f"beats ce on average over these 8 data sets, by +{100 * found[0].mean_difference:.1f} points of accuracy in the mean"
         assert texts[0][2].startswith(f"new with 40 % symmetric label noise {won}")
         assert texts[0][2].endswith("adjusted p < 0.001). It is better on 8 and worse on 0 of 8.")
         assert texts[1][2].startswith("No difference between same with 40 % symmetric label noise and ce is shown on average over these 8")
-        assert texts[2][2] == "alias with 40 % symmetric label noise is identical to ce on every seed of all 8 data sets."
+        assert texts[2][2] == "alias with 40 % symmetric label noise and ce reach the same accuracy on every seed of all 8 data sets."
         assert "could not be compared with ce: failed: 10 trials of lost on d0" in texts[3][2]
-        counted = "1 better, 1 no difference shown, 1 identical, 1 failed"
+        counted = "1 better, 1 no difference shown, 1 tied, 1 failed"
         assert say.headline(found) == f"Compared with ce in accuracy, on average over these 8 data sets, of 4 comparisons: {counted}."
 
     def test_too_few_data_sets_are_named(self):

@@ -11,8 +11,9 @@ import pytest
 
 from lossmith import study
 from lossmith.study import StudyError, StudyResult, StudySpec
-from lossmith.study.backends import Backend, Workers
+from lossmith.study.backends import Backend
 from lossmith.study.shipment import Code, Shipment, code_of, differing, versions
+from lossmith.study.workers import Workers
 
 
 def spec(**changes: Any) -> StudySpec:

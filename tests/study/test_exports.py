@@ -1,6 +1,7 @@
 """A study as files for other programs: tables that hold every trial, LaTeX that compiles, and text that does no harm."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 
 from lossmith.study import StudySpec, run
 from lossmith.study.grid import GridSummary
-from lossmith.study.report import exports, latex, methods
+from lossmith.study.report import exports, latex, methods, works
 from lossmith.study.summary import Summary
 from lossmith.study.training.metrics import METRICS
 
@@ -48,7 +49,7 @@ def test_what_was_tuned_is_in_the_table(how):
         assert (row.learning_rate, row.weight_decay) == (outcome.learning_rate, outcome.weight_decay)
         assert row.hyper == ",".join(f"{name}={value}" for name, value in outcome.hyper)
         assert row.validation_accuracy == outcome.validation
-    said = methods.paragraph([one])
+    said = methods.paragraph(one)
     assert "3 of learning rate, weight decay" in said
     assert "scrambled Halton sequence" in said
     assert ("3 further seeds that were not tested" in said) == ("tune_once" in how)
@@ -178,7 +179,7 @@ def test_a_table_and_its_sources_are_written(tmp_path):
 
 
 def test_the_methods_say_what_was_done(finished):
-    said = methods.paragraph([finished])
+    said = methods.paragraph(finished)
     for part in (
         "We compared generalized_cross_entropy:q=0.7 with cross_entropy on wine (178 rows, 13 features, 3 classes).",
         "trained for 2 epochs with AdamW (weight decay 0.01) in batches of 128",
@@ -189,9 +190,66 @@ def test_the_methods_say_what_was_done(finished):
     assert re.search(r"We used lossmith [\d.]+, PyTorch [\w.+]+, Python [\d.]+\.$", said)
 
 
+def keys(found):
+    """The keys of the entries, in their order."""
+    return re.findall(r"^@\w+\{(\w+),", methods.bibtex(found), flags=re.M)
+
+
 def test_the_sources_are_those_of_the_objectives(finished):
-    sources = methods.bibtex([finished])
-    assert "1805.07836" in sources
-    assert "demsar2006" not in sources
-    keys = re.findall(r"^@\w+\{(\w+),", sources, flags=re.M)
-    assert len(set(keys)) == len(keys)
+    assert "1805.07836" in methods.bibtex(finished)
+    assert "demsar2006" not in keys(finished)
+    assert len(set(keys(finished))) == len(keys(finished))
+
+
+def test_the_methods_of_several_studies_name_the_claim_and_its_test():
+    studies = several(["wine", "digits"])
+    for claim, test, key in (
+        ("these", "a t-test of the mean over data sets of the mean paired differences", "nadeau2003"),
+        ("alike", "an exact signed-rank test of the mean paired differences over data sets", "wilcoxon1945"),
+        ("each", "paired t-test corrected for overlapping training sets", "nadeau2003"),
+    ):
+        found = GridSummary(studies, claim)
+        said = methods.paragraph(found)
+        assert methods.CLAIMED[claim] in said
+        assert test in said
+        assert key in keys(found)
+        assert ("nadeau2003" in keys(found)) == (claim != "alike")
+        assert "demsar2006" in keys(found)
+    assert "demsar2006" not in keys(GridSummary(several(["wine"])))  # one data set under two kinds of noise has no ranks
+
+
+def test_only_what_was_used_is_cited():
+    known = {re.search(r"\{(\w+),", entry)[1] for entry in works.WORKS.values()}
+
+    def of(values=None, test="corrected_t", scaled=(), **spec):
+        made = result(values or {"ce": around(0.8), "up": around(0.9, seed=1)}, scaled=scaled, **spec)
+        return {key for key in keys(Summary(made, test)) if key in known}
+
+    always = {"paszke2019", "pedregosa2011", "loshchilov2019"}
+    compared = always | {"nadeau2003", "holm1979", "corani2015"}
+    assert of() == compared
+    assert of({"ce": around(0.8)}) == always  # nothing was compared, and so nothing adjusted
+    assert of(test="signed_rank") == compared - {"nadeau2003"} | {"wilcoxon1945"}
+    assert of(test="anytime_t") == compared - {"nadeau2003"} | {"wang2024"}
+    assert of(folds=5) == compared | {"bouckaert2004"}
+    assert of(metric="log_loss", scaled=("up",)) == compared - {"corani2015"} | {"guo2017"}
+    assert of(model="lightgbm") == compared - {"loshchilov2019"} | {"ke2017"}
+    probes = ("fgsm:0.1", "pgd:0.1", "collapse", "margins", "contrast", "brightness", "ood")
+    probed = {"goodfellow2015", "madry2018", "papyan2020", "hendrycks2017", "liu2020", "hendrycks2019"}
+    assert of(probes=probes) == compared | probed
+    said = methods.paragraph(Summary(result({"ce": around(0.8)}, probes=probes)))
+    assert "Beside the metrics we looked at accuracy under the fast gradient sign method (Goodfellow et al. 2015), " in said
+    assert said.count("corruptions at five severities") == 1
+
+
+@pytest.mark.parametrize(
+    ("tuner", "cited"),
+    [("quasi_random", {"halton1960", "owen2017"}), ("optuna", {"akiba2019", "bergstra2011"}), ("grid", set())],
+)
+def test_the_tuner_is_cited(tuner, cited):
+    made = result({"ce": around(0.8), "up": around(0.9, seed=1)})
+    spec = replace(made.spec, tuner=tuner, learning_rates=(0.01, 0.1) if tuner == "grid" else None)
+    tuners = {"halton1960", "owen2017", "akiba2019", "bergstra2011"}
+    assert tuners & set(keys(Summary(replace(made, spec=spec)))) == cited
+    held = replace(spec, holdout="thresholdout")
+    assert ("dwork2015" in keys(Summary(replace(made, spec=held)))) == ("dwork2015" not in keys(Summary(replace(made, spec=spec))))

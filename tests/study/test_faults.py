@@ -315,7 +315,7 @@ def test_a_worker_process_is_lost_and_its_trials_are_computed_again(tmp_path: Pa
 def test_a_trial_that_kills_every_worker_ends_the_study_in_one_line(
     tmp_path: Path, deadly: Callable[[bool], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lossmith.study.backends.LOSSES", 1)  # three would take their time
+    monkeypatch.setattr("lossmith.study.workers.LOSSES", 1)  # three would take their time
     asked = spec(objectives=f"cross_entropy,{deadly(True)}", seeds=1)
     with pytest.raises(StudyError, match="were lost 1 times without a trial done in between") as caught:
         study.run(asked, tmp_path / "s.sqlite", jobs=2)

@@ -14,7 +14,7 @@ from lossmith import study
 from lossmith.study import Dataset, StudyError, StudySpec, load_data
 from lossmith.study.data.splits import make_split
 from lossmith.study.protocol import fitting_test
-from lossmith.study.report import words as say
+from lossmith.study.report import design
 from lossmith.study.report.command import command
 from lossmith.study.report.page import render
 from lossmith.study.sizes import sizes
@@ -117,8 +117,8 @@ def test_the_sizes_are_those_of_a_fold(wine: Dataset) -> None:
 
 def test_the_words_say_what_a_fold_changes() -> None:
     summary = Summary(result({"ce": around(0.7, n=10), "up": around(0.8, n=10, seed=1)}, folds=5))
-    assert "no two test sets share a row" in " ".join(say.limits(summary))
-    assert dict(say.protocol(summary))["split"].startswith("5-fold cross-validation, dealt anew by every seed")
+    assert "no two test sets share a row" in " ".join(design.limits(summary))
+    assert dict(design.protocol(summary))["split"].startswith("5-fold cross-validation, dealt anew by every seed")
     assert "Means over folds" in render(summary)
     assert "--folds 5" in (command(summary.spec) or "")
 

@@ -13,6 +13,7 @@ from lossmith.study.report import methods, words_across
 from lossmith.study.report.command import command
 from lossmith.study.report.page import render
 from lossmith.study.statistics.paired import holm
+from lossmith.study.statistics.power import what_can_be_shown
 from lossmith.study.summary import Summary
 
 from .made_up import around, result, several
@@ -155,8 +156,8 @@ def test_the_command_of_a_grid_has_the_target_of_the_table_among_its_data():
 
 
 def test_the_paragraph_of_a_grid_says_that_some_labels_were_left_alone():
-    assert "Label noise: none; or with probability 0.4" in methods.paragraph(several(["wine", "digits"]))
-    assert "Label noise" not in methods.paragraph(several(["wine", "digits"], noises=("none",)))
+    assert "Label noise: none; or with probability 0.4" in methods.paragraph(GridSummary(several(["wine", "digits"])))
+    assert "Label noise" not in methods.paragraph(GridSummary(several(["wine", "digits"], noises=("none",))))
 
 
 def test_what_could_be_shown_beforehand():
@@ -164,7 +165,13 @@ def test_what_could_be_shown_beforehand():
     these, alike = (prospect_of(specs, 800, 100, claim) for claim in ("these", "alike"))
     assert (these.n_data_sets, these.n_seeds, these.n_comparisons, these.can_reach_alpha) == (3, 10, 2, True)
     assert not alike.can_reach_alpha
-    assert prospect_of(specs, 800, 100, "each") is None
+    each = prospect_of(specs, 800, 100, "each")
+    assert (each.n_comparisons, each.n_seeds) == (6, 10)  # one objective, three data sets, two settings
+    alone = what_can_be_shown(10, 6, 800, 100)
+    assert each.smallest_effect == alone.smallest_effect > what_can_be_shown(10, 1, 800, 100).smallest_effect
+    assert prospect_of(specs, 800, 100, "each", by="signed_rank").smallest_effect != each.smallest_effect
+    lone = grid(["wine", "digits"], **{**SMALL, "objectives": ["ce"]})
+    assert prospect_of(lone, 800, 100, "each") is None
 
 
 def test_a_claim_that_is_none():

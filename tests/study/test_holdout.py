@@ -11,7 +11,7 @@ from lossmith import study
 from lossmith.study import StudyError, StudySpec, holdout
 from lossmith.study.report.command import command
 from lossmith.study.report.page import render
-from lossmith.study.store import Looks
+from lossmith.study.stored import Looks
 from lossmith.study.summary import Summary
 
 

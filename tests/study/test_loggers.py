@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,7 @@ def test_tensorboard_has_the_numbers_of_the_store(tmp_path):
     assert "_hparams_/session_start_info" in events.summary_metadata
     table = _events(folder / "summary")
     assert table.Scalars("mean/last/accuracy/cross_entropy")[0].value == pytest.approx(result.values()[0].mean())
-    assert b"generalized_cross_entropy:q=0.7 is identical." in table.Tensors("summary/text_summary")[0].tensor_proto.string_val[0]
+    assert b"generalized_cross_entropy:q=0.7 is tied on every seed." in table.Tensors("summary/text_summary")[0].tensor_proto.string_val[0]
     # told again, each is there once; what a killed process left behind is taken away
     (trials[0]).rename(trials[0].with_name(trials[0].name + ".unfinished"))
     study.run(small(), tmp_path / "s.sqlite", jobs=1, log=f"tensorboard:{runs}")
@@ -301,6 +302,18 @@ def test_a_run_of_wandb_that_fails_is_ended(wandb, monkeypatch):
     with pytest.warns(UserWarning, match="--log wandb failed .ZeroDivisionError"):
         study.run(small(seeds=1), jobs=1, log="wandb")
     assert (wandb.runs[-1].open, wandb.runs[-1].exit_code) == (False, 1)
+
+
+def test_every_trial_of_a_study_has_a_name_of_its_own():
+    from lossmith.study.loggers import facts
+
+    spec = StudySpec(data="wine", objectives="ce,gce", model="linear", seeds=2, configurations=4)
+    one, *_ = trials = spec.trials("f")
+    assert one.weight_decay == 0.01
+    assert facts.trial_name(one) == "cross_entropy, seed 0, learning rate 0.001"
+    decayed = replace(one, weight_decay=0.3)
+    assert facts.trial_name(decayed) == "cross_entropy, seed 0, learning rate 0.001, weight decay 0.3"
+    assert len({facts.trial_name(trial) for trial in trials}) == len(trials)
 
 
 def test_what_is_undefined_or_a_reference_is_told_as_far_as_it_goes():

@@ -207,6 +207,19 @@ def test_the_report_shows_what_was_found(specs):
     assert {one["probe"] for one in told} >= {"training", "margins", "fgsm:0.1", "gain@3"}
 
 
+def test_strange_rows_that_cannot_be_had_are_one_line_that_names_the_option(tmp_path):
+    file = tmp_path / "other.csv"
+    file.write_text("a,b\n1,2\n")
+    for ood, message in (
+        (str(file), r"--ood .*other\.csv: rows of a table stand for strange ones only beside a table of the same columns"),
+        ("nowhere.csv", r"--ood nowhere\.csv: data 'nowhere\.csv' is no bundled set"),
+        ("digits", r"--ood: rows of digits have shape \(1, 8, 8\), those of wine \(13,\)"),
+    ):
+        with pytest.raises(StudyError, match=message) as caught:
+            StudySpec(data="wine", objectives=["ce"], ood=ood).load()
+        assert "\n" not in str(caught.value)
+
+
 def test_strange_rows_of_a_program_have_no_command():
     spec = StudySpec(data="wine", objectives=["ce"], ood=CORNERS)
     assert command(spec) is None

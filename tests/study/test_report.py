@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lossmith.study import Curves, Noise, StudyError
-from lossmith.study.report import methods, plots, words
+from lossmith.study import Curves, Noise, StudyError, protocol
+from lossmith.study.report import design, methods, plots
 from lossmith.study.report.command import command
 from lossmith.study.report.page import render, write_report
 from lossmith.study.summary import Summary
@@ -176,10 +176,10 @@ def test_the_command_leaves_out_nothing_that_changes_the_answer():
 
 def test_rows_taken_away_are_said_in_the_title_the_protocol_and_the_paragraph():
     made = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, imbalance=0.5, labels=3))
-    assert words.setting(made.spec, "wine") == "wine with classes thinned 2 : 1 and 3 training rows a class"
-    assert dict(words.protocol(made))["class sizes"].endswith("; at most 3 training rows of each class kept, the others left out")
-    assert "At most 3 training rows of each class kept" in methods.paragraph([made])
-    assert "Training classes thinned, the smallest to 0.5" in methods.paragraph([made])
+    assert protocol.setting(made.spec, "wine") == "wine with classes thinned 2 : 1 and 3 training rows a class"
+    assert dict(design.protocol(made))["class sizes"].endswith("; at most 3 training rows of each class kept, the others left out")
+    assert "At most 3 training rows of each class kept" in methods.paragraph(made)
+    assert "Training classes thinned, the smallest to 0.5" in methods.paragraph(made)
 
 
 @pytest.mark.parametrize(("low", "high", "ticks"), [(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)), (-0.12, 0.31, (-0.1, 0.0, 0.1, 0.2, 0.3))])

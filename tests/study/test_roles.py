@@ -14,6 +14,7 @@ from lossmith.study.data.dataset import Roles
 from lossmith.study.data.splits import make_split
 from lossmith.study.data.tables import encode_table
 from lossmith.study.protocol import fitting_test
+from lossmith.study.report import design
 from lossmith.study.report import words as say
 from lossmith.study.report.command import command
 from lossmith.study.statistics.paired import compare
@@ -178,11 +179,11 @@ def test_one_split_is_tested_by_the_plain_test_and_the_claim_is_narrow() -> None
     posterior = stats.t(9, difference.mean(), difference.std(ddof=1) / np.sqrt(10))
     assert summary.chances()["up"].better == pytest.approx(posterior.sf(0.01))
     assert "This speaks of one test set, your own" in say.headline(summary)
-    assert "the test rows are always the same" in " ".join(say.limits(summary))
+    assert "the test rows are always the same" in " ".join(design.limits(summary))
     assert "--split-column part" in (command(made.spec) or "")
     ranks = Summary(made, "signed_rank")
     assert ranks.lines()[0].estimate == summary.lines()[0].estimate
-    assert "the test rows are always the same" in " ".join(say.limits(ranks))
+    assert "the test rows are always the same" in " ".join(design.limits(ranks))
 
 
 def test_what_is_hopeless_on_one_split_is_so_without_a_correction() -> None:

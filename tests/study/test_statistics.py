@@ -170,16 +170,16 @@ class TestCompare:
     @pytest.mark.parametrize("test", ["corrected_t", "signed_rank"])
     def test_identical_outcomes(self, test):
         comparison = one(self.base, self.base, test=test)
-        assert comparison.verdict == "identical"
+        assert comparison.verdict == "tied"
         assert (comparison.p, comparison.p_adjusted, comparison.low, comparison.high) == (1.0, 1.0, 0.0, 0.0)
         assert comparison.standard_deviation == 0
 
     def test_rounding_errors_are_not_differences(self):
         shifted = [v + 1e-16 for v in self.base]
-        assert one([0.1 + 0.2, *shifted], [0.3, *self.base]).verdict == "identical"
+        assert one([0.1 + 0.2, *shifted], [0.3, *self.base]).verdict == "tied"
 
     def test_zero_values_are_identical_too(self):
-        assert one([0.0, 0.0], [0.0, 0.0]).verdict == "identical"
+        assert one([0.0, 0.0], [0.0, 0.0]).verdict == "tied"
 
     @pytest.mark.parametrize("lost", [math.nan, math.inf, None])
     @pytest.mark.parametrize("test", ["corrected_t", "signed_rank"])

@@ -8,7 +8,7 @@ import pytest
 
 from lossmith.study import Store, StudyError, StudySpec, TrialSpec
 from lossmith.study import store as store_module
-from lossmith.study.store import StoredStudy
+from lossmith.study.stored import StoredStudy
 
 
 def trials(n: int = 3) -> list[TrialSpec]:

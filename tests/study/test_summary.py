@@ -1,14 +1,16 @@
 """What a study says: sizes, intervals, verdicts, and the words for them."""
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data
+from lossmith.study import Noise, ObjectiveSpec, StudySpec, load_data, protocol
 from lossmith.study.data.splits import make_split
+from lossmith.study.report import design, exports, latex, numbers
 from lossmith.study.report import words as say
 from lossmith.study.sizes import Sizes, sizes
 from lossmith.study.statistics.bayes import correlated_t
@@ -82,14 +84,46 @@ def test_findings_begin_with_the_winners_and_say_how_much():
         )
     )
     found = say.findings(summary)
-    assert [(label, verdict) for label, verdict, _ in found] == [("up", "better"), ("down", "worse"), ("same", "identical")]
+    assert [(label, verdict) for label, verdict, _ in found] == [("up", "better"), ("down", "worse"), ("same", "tied")]
     first = found[0][2]
     assert first.startswith("up beats ce at the last epoch by 10.0 points of accuracy (95 % interval +")
     assert "adjusted p < 0.001)" in first
     assert "At the epoch that validation found best the difference is +10.0 points" in first
     assert first.endswith("not tested).")
     assert found[1][2].startswith("down loses to ce at the last epoch by 10.0 points")
-    assert found[2][2].startswith("same is identical to ce on every seed.")
+    assert found[2][2].startswith(
+        "same and ce reach the same accuracy on every seed at the last epoch, and the same in every other metric."
+    )
+
+
+def test_the_same_accuracy_is_not_the_same_predictions():
+    made = result({"ce": around(0.8), "same": around(0.8)})
+    differing = [replace(one, metrics={**one.metrics, "log_loss": 0.3}) for one in made.outcomes if one.objective == "same"]
+    others = [one for one in made.outcomes if one.objective != "same"]
+    ((_, verdict, text),) = say.findings(Summary(replace(made, outcomes=(*others, *differing))))
+    assert verdict == "tied"
+    assert text.startswith("same and ce reach the same accuracy on every seed at the last epoch; in other metrics they differ.")
+
+
+def test_no_interval_is_shown_wider_than_differences_can_be():
+    """Two seeds leave nearly everything possible, and no more than that."""
+    summary = Summary(result({"ce": [0.5, 0.5], "far": [0.1, 0.9]}))
+    found = summary.lines()[1].comparison
+    assert found.low < -1
+    assert found.high > 1  # as it was computed, for the exports and for other programs
+    text = dict((label, text) for label, _, text in say.findings(summary))["far"]
+    assert f"(95 % interval {numbers.MINUS}100.0 to +100.0, cut at what is possible, adjusted p" in text
+    assert numbers.interval(METRICS["accuracy"], found.low, found.high) == f"[{numbers.MINUS}100.0, +100.0]"
+    assert numbers.interval(METRICS["brier"], -1.5, 9) == f"[{numbers.MINUS}1.500, +2.000]"
+    assert numbers.interval(METRICS["log_loss"], -1.5, 9) == f"[{numbers.MINUS}1.500, +9.000]"
+    assert any("are shown cut there" in limit for limit in design.limits(summary))
+    assert "Intervals are cut at what is possible." in latex.of_study(summary)
+    table = exports.summary([summary])
+    assert (table.difference_low.dropna() < -1).any()
+    assert (table.difference_high.dropna() > 1).any()
+    narrow = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}))
+    assert "cut at what is possible" not in latex.of_study(narrow)
+    assert not any("are shown cut there" in limit for limit in design.limits(narrow))
 
 
 def test_the_headline_counts():
@@ -101,7 +135,9 @@ def test_the_headline_counts():
         "for 1 of 2 no difference is shown."
     )
     odd = Summary(result({"ce": around(0.8), "same": around(0.8), "gone": around(0.9, seed=1)}, diverged={"gone": [0]}))
-    assert say.headline(odd).endswith(": 1 of 2 is identical, 1 of 2 could not be compared. None of these is shown to beat ce here.")
+    assert say.headline(odd).endswith(
+        ": 1 of 2 is tied on every seed, 1 of 2 could not be compared. None of these is shown to beat ce here."
+    )
     pair = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}))
     assert say.headline(pair) == "On wine, at the last epoch, compared with ce in accuracy: up is better."
     alone = Summary(result({"ce": around(0.8)}))
@@ -137,29 +173,29 @@ def test_a_tuning_grid_that_is_too_narrow_is_a_warning():
 
 @pytest.mark.parametrize(("value", "text"), [(0.123, "+12.3"), (-0.0345, "−3.5"), (0.0, "±0.0"), (-0.0001, "±0.0"), (math.nan, "–")])
 def test_differences_are_signed(value, text):
-    assert say.difference(ACCURACY, value) == text
+    assert numbers.difference(ACCURACY, value) == text
 
 
 def test_numbers_have_their_unit():
-    assert say.number(ACCURACY, 0.5) == "50.0 %"
-    assert say.number(LOG_LOSS, 0.5) == "0.500"
-    assert say.interval(LOG_LOSS, -math.inf, math.inf) == "no interval"
-    assert say.p_value(0.0004) == "< 0.001"
-    assert say.p_value(None) == "not tested"
+    assert numbers.number(ACCURACY, 0.5) == "50.0 %"
+    assert numbers.number(LOG_LOSS, 0.5) == "0.500"
+    assert numbers.interval(LOG_LOSS, -math.inf, math.inf) == "no interval"
+    assert numbers.p_value(0.0004) == "< 0.001"
+    assert numbers.p_value(None) == "not tested"
 
 
 def test_an_imbalance_is_named():
     assert (
-        say.setting(StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=0.2), "wine")
+        protocol.setting(StudySpec(data="wine", objectives=(ObjectiveSpec("cross_entropy"),), imbalance=0.2), "wine")
         == "wine with classes thinned 5 : 1"
     )
 
 
 def test_limits_speak_of_what_was_done():
-    plain = " ".join(say.limits(Summary(result({"ce": around(0.8)}))))
+    plain = " ".join(design.limits(Summary(result({"ce": around(0.8)}))))
     assert "label noise" not in plain
     assert "temperature" not in plain
-    noisy = " ".join(say.limits(Summary(result({"ce": around(0.8)}, noise=Noise("symmetric", 0.4), scaled=["ce"]))))
+    noisy = " ".join(design.limits(Summary(result({"ce": around(0.8)}, noise=Noise("symmetric", 0.4), scaled=["ce"]))))
     assert "The label noise was drawn by a rule" in noisy
     assert "marked T" in noisy
 
@@ -210,18 +246,18 @@ def test_what_can_be_seen_is_said_in_points_before_and_after():
     told = f"{effect:.1f} deviations are {between}: smaller differences may well have been missed."
     assert say.seen(summary) == f"By the spread seen here, {told}"
     points = 100 * effect * math.sqrt(0.05 / 10)
-    assert say.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy, {effect:.1f} deviations are {points:.1f} points")
+    assert design.beforehand(summary.prospect, summary.sizes).startswith(f"In accuracy, {effect:.1f} deviations are {points:.1f} points")
     assert say.seen(Summary(result({"ce": around(0.8)}))) == ""
     one = Summary(result({"ce": [0.7], "gce": [0.8]}))
-    assert say.seen(one) == say.beforehand(one.prospect, one.sizes) == ""
+    assert say.seen(one) == design.beforehand(one.prospect, one.sizes) == ""
 
 
 def test_the_plan_says_what_can_be_seen_in_points_of_accuracy_only():
     for metric, told in (("accuracy", True), ("f1", False), ("log_loss", False)):
         summary = Summary(result({"ce": around(0.8), "up": around(0.9, seed=1)}, metric=metric))
-        said = dict(say.plan(summary.spec, summary.result.data, summary.sizes, "corrected_t", summary.prospect))
+        said = dict(design.plan(summary.spec, summary.result.data, summary.sizes, "corrected_t", summary.prospect))
         assert ("points or more" in said["power"]) is told
 
 
 def test_every_test_has_its_words():
-    assert set(say.TESTS) == set(get_args(Test))
+    assert set(design.TESTS) == set(get_args(Test))

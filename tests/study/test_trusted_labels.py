@@ -12,7 +12,7 @@ from lossmith.study import Dataset, Noise, StudyError, StudySpec, load_data
 from lossmith.study.data.dataset import Roles
 from lossmith.study.data.splits import make_split
 from lossmith.study.data.tables import encode_table
-from lossmith.study.report import words as say
+from lossmith.study.report import design
 from lossmith.study.report.command import command
 from lossmith.study.summary import Summary
 
@@ -121,7 +121,7 @@ def test_a_study_runs_and_is_read_back(tmp_path: Path) -> None:
 def test_the_report_says_which_labels_choose_and_score() -> None:
     def said(**changes: Any) -> str:
         summary = Summary(result({"ce": around(0.7), "up": around(0.8, seed=1)}, **changes))
-        return " ".join([*say.limits(summary), summary.spec.selection_rule, *dict(say.protocol(summary)).values()])
+        return " ".join([*design.limits(summary), summary.spec.selection_rule, *dict(design.protocol(summary)).values()])
 
     plain = said(target="y")
     assert "Test rows were scored by y as it stands" in plain

@@ -271,7 +271,7 @@ def test_a_hopeless_objective_ends_early_and_wins_nothing(user: ModuleType, tmp_
     assert np.isfinite(values[0]).all()
     summary = Summary(result)
     verdicts = {line.objective: line.comparison.verdict for line in summary.lines() if line.comparison}
-    assert verdicts == {bad: "hopeless", "torch.nn.functional:cross_entropy": "identical"}
+    assert verdicts == {bad: "hopeless", "torch.nn.functional:cross_entropy": "tied"}
     assert f"{bad} was ended after {result.ended[bad]} seeds" in " ".join(text for _, _, text in words.findings(summary))
     assert "ended early as hopeless" in render(summary)
     assert summary.lines()[2].comparison is not None

@@ -11,7 +11,7 @@ import pytest
 from lossmith import study
 from lossmith.study import Dataset, Store, StudyError, StudyResult, StudySpec
 from lossmith.study.shard import Shard
-from lossmith.study.store import Answered
+from lossmith.study.stored import Answered
 from lossmith.study.union import united_studies
 
 

@@ -19,7 +19,7 @@ def test_the_worse_objective_is_worse_and_the_alias_is_identical(user: ModuleTyp
     assert worse.comparison.verdict == "worse"
     assert worse.comparison.high < 0
     assert worse.comparison.p_adjusted <= 0.05
-    assert alias.comparison.verdict == "identical"
+    assert alias.comparison.verdict == "tied"
     assert alias.estimate.values == baseline.estimate.values
     assert alias.comparison.mean_difference == 0
 

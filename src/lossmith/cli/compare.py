@@ -147,7 +147,7 @@ def compare(
         log: where else every trial is told as it is done: tensorboard, mlflow, wandb, or module:function returning a logger of your own.
             A place after a colon: tensorboard:runs, mlflow:sqlite:///mlflow.db, mlflow:FOLDER, wandb:PROJECT. Several by commas.
         dry_run: print the plan, and what it could show, and stop.
-        as_json: print the results as JSON; plan and progress go to stderr.
+        as_json: print the results as JSON, or with --dry-run the plan; what is said meanwhile goes to stderr.
     """
     need("compare", "lossmith compare")
     from lossmith import study
@@ -204,9 +204,12 @@ def compare(
     tested = fitting_test(specs[0], wanted)
     told = Log.of(log, tested)
     talk = console(stderr=as_json)
-    talk.print(fields(announce(specs, tested, declared)))
+    plan = announce(specs, tested, declared)
+    talk.print(fields(plan.lines))
     if dry_run:
         talk.print("dry run: nothing was computed")
+        if as_json:
+            print_json({"dry_run": True, **plan.facts})
         return 0
     path = store or out / (STORE if part is None else f"trials-{part.number}-of-{part.count}.sqlite")
     _writable(out)
@@ -231,7 +234,7 @@ def known_claim(claim: str) -> "Claim":
 def known_test(test: str) -> "Test":
     """The test of that name; refused before anything is computed when there is none."""
     from lossmith._checks import nearest
-    from lossmith.study.report.words import TESTS
+    from lossmith.study.report.design import TESTS
 
     if test not in TESTS:
         raise Problem(f"--test must be one of {', '.join(TESTS)}; got {test!r}{nearest(test, TESTS)}", USAGE)

@@ -34,7 +34,7 @@ class Finding:
         difference: objective less baseline; None for the baseline itself, and where trials failed.
         low, high: its 95 % interval; None where there is none.
         p_adjusted: two-sided, after Holm over the study's comparisons.
-        verdict: "baseline", "better", "worse", "no difference shown", "identical" or "failed".
+        verdict: "baseline", "better", "worse", "no difference shown", "tied" or "failed".
         text: the difference and its interval in words.
     """
 

@@ -64,13 +64,13 @@ def _write(found: "Summary | GridSummary", out: Path, form: str) -> list[Path]:
 
 def _print_together(found: "GridSummary") -> None:
     """A table for each setting: the differences on every data set, and the declared claim over them."""
-    from lossmith.study.report import words, words_across
+    from lossmith.study.report import numbers, words_across
 
     out, metric = console(), found.metric
     told = {(one.setting, one.objective): one for one in (found.across(found.claim) if found.claim != "each" else [])}
     single = {(id(summary), one.objective): one for summary, one in found.each}
     for table, summaries in found.settings:
-        unit = ", points" if words.percent(metric) else ""
+        unit = ", points" if numbers.percent(metric) else ""
         heading = f"{table.setting or 'without noise'}: {metric.title}{unit}, difference to {found.baseline} [95 % interval]"
         shown = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         shown.add_column("objective", style="bold", overflow="fold")
@@ -86,8 +86,8 @@ def _print_together(found: "GridSummary") -> None:
                 cells = [Text.assemble(cell, "\n", _verdict(single[id(one), label])) for cell, one in zip(cells, summaries, strict=True)]
             else:
                 one = told[table.setting, label]
-                mean = f"{words.difference(metric, one.mean_difference)}\n{words.interval(metric, one.low, one.high)}"
-                cells += [Text(mean), Text(words.p_value(one.p_adjusted)), Text(one.verdict, style=STYLES.get(one.verdict, ""))]
+                mean = f"{numbers.difference(metric, one.mean_difference)}\n{numbers.interval(metric, one.low, one.high)}"
+                cells += [Text(mean), Text(numbers.p_value(one.p_adjusted)), Text(one.verdict, style=STYLES.get(one.verdict, ""))]
             shown.add_row(Text(label), *cells)
         out.print()
         out.print(shown)
@@ -124,11 +124,12 @@ def _of_claim(facts: dict[str, Any], declared: bool) -> dict[str, Any]:
 
 
 def _print(summary: "Summary") -> None:
-    from lossmith.study.report import words
+    from lossmith.study import protocol
+    from lossmith.study.report import numbers, words
 
     out, spec = console(), summary.spec
-    unit = ", %" if words.percent(summary.metric) else ""
-    where = words.setting(spec, summary.result.data["name"])
+    unit = ", %" if numbers.percent(summary.metric) else ""
+    where = protocol.setting(spec, summary.result.data["name"])
     name = f"{where}: {summary.metric.title}{unit}, mean over {len(spec.draws)} {spec.unit}s [95 % interval]"
     declared, other = _declared_columns(summary), _other_columns(summary)
     out.print()
@@ -138,9 +139,9 @@ def _print(summary: "Summary") -> None:
         out.print(_table(summary, name, declared))
         out.print(_table(summary, "not declared, and so not tested", other))
     for one in summary.standings:
-        reached = words.number(summary.metric, one.mean)
+        reached = numbers.number(summary.metric, one.mean)
         out.print(
-            Text(f"reference: {one.name} {reached}, {words.difference(summary.metric, one.comparison.mean_difference)} to {one.best}")
+            Text(f"reference: {one.name} {reached}, {numbers.difference(summary.metric, one.comparison.mean_difference)} to {one.best}")
         )
     out.print(Text(words.headline(summary), style="bold"))
     for warning in summary.notes:
@@ -160,14 +161,14 @@ def _table(summary: "Summary", title: str, columns: Sequence[tuple[str, list[Tex
 
 
 def _declared_columns(summary: "Summary") -> list[tuple[str, list[Text]]]:
-    from lossmith.study.report import words
+    from lossmith.study.report import numbers
 
     lines = summary.lines()
     found = [line.comparison for line in lines]
     return [
         (f"{summary.spec.stop} epoch\n(declared)", [_estimate(summary, line) for line in lines]),
         ("difference\nto baseline", [_difference(summary, one) for one in found]),
-        ("adjusted\np", [Text("" if one is None else words.p_value(one.p_adjusted)) for one in found]),
+        ("adjusted\np", [Text("" if one is None else numbers.p_value(one.p_adjusted)) for one in found]),
         ("verdict", [_verdict(one) for one in found]),
     ]
 
@@ -187,18 +188,18 @@ def _verdict(found: "Comparison | None") -> Text:
 
 
 def _estimate(summary: "Summary", line: "Line") -> Text:
-    from lossmith.study.report import words
+    from lossmith.study.report import numbers
 
-    ends = words.mean_interval(summary.metric, line.estimate.low, line.estimate.high)
-    return Text(f"{words.number(summary.metric, line.estimate.mean).removesuffix(' %')}\n{ends}")
+    ends = numbers.mean_interval(summary.metric, line.estimate.low, line.estimate.high)
+    return Text(f"{numbers.number(summary.metric, line.estimate.mean).removesuffix(' %')}\n{ends}")
 
 
 def _difference(summary: "Summary", found: "Comparison | None") -> Text:
-    from lossmith.study.report import words
+    from lossmith.study.report import numbers
 
     if found is None:
         return Text("")
-    return Text(f"{words.difference(summary.metric, found.mean_difference)}\n{words.interval(summary.metric, found.low, found.high)}")
+    return Text(f"{numbers.difference(summary.metric, found.mean_difference)}\n{numbers.interval(summary.metric, found.low, found.high)}")
 
 
 def _facts(summary: "Summary", page: Path) -> dict[str, Any]:

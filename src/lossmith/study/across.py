@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import stats
 
-from lossmith.study.report.words import setting
+from lossmith.study.protocol import setting
 from lossmith.study.sizes import Sizes
 from lossmith.study.statistics.bayes import Chances, bayesian_signed_rank_test, correlated_t
 from lossmith.study.statistics.paired import Verdict, direction, holm, mean_and_error, rounded
@@ -257,7 +257,7 @@ def _unadjusted(table: StudyTable, label: str, population: Population, alpha: fl
         told = [f"{count(failed, 'trial')} of {side} on {name}" for side, counts in lost.items() for name, failed in counts.items()]
         verdict, note = "failed", f"failed: {', '.join(told)}; not tested"
     elif not any(row.any() for row in differences.values()):
-        low, high, verdict = 0.0, 0.0, "identical"
+        low, high, verdict = 0.0, 0.0, "tied"
     elif population == "alike":
         ranked = signed_rank(means, alpha=alpha)
         low, high, p = ranked.low, ranked.high, ranked.p

@@ -1,12 +1,13 @@
 """What a study may ask for: everything else is refused before anything is computed, in one line that names the option."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from lossmith._checks import nearest
 from lossmith.study.data.dataset import Dataset
+from lossmith.study.declared import STOPS, Declared
 from lossmith.study.errors import StudyError
 from lossmith.study.references import is_reference
 from lossmith.study.statistics.paired import Test
@@ -14,17 +15,12 @@ from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.trees import TREES
 from lossmith.study.tuning.space import LEARNING_RATES as RATE_INTERVAL
 
-if TYPE_CHECKING:
-    from lossmith.study.spec import StudySpec
-
 TUNERS = ("quasi_random", "grid", "optuna")
-
-STOPS = ("last", "best")
 
 HOLDOUTS = ("plain", "thresholdout")
 
 
-def check_asked(spec: "StudySpec") -> None:
+def check_asked(spec: Declared) -> None:
     def wanted(condition: bool, name: str, want: str) -> None:
         if not condition:
             raise StudyError(f"{name} must be {want}; got {getattr(spec, name)!r}")
@@ -44,7 +40,7 @@ def check_asked(spec: "StudySpec") -> None:
     wanted(spec.stop in STOPS, "stop", "'last' or 'best'")
     wanted(whole(spec.epochs) and spec.epochs >= 1, "epochs", "a whole number >= 1")
     wanted(whole(spec.batch_size) and spec.batch_size >= 1, "batch_size", "a whole number >= 1")
-    if spec.model in TREES and spec.batch_size != type(spec).batch_size:
+    if spec.model in TREES and spec.batch_size != Declared.batch_size:
         raise StudyError(f"--batch-size is for networks; {spec.model} takes every row in every round: leave it out")
     _check_tuning(spec, wanted, whole)
     wanted(spec.imbalance is None or 0 < spec.imbalance <= 1, "imbalance", "a fraction in (0, 1], smallest class over largest")
@@ -56,7 +52,7 @@ def check_asked(spec: "StudySpec") -> None:
     if spec.validation + spec.test >= 1:
         raise StudyError(f"validation and test leave nothing to train on: {spec.validation} + {spec.test} must be < 1")
     wanted(spec.folds is None or (whole(spec.folds) and spec.folds >= 2), "folds", "a whole number >= 2")
-    if spec.folds is not None and spec.test != type(spec).test:
+    if spec.folds is not None and spec.test != Declared.test:
         raise StudyError(f"--folds {spec.folds} tests on one fold after the other, 1/{spec.folds} of the rows: leave out --test-fraction")
     if spec.folds is not None and spec.validation >= 1 - 1 / spec.folds:
         raise StudyError(f"--folds {spec.folds} and --validation-fraction {spec.validation} leave nothing to train on")
@@ -78,14 +74,14 @@ def check_asked(spec: "StudySpec") -> None:
         raise StudyError("--clean-validation needs labels that are not clean: it goes with --noise or --clean-target")
     wanted(spec.time is None or 0 < spec.time < float("inf"), "time", "a length of time such as 90m, 1.5h or 1h30m")
     if spec.split_column is not None:
-        for name, value, default in (("--folds", spec.folds, None), ("--test-fraction", spec.test, type(spec).test)):
+        for name, value, default in (("--folds", spec.folds, None), ("--test-fraction", spec.test, Declared.test)):
             if value != default:
                 raise StudyError(f"--split-column {spec.split_column} says which rows are tested: leave out {name}")
     if isinstance(spec.data, str) and spec.target is not None and is_reference(spec.data):
         raise StudyError(f"target is for files with columns; {spec.data} returns its own labels")
 
 
-def _check_tuning(spec: "StudySpec", wanted: Callable[[bool, str, str], None], whole: Callable[[object], bool]) -> None:
+def _check_tuning(spec: Declared, wanted: Callable[[bool, str, str], None], whole: Callable[[object], bool]) -> None:
     """Refuse a tuner that there is not, and options that belong to another one."""
     if spec.tuner not in TUNERS:
         raise StudyError(f"tuner must be one of {', '.join(TUNERS)}; got {spec.tuner!r}{nearest(str(spec.tuner), TUNERS)}")
@@ -108,7 +104,7 @@ def _check_tuning(spec: "StudySpec", wanted: Callable[[bool, str, str], None], w
         raise StudyError("--learning-rate-range is for the tuners that search; a grid is --learning-rates")
 
 
-def check_trusted(spec: "StudySpec", dataset: Dataset) -> None:
+def check_trusted(spec: Declared, dataset: Dataset) -> None:
     """Refuse trusted labels that are missing where they are needed: in test rows, and for a clean validation in validation rows."""
     trusted, parts = dataset.trusted, dataset.parts
     if spec.clean_target is None:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lossmith.study.backends import Workers
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.shipment import Shipment, differing, importing, versions
+from lossmith.study.workers import Workers
 
 PATIENCE = 10.0
 """Seconds to wait for a scheduler to answer, and for a first worker."""

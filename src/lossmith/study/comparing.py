@@ -139,13 +139,13 @@ class Answer:
 
     def _small(self) -> tuple[list[str], list[list[str]]]:
         """A table that fits beside code: headings and rows."""
-        from lossmith.study.report import words, words_across
+        from lossmith.study.report import numbers, words_across
 
         metric = self.summary.metric
         if isinstance(self.summary, GridSummary):
             rows = [
-                [one.objective, where, words.difference(metric, one.mean_difference), words.interval(metric, one.low, one.high),
-                 words.p_value(one.p_adjusted), one.verdict]
+                [one.objective, where, numbers.difference(metric, one.mean_difference), numbers.interval(metric, one.low, one.high),
+                 numbers.p_value(one.p_adjusted), one.verdict]
                 for where, one in words_across.declared(self.summary)
             ]  # fmt: skip
             return ["objective", "setting", "difference", "95 % interval", "adjusted p", "verdict"], rows
@@ -153,8 +153,8 @@ class Answer:
         for line in self.summary.lines():
             found = line.comparison
             compared = ["", "", "", "baseline"] if found is None else [
-                words.difference(metric, found.mean_difference), words.interval(metric, found.low, found.high),
-                words.p_value(found.p_adjusted), found.verdict,
+                numbers.difference(metric, found.mean_difference), numbers.interval(metric, found.low, found.high),
+                numbers.p_value(found.p_adjusted), found.verdict,
             ]  # fmt: skip
-            rows.append([line.objective, words.number(metric, line.estimate.mean), *compared])
+            rows.append([line.objective, numbers.number(metric, line.estimate.mean), *compared])
         return ["objective", metric.title, "difference", "95 % interval", "adjusted p", "verdict"], rows

@@ -16,21 +16,24 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from lossmith.study.backends import Backend, Workers, answers
+from lossmith.study.backends import Backend
 from lossmith.study.budget import Budget, time_text
 from lossmith.study.data.dataset import Dataset
 from lossmith.study.errors import StudyError, one_line
+from lossmith.study.loading import load_result
 from lossmith.study.loggers.log import Log
-from lossmith.study.results import StudyResult, load_result
+from lossmith.study.results import StudyResult
 from lossmith.study.schedule import Schedule
 from lossmith.study.shard import Shard
 from lossmith.study.shipment import Shipment, references_of
 from lossmith.study.spec import StudySpec, TrialSpec
-from lossmith.study.store import Store, StoredStudy
+from lossmith.study.store import Store
+from lossmith.study.stored import StoredStudy
 from lossmith.study.training.trial import rehearse, run_trials, worth_stacking
 from lossmith.study.training.yardsticks import Yardstick, measure, names, yardsticks
 from lossmith.study.tuning.configuration import Configuration
 from lossmith.study.tuning.tuner import tuners
+from lossmith.study.workers import Workers, answers
 
 _Task = TrialSpec | Yardstick
 _Outcome = tuple[dict[str, Any] | None, tuple[str, str] | None]

@@ -22,14 +22,17 @@ from lossmith.study.data.dataset import Dataset
 from lossmith.study.data.sources import BUNDLED
 from lossmith.study.engine import OnProgress, check, run
 from lossmith.study.errors import StudyError
+from lossmith.study.loading import load, load_result
 from lossmith.study.loggers.log import Log
 from lossmith.study.power_across import ProspectAcross, what_data_sets_can_show
 from lossmith.study.references import is_reference
-from lossmith.study.results import StudyResult, load, load_result
+from lossmith.study.results import StudyResult
 from lossmith.study.spec import StudySpec
-from lossmith.study.statistics.paired import Comparison, adjusted_together
+from lossmith.study.statistics.paired import Comparison, Test, adjusted_together
+from lossmith.study.statistics.power import Prospect, what_can_be_shown
 from lossmith.study.statistics.ranks import Ranking
-from lossmith.study.store import Store, StoredStudy
+from lossmith.study.store import Store
+from lossmith.study.stored import StoredStudy
 from lossmith.study.summary import ALPHA, Summary
 from lossmith.study.training.metrics import Metric
 from lossmith.study.training.yardsticks import yardsticks
@@ -260,13 +263,25 @@ class GridSummary:
         return [f"Study {', '.join(places)}: {note}" for note, places in found.items()]
 
 
-def prospect_of(specs: Sequence[StudySpec], train: int, test: int, claim: Claim) -> ProspectAcross | None:
-    """What a grid can show over its data sets; None where nothing is compared, or each data set is judged by itself."""
-    comparisons = (len(specs[0].objectives) - 1) * len({spec.noise for spec in specs})
-    if comparisons < 1 or claim == "each":
+def prospect_of(
+    specs: Sequence[StudySpec], train: int, test: int, claim: Claim, *, by: Test = "corrected_t"
+) -> ProspectAcross | Prospect | None:
+    """What a grid can show of the claim that is declared; None where nothing is compared.
+
+    Args:
+        specs: its studies.
+        train: rows trained on, per seed; of data sets of different sizes any one's, where the shares are the same.
+        test: rows tested on.
+        claim: over its data sets, or of each by itself, adjusted over the comparisons of all studies.
+        by: the test of each study, for claims of each data set by itself.
+    """
+    others, settings = len(specs[0].objectives) - 1, len({spec.noise for spec in specs})
+    if others < 1:
         return None
-    data_sets = len(specs) // len({spec.noise for spec in specs})
-    return what_data_sets_can_show(data_sets, len(specs[0].draws), comparisons, train, test, population=claim)
+    if claim == "each":
+        shown = what_can_be_shown(len(specs[0].draws), others * len(specs), train, test, ALPHA, test=by)
+        return replace(shown, unit=specs[0].unit)
+    return what_data_sets_can_show(len(specs) // settings, len(specs[0].draws), others * settings, train, test, population=claim)
 
 
 def without_grid(summary: Summary) -> StudySpec:

@@ -16,7 +16,8 @@ import torch
 
 from lossmith.diagnostics import HoldoutSpentError, Thresholdout
 from lossmith.study.errors import StudyError
-from lossmith.study.store import Store, StoredStudy
+from lossmith.study.store import Store
+from lossmith.study.stored import StoredStudy
 from lossmith.study.tuning.validation import ValidationRecord
 
 THRESHOLD, NOISE, BUDGET = 4.0, 0.25, 16

@@ -1,4 +1,6 @@
-"""What the way of splitting changes, in words: what is redrawn, what a p-value then speaks of, and which tests fit."""
+"""What is asked on which data and split in which way, in words: what is redrawn, what a p-value then speaks of, and which tests fit."""
+
+from collections.abc import Sequence
 
 from lossmith.study.budget import time_text
 from lossmith.study.errors import StudyError
@@ -7,6 +9,35 @@ from lossmith.study.spec import StudySpec
 from lossmith.study.statistics import paired
 from lossmith.study.statistics.paired import Test
 from lossmith.study.statistics.power import Prospect, count
+
+EPOCHS = {"last": "at the last epoch", "best": "at the epoch that validation found best"}
+
+
+def listing(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+
+
+def setting(spec: StudySpec, data: str) -> str:
+    """``digits with 40 % symmetric label noise``."""
+    parts = []
+    if spec.noise is not None:
+        parts.append(f"{100 * spec.noise.rate:g} % {spec.noise.kind} label noise")
+    if spec.imbalance is not None:
+        parts.append(f"classes thinned {1 / spec.imbalance:.3g} : 1")
+    if spec.labels is not None:
+        parts.append(f"{count(spec.labels, 'training row')} a class")
+    return data + (f" with {listing(parts)}" if parts else "")
+
+
+def thinned(spec: StudySpec) -> list[str]:
+    """What was taken away from the training rows, a clause each."""
+    said = []
+    if spec.imbalance is not None:
+        said.append(f"training classes thinned, the smallest to {spec.imbalance:g} of the largest")
+    if spec.labels is not None:
+        said.append(f"at most {count(spec.labels, 'training row')} of each class kept, the others left out")
+    return said
 
 
 def fitting_test(spec: StudySpec, test: Test) -> Test:

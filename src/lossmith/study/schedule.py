@@ -34,6 +34,13 @@ class _Search(NamedTuple):
     tuner: Tuner
 
 
+class _Reached(NamedTuple):
+    """The primary metric of what validation rows chose on a split, None where it diverged, and the rows that trained, validated, tested."""
+
+    value: float | None
+    rows: tuple[int, int, int]
+
+
 class Schedule:
     """The trials of a study.
 
@@ -51,6 +58,7 @@ class Schedule:
         self.ended: dict[str, int] = {}
         """For each objective that was ended as hopeless, after how many seeds."""
         self._tried: dict[tuple[str, int], dict[Configuration, TrialSpec]] = {}
+        self._reached: dict[tuple[str, int], _Reached] = {}
         self._slots: Counter[tuple[str, int]] = Counter()
         self._chosen: dict[str, tuple[Configuration, ...]] = {}
         self._asked = {reference.key for reference in references}
@@ -103,7 +111,7 @@ class Schedule:
                 self._slots[objective.label, draw] += 1
                 self._to_come -= 1
         yield _once(asked)
-        return self._all_stored(asked)
+        return _whole(asked, self._records([task.key for task in asked]))
 
     def _tuned(self, searches: Sequence[_Search], beside: Sequence[Task] = ()) -> _Rounds:
         """Ask the tuners and tell them, until none asks for more; whether everything was computed."""
@@ -117,10 +125,10 @@ class Schedule:
             self._to_come -= sum(map(len, trials))
             asked = [*first, *(trial for some in trials for trial in some)]
             yield _once(asked)
-            if not self._all_stored(asked):
+            found = self._records([task.key for task in asked])
+            if not _whole(asked, found):
                 return False
             first = []
-            found = self._records([task.key for task in asked])
             for (search, configuration), some in zip(rounds, trials, strict=True):
                 search.tuner.tell(configuration, [ValidationRecord(found[trial.key]) for trial in some])
 
@@ -129,10 +137,6 @@ class Schedule:
         self._tried.setdefault((objective.label, draw), {})[configuration] = trial
         self._asked.add(trial.key)
         return trial
-
-    def _all_stored(self, tasks: Sequence[Task]) -> bool:
-        """Whether a round is whole: it is not, when the time was over."""
-        return len(self._records([task.key for task in tasks])) == len({task.key for task in tasks})
 
     def _choices(self, objective: ObjectiveSpec) -> tuple[Configuration, ...]:
         """What the splits that are tuned on choose together, for each stop; often the same."""
@@ -145,28 +149,28 @@ class Schedule:
         """End the objectives for which a worthwhile advantage is excluded by the splits up to this one."""
         spec = self._spec
         draws = [draw for draw in spec.draws if (spec.objectives[0].label, draw) in self._tried]
-        values: dict[str, list[float | None]] = {}
-        rows = []
-        for objective in spec.objectives:
-            if objective.label in self.ended:
-                continue
-            for draw in draws:
-                place = self._tried[objective.label, draw]
-                found = self._records([trial.key for trial in place.values()])
-                record = found[place[select(spec.metric, {one: [found[t.key]] for one, t in place.items()}, spec.stop)].key]
-                rows.append((record["rows"]["train"], record["rows"]["validation"], record["rows"]["test"]))
-                values.setdefault(objective.label, []).append(
-                    record[spec.stop]["test"][spec.metric] if record["status"] == "ok" else None
-                )  # fmt: skip
-        sizes = Sizes.mean(rows)
+        active = [objective.label for objective in spec.objectives if objective.label not in self.ended]
+        reached = {label: [self._outcome(label, draw) for draw in draws] for label in active}
+        sizes = Sizes.mean(one.rows for some in reached.values() for one in some)
         over = hopeless(
-            values, spec.objectives[0].label, spec.metric, train_size=sizes.train, test_size=sizes.test,
-            test=fitting_test(spec, cast("Test", spec.stop_hopeless)),
+            {label: [one.value for one in some] for label, some in reached.items()}, spec.objectives[0].label, spec.metric,
+            train_size=sizes.train, test_size=sizes.test, test=fitting_test(spec, cast("Test", spec.stop_hopeless)),
         )  # fmt: skip
         left = len(spec.draws) - len(draws)
         for label in over if left else ():
             self.ended[label] = len(draws)
             self._to_come -= left * self._a_split
+
+    def _outcome(self, label: str, draw: int) -> _Reached:
+        """What an objective reached on a split that is done; it is looked up once."""
+        if (label, draw) not in self._reached:
+            spec, place = self._spec, self._tried[label, draw]
+            found = self._records([trial.key for trial in place.values()])
+            record = found[place[select(spec.metric, {one: [found[trial.key]] for one, trial in place.items()}, spec.stop)].key]
+            value = record[spec.stop]["test"][spec.metric] if record["status"] == "ok" else None
+            rows = record["rows"]
+            self._reached[label, draw] = _Reached(value, (rows["train"], rows["validation"], rows["test"]))
+        return self._reached[label, draw]
 
     def keys(self, seeds: Sequence[int] | None = None) -> tuple[str, ...]:
         """The keys of a study of these seeds: those tuned on, split by split and objective by objective, then the references."""
@@ -207,3 +211,8 @@ class Schedule:
 
 def _once(tasks: Sequence[Task]) -> list[Task]:
     return list({task.key: task for task in tasks}.values())
+
+
+def _whole(tasks: Sequence[Task], found: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a round is whole: it is not, when the time was over."""
+    return len(found) == len({task.key for task in tasks})

@@ -12,19 +12,19 @@ import os
 import platform
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import lossmith
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.spec import StudySpec, TrialSpec
+from lossmith.study.stored import Answered, Look, Looks, Row, StoredStudy, digest_of
 
 if TYPE_CHECKING:
     from lossmith.study.training.yardsticks import Yardstick
@@ -53,94 +53,6 @@ CREATE TABLE IF NOT EXISTS answers (
     answer REAL NOT NULL, created TEXT NOT NULL, UNIQUE (holdout, question)
 );
 """
-
-
-class StoredStudy(NamedTuple):
-    """A study that was asked for: what, on data so described (`Dataset.describe` and the names of the references), and the keys of its
-    trials in their order, those of the references last.
-
-    With these it can be read again without the data, and without the modules its objectives and model come from.
-    """
-
-    spec: StudySpec
-    data: Mapping[str, Any]
-    keys: tuple[str, ...]
-
-    def by_place(self) -> dict[tuple[str, int], tuple[str, ...]]:
-        """The keys by objective and split: they go split by split and objective by objective, those only tuned on first."""
-        spec, keys = self.spec, iter(self.keys)
-        places = [(objective.label, draw) for draw in (*spec.tuning_draws, *spec.draws) for objective in spec.objectives]
-        counts = self.data.get("counts") or [spec.budget] * len(places)
-        return {place: tuple(islice(keys, many)) for place, many in zip(places, counts, strict=True)}
-
-
-class Looks(NamedTuple):
-    """How often the test rows of some data were looked at before.
-
-    Attributes:
-        studies: other studies in the store that showed results on them.
-        results: how many those were, one an objective and split.
-    """
-
-    studies: int = 0
-    results: int = 0
-
-
-NO_LOOKS = Looks()
-
-
-class Look(NamedTuple):
-    """A study whose results on test rows were shown: of which data, by what it asked, how many, and when first."""
-
-    data: str
-    question: str
-    answers: int
-    created: str
-
-
-class Answered(NamedTuple):
-    """A question to a hold-out: the means over validation and test rows, what was told, and when."""
-
-    holdout: str
-    question: str
-    validation: float
-    test: float
-    answer: float
-    created: str
-
-
-class Row(NamedTuple):
-    """A stored trial as it stands in the file."""
-
-    key: str
-    objective: str
-    seed: int
-    learning_rate: float
-    status: str
-    spec: str
-    result: str
-    created: str
-    versions: str
-    digest: str | None
-
-    @property
-    def name(self) -> str:
-        return f"trial {self.objective}, seed {self.seed}, learning rate {self.learning_rate}"
-
-    @property
-    def problem(self) -> str:
-        """What is wrong with the row; nothing where it is sound. Rows of earlier versions have no digest and are read more trustingly."""
-        texts = (self.key, self.spec, self.result, self.versions)
-        if not all(isinstance(text, str) for text in texts):
-            return f"a value of the wrong type, {', '.join(sorted({type(text).__name__ for text in texts} - {'str'}))}"
-        if self.digest is not None and self.digest != _digest(*texts):
-            return "its digest does not fit"
-        try:
-            result, versions = json.loads(self.result), json.loads(self.versions)
-        except ValueError as error:
-            return f"no JSON: {one_line(error)}"
-        return "" if isinstance(result, dict) and "status" in result and isinstance(versions, dict) else "no record of a trial"
-
 
 COLUMNS = ", ".join(Row._fields)
 
@@ -297,7 +209,7 @@ class Store:
         """Keep a trial's result; a trial that is already there stays as it is."""
         asked, got = json.dumps(trial.as_dict(), sort_keys=True), json.dumps(_without_nan(result), allow_nan=False)
         versions = json.dumps(_versions(), sort_keys=True)
-        digest = _digest(trial.key, asked, got, versions)
+        digest = digest_of(trial.key, asked, got, versions)
         self.copy(
             Row(trial.key, trial.objective.label, trial.seed, trial.learning_rate, result["status"], asked, got, _now(), versions, digest)
         )
@@ -334,7 +246,7 @@ class Store:
                 )
         return found
 
-    def look(self, study: StoredStudy, answers: int) -> "Looks":
+    def look(self, study: StoredStudy, answers: int) -> Looks:
         """Write down that the test results of a study are about to be shown, and say which others of the same data were before.
 
         To look again at what was seen already is no new look, and studies that were declared and run together are one. Where the file
@@ -357,11 +269,11 @@ class Store:
         )[0]
         return Looks(studies, int(results))
 
-    def looks(self) -> list["Look"]:
+    def looks(self) -> list[Look]:
         """Every look, in the order of the file."""
         return [Look(*values) for values in self._all(f"SELECT {', '.join(Look._fields)} FROM looks ORDER BY id")]
 
-    def copy_look(self, look: "Look") -> None:
+    def copy_look(self, look: Look) -> None:
         """Keep a look as it is; of one that is already there, the time of the first."""
         with self._plainly():
             self._connection.execute(
@@ -370,7 +282,7 @@ class Store:
                 look,
             )
 
-    def answers(self, holdout: str | None = None) -> list["Answered"]:
+    def answers(self, holdout: str | None = None) -> list[Answered]:
         """The questions that a hold-out, or any, was asked, in their order."""
         query = f"SELECT {', '.join(Answered._fields)} FROM answers WHERE ?1 IS NULL OR holdout = ?1 ORDER BY created, id"
         return [Answered(*values) for values in self._all(query, (holdout,))]
@@ -379,7 +291,7 @@ class Store:
         """Keep what a hold-out was asked and answered."""
         self.copy_answer(Answered(holdout, question, validation, test, answer, _now()))
 
-    def copy_answer(self, answered: "Answered") -> None:
+    def copy_answer(self, answered: Answered) -> None:
         """Keep an answer as it is, unless the question was answered already."""
         with self._plainly():
             self._connection.execute(f"INSERT OR IGNORE INTO answers ({', '.join(Answered._fields)}) VALUES (?, ?, ?, ?, ?, ?)", answered)
@@ -392,10 +304,6 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _now() -> str:

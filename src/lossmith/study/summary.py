@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from lossmith.study import bounds
 from lossmith.study.protocol import fitting_test, time_note
 from lossmith.study.results import Outcome, StudyResult
 from lossmith.study.sizes import Sizes
@@ -184,13 +185,8 @@ class Summary:
                 _, lower, upper, _ = corrected_t(
                     finite, train_size=self.sizes.train, test_size=self.sizes.test, alpha=ALPHA, overlap=self.redrawn
                 )
-                low, high = _within(self._range(metric), float(lower), float(upper))
+                low, high = bounds.within(bounds.of_values(METRICS[metric]), float(lower), float(upper))
         return Estimate(values, mean, low, high, scaled)
-
-    @staticmethod
-    def _range(metric: str) -> tuple[float, float]:
-        """Where the metric's values lie: no interval needs to reach beyond."""
-        return (0.0, 2.0 if metric == "brier" else math.inf if metric == "log_loss" else 1.0)
 
     def at_edge(self, label: str, stop: str | None = None) -> int:
         """Seeds on which something chosen is at the edge of what was tried, such as the smallest or largest learning rate."""
@@ -205,7 +201,3 @@ class Summary:
 def _value(outcome: Outcome, metric: str) -> float:
     """A run that diverged has no value: what it had before that is no result."""
     return outcome.metrics[metric] if outcome.status == "ok" else math.nan
-
-
-def _within(allowed: tuple[float, float], low: float, high: float) -> tuple[float, float]:
-    return max(allowed[0], low), min(allowed[1], high)

@@ -11,9 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lossmith.study.errors import StudyError
-from lossmith.study.results import StudyResult, load_result
+from lossmith.study.loading import load_result
+from lossmith.study.results import StudyResult
 from lossmith.study.spec import StudySpec
-from lossmith.study.store import Row, Store, StoredStudy
+from lossmith.study.store import Store
+from lossmith.study.stored import Row, StoredStudy
 
 NAMED = 3
 """How many of many are named in a message."""

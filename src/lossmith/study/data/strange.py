@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from lossmith._checks import nearest
 from lossmith.study.data.dataset import Dataset
+from lossmith.study.data.sources import load_data
 from lossmith.study.errors import StudyError
 
 
@@ -36,6 +38,21 @@ def hold_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
         class_names=tuple(dataset.class_names[k] for k in left), notes=(*dataset.notes, note), strange=dataset.features[~stays],
         groups=groups, parts=parts, trusted=trusted,
     )  # fmt: skip
+
+
+def load_strange(data: str | Dataset) -> Dataset:
+    """The data whose rows no class is right for; their labels say nothing."""
+    if isinstance(data, Dataset):
+        return data
+    if Path(data).expanduser().is_file():
+        raise StudyError(
+            f"--ood {data}: rows of a table stand for strange ones only beside a table of the same columns, read in the same way, and that "
+            "is not built; hold out classes of your table with --ood-classes, or name images or a module:function that returns numbers"
+        )
+    try:
+        return load_data(data)
+    except StudyError as error:
+        raise StudyError(f"--ood {data}: {error}") from error
 
 
 def beside(dataset: Dataset, other: Dataset) -> Dataset:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossmith.study.spec import STOPS, StudySpec, TrialSpec
 from lossmith.study.training.yardsticks import Yardstick
+from lossmith.study.tuning.configuration import WEIGHT_DECAY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +25,13 @@ def study_name(study: StudySpec) -> str:
 
 
 def trial_name(trial: TrialSpec | Yardstick) -> str:
+    """Readable, and another one for every other trial of a study; the usual weight decay goes without saying."""
     fold = "" if trial.fold is None else f", fold {trial.fold}"
-    rate = f", learning rate {trial.learning_rate:g}" if isinstance(trial, TrialSpec) else ""
-    return f"{trial.objective.label}, seed {trial.seed}{fold}{rate}"
+    name = f"{trial.objective.label}, seed {trial.seed}{fold}"
+    if not isinstance(trial, TrialSpec):
+        return name
+    decay = "" if trial.weight_decay == WEIGHT_DECAY else f", weight decay {trial.weight_decay:g}"
+    return f"{name}, learning rate {trial.learning_rate:g}{decay}"
 
 
 def parameters(trial: TrialSpec | Yardstick) -> dict[str, str | int | float | bool]:

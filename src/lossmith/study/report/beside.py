@@ -5,7 +5,7 @@ from typing import Any
 
 from lossmith.study.data.shifts import SEVERITIES
 from lossmith.study.probed import Difference, Finding, findings
-from lossmith.study.report import words
+from lossmith.study.report import numbers
 from lossmith.study.summary import Summary
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.probes import ATTACKS, PLAIN
@@ -70,15 +70,15 @@ def _difference(summary: Summary, found: Finding, label: str) -> Difference | No
 def _number(measure: str, value: float) -> str:
     if math.isnan(value):
         return "–"
-    return words.number(METRICS[measure], value) if measure in METRICS else f"{value:.{FIGURES}g}"
+    return numbers.number(METRICS[measure], value) if measure in METRICS else f"{value:.{FIGURES}g}"
 
 
 def _apart(measure: str, apart: Difference) -> str:
     if math.isnan(apart.mean):
         return ""
     if measure in METRICS:
-        said = words.difference(METRICS[measure], apart.mean)
-        return said if math.isinf(apart.low) else f"{said} {words.interval(METRICS[measure], apart.low, apart.high)}"
+        said = numbers.difference(METRICS[measure], apart.mean)
+        return said if math.isinf(apart.low) else f"{said} {numbers.interval(METRICS[measure], apart.low, apart.high)}"
     said = f"{apart.mean:+.{FIGURES}g}"
     if not math.isinf(apart.low):
         said += f" [{apart.low:+.{FIGURES}g}, {apart.high:+.{FIGURES}g}]"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from lossmith.study.across import Population
 from lossmith.study.errors import StudyError
 from lossmith.study.grid import GridSummary
-from lossmith.study.report.words import setting
+from lossmith.study.protocol import setting
 from lossmith.study.report.writing import write_whole
 from lossmith.study.spec import STOPS
 from lossmith.study.summary import Summary

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from lossmith.study import protocol
 from lossmith.study.across import AcrossComparison, Population, what_is_claimed
 from lossmith.study.grid import GridSummary
-from lossmith.study.report import methods, plots, sections, words, words_across
+from lossmith.study.report import design, methods, numbers, plots, sections, words_across
 from lossmith.study.report.command import command
 from lossmith.study.report.rank_diagram import rank_diagram
 from lossmith.study.statistics.paired import Comparison
@@ -42,10 +43,10 @@ def grid(found: GridSummary) -> dict[str, Any]:
         "limits": words_across.limits(found),
         "protocol": _protocol(found),
         "command": command(first.spec, target=_target(found), test=first.test, claim=found.claim),
-        "methods": methods.paragraph(found.summaries),
-        "bibtex": methods.bibtex(found.summaries),
+        "methods": methods.paragraph(found),
+        "bibtex": methods.bibtex(found),
         "studies": [
-            {**sections.study(one), "title": words.setting(one.spec, one.result.data["name"]), "short": _short(one)}
+            {**sections.study(one), "title": protocol.setting(one.spec, one.result.data["name"]), "short": _short(one)}
             for one in found.summaries
         ],
     }  # fmt: skip
@@ -83,12 +84,12 @@ def _row(found: GridSummary, one: AcrossComparison) -> dict[str, Any]:
         "label": one.objective,
         "setting": one.setting or "without noise",
         "value": one.mean_difference,
-        "difference": words.difference(found.metric, one.mean_difference),
-        "interval": words.interval(found.metric, one.low, one.high),
+        "difference": numbers.difference(found.metric, one.mean_difference),
+        "interval": numbers.interval(found.metric, one.low, one.high),
         "better_on": one.better_on,
         "worse_on": one.worse_on,
         "p_value": one.p_adjusted,
-        "p": words.p_value(one.p_adjusted),
+        "p": numbers.p_value(one.p_adjusted),
         "verdict": one.verdict,
         "kind": sections.KINDS.get(one.verdict, "neutral"),
     }
@@ -96,25 +97,27 @@ def _row(found: GridSummary, one: AcrossComparison) -> dict[str, Any]:
 
 def _plots(found: GridSummary, compared: Sequence[AcrossComparison]) -> list[dict[str, Any]]:
     """For each setting the mean differences with their intervals, and the data sets as dots."""
-    ends = [0.0, *(end for one in compared for end in (one.low, one.high, *one.differences.values()))]
-    scale, metric = plots.Scale.over(ends), found.metric
+    metric = found.metric
+    ends = [0.0, *(end for one in compared for end in (*numbers.cut(metric, one.low, one.high), *one.differences.values()))]
+    scale = plots.Scale.over(ends)
     axis = plots.dot_axis(scale, plots.tick_labels(scale, metric, signed=True))
     drawn = []
     for setting in dict.fromkeys(one.setting for one in compared):
         rows = []
         for one in (one for one in compared if one.setting == setting):
             kind = sections.KINDS.get(one.verdict, "neutral") if found.claim == "these" else "neutral"
-            text = f"{one.objective}: {words.difference(metric, one.mean_difference)} {words.interval(metric, one.low, one.high)}"
-            told = tuple(f"{name}: {words.difference(metric, value)}" for name, value in one.differences.items())
-            mark = plots.Mark(one.mean_difference, one.low, one.high, tuple(one.differences.values()), kind, text, told)
+            text = f"{one.objective}: {numbers.difference(metric, one.mean_difference)} {numbers.interval(metric, one.low, one.high)}"
+            told = tuple(f"{name}: {numbers.difference(metric, value)}" for name, value in one.differences.items())
+            shown = numbers.cut(metric, one.low, one.high)
+            mark = plots.Mark(one.mean_difference, *shown, tuple(one.differences.values()), kind, text, told)
             rows.append(
                 {
                     "label": one.objective,
-                    "text": words.difference(metric, one.mean_difference),
+                    "text": numbers.difference(metric, one.mean_difference),
                     "plot": plots.dot_row([mark], scale, zero=True),
                 }
             )
-        unit = "percentage points" if words.percent(metric) else metric.title
+        unit = "percentage points" if numbers.percent(metric) else metric.title
         note = f"Objective less {found.baseline}, in {unit}; small dots are data sets."
         drawn.append({"title": _setting(found, setting), "plot": {"rows": rows, "axis": axis}, "note": note})
     return drawn
@@ -141,23 +144,23 @@ def _each(found: GridSummary) -> dict[str, Any]:
 def _cell(found: GridSummary, one: Comparison, declared: bool) -> dict[str, Any]:
     return {
         "value": one.mean_difference,
-        "text": words.difference(found.metric, one.mean_difference),
-        "interval": words.interval(found.metric, one.low, one.high),
+        "text": numbers.difference(found.metric, one.mean_difference),
+        "interval": numbers.interval(found.metric, one.low, one.high),
         "kind": sections.KINDS.get(one.verdict, "") if declared else "",
         "mark": MARKS.get(one.verdict, "") if declared else "",
-        "p": f"p {words.p_value(one.p_adjusted)}" if declared else "",
+        "p": f"p {numbers.p_value(one.p_adjusted)}" if declared else "",
     }
 
 
 def _protocol(found: GridSummary) -> list[tuple[str, str]]:
     """What all studies have in common; what is each one's own stands with it."""
     own = ("data", "split", "label noise", "trials", "test")
-    shared = [(name, value) for name, value in words.protocol(found.first) if name not in own]
+    shared = [(name, value) for name, value in design.protocol(found.first) if name not in own]
     computed = sum(float(record.get("seconds") or 0) for one in found.summaries for record in one.result.trials.values())
     return [
-        ("data", words.listing(found.data_sets)),
-        ("settings", words.listing([table.setting or "as in the data" for table in found.tables])),
-        ("trials", f"{found.trials} in {words_across.studies(found)}, {words.duration(computed)} of computing in all"),
+        ("data", protocol.listing(found.data_sets)),
+        ("settings", protocol.listing([table.setting or "as in the data" for table in found.tables])),
+        ("trials", f"{found.trials} in {words_across.studies(found)}, {numbers.duration(computed)} of computing in all"),
         *shared,
     ]
 
@@ -169,7 +172,7 @@ def _short(summary: Summary) -> str:
     if not lines:
         return "every objective has a failed trial"
     best = max(lines, key=lambda line: sign * line.estimate.mean)
-    return f"{best.objective} has the best mean {summary.metric.title}, {words.number(summary.metric, best.estimate.mean)}"
+    return f"{best.objective} has the best mean {summary.metric.title}, {numbers.number(summary.metric, best.estimate.mean)}"
 
 
 def _target(found: GridSummary) -> str | None:

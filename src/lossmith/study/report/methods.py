@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from lossmith import citation
-from lossmith.study.data.sources import BUNDLED
-from lossmith.study.protocol import splitting
+from lossmith.study.grid import GridSummary
+from lossmith.study.protocol import EPOCHS, listing, splitting, thinned
 from lossmith.study.references import is_reference
-from lossmith.study.report import words
+from lossmith.study.report import works
+from lossmith.study.report.design import TESTS
 from lossmith.study.spec import OPTIMIZER, StudySpec
 from lossmith.study.statistics.power import count
 from lossmith.study.statistics.stopping import EFFECT
@@ -17,37 +18,71 @@ PROPOSED = {"quasi_random": "from a scrambled Halton sequence", "optuna": "propo
 """Tuner -> how its configurations come about."""
 
 
-def paragraph(summaries: Sequence[Summary]) -> str:
+CLAIMED = {
+    "these": (
+        "the average over these data sets, each counting alike, in every setting: a t-test of the mean over data sets of the mean paired "
+        "differences, its variance corrected for overlapping training sets (Nadeau & Bengio 2003), Holm over all comparisons, two-sided"
+    ),
+    "alike": (
+        "data sets like these, in every setting: an exact signed-rank test of the mean paired differences over data sets, Holm over all "
+        "comparisons, two-sided"
+    ),
+    "each": "each data set by itself, in every setting: ",
+}
+"""Claim over several studies -> what it is about, and by which test; of each by itself, the studies' own."""
+
+
+def paragraph(found: Summary | GridSummary) -> str:
     """How the studies were made, in sentences that a paper can use as they are."""
+    summaries = _summaries(found)
     first = summaries[0]
     spec, metric = first.spec, first.metric
     others = [label for label in first.result.objectives if label != first.baseline]
-    compared = f"We compared {words.listing(others)} with {first.baseline}" if others else f"We trained with {first.baseline}"
-    data = words.listing([_data(one) for one in _one_a_data_set(summaries)])
+    compared = f"We compared {listing(others)} with {first.baseline}" if others else f"We trained with {first.baseline}"
+    data = listing([_data(one) for one in _one_a_data_set(summaries)])
     kinds = dict.fromkeys(one.spec.noise for one in summaries)
     noise = ["none" if kind is None else kind.describe(clean_validation=spec.clean_validation) for kind in kinds]
-    network = f"The model was {spec.model}, trained for {count(spec.epochs, 'epoch')} with {OPTIMIZER['name']}"
-    decay = f" (weight decay {OPTIMIZER['weight_decay']})" if spec.tuner == "grid" else ""
-    network += f"{decay} in batches of {spec.batch_size}"
-    shared = f"Splits, initial weights and batches were the same for all objectives: {splitting(spec, first.sizes)}"
-    if spec.model in TREES:
-        network = f"The model was {TREES[spec.model]}, grown for {count(spec.epochs, 'round')} by each objective's gradient and curvature"
-        shared = f"Splits were the same for all objectives: {splitting(spec, first.sizes)}"
+    declared = f"declared beforehand and tested at {ALPHA:g}"
+    probed = [works.PROBED[kind] for kind in works.probed(first)]
     said = [
         f"{compared} on {data}.",
         f"Label noise: {'; or '.join(noise)}." if any(kinds) else "",
-        *(f"{said[0].upper()}{said[1:]}." for said in words.thinned(spec)),
-        f"{network}.",
-        f"{shared}{' (sizes of the first data set)' if len(summaries) > 1 else ''}.",
+        *(f"{said[0].upper()}{said[1:]}." for said in thinned(spec)),
+        *_trained(first, " (sizes of the first data set)" if len(summaries) > 1 else ""),
         _tuning(first),
         "Test rows chose nothing.",
         "Test rows answered through Thresholdout (Dwork et al. 2015)." if spec.holdout == "thresholdout" else "",
+        f"Differences in {metric.title} {EPOCHS[spec.stop]} were {declared}: {_test(found)}." if others else "",
+        f"Beside the metrics we looked at {listing(probed)}; nothing was chosen by these." if probed else "",
     ]
-    if others:
-        tested = words.TESTS[first.test] if len(summaries) == 1 else "p-values adjusted by Holm's rule over all comparisons"
-        said.append(f"Differences in {metric.title} {words.EPOCHS[spec.stop]} were declared beforehand and tested at {ALPHA:g}: {tested}.")
     versions = dict.fromkeys(_software(one) for summary in summaries for one in summary.result.versions)
     return " ".join([*filter(None, said), f"We used {'; '.join(versions)}."])
+
+
+def _summaries(found: Summary | GridSummary) -> tuple[Summary, ...]:
+    return found.summaries if isinstance(found, GridSummary) else (found,)
+
+
+def _test(found: Summary | GridSummary) -> str:
+    """What was claimed, and by which test."""
+    if isinstance(found, Summary):
+        return TESTS[found.test]
+    return CLAIMED[found.claim] + (TESTS[found.first.test] if found.claim == "each" else "")
+
+
+def _trained(summary: Summary, whose: str) -> list[str]:
+    """The model and its training, and what was the same for all objectives, a sentence each."""
+    spec = summary.spec
+    split = f"{splitting(spec, summary.sizes)}{whose}."
+    if spec.model in TREES:
+        grown = f"grown for {count(spec.epochs, 'round')} by each objective's gradient and curvature"
+        return [f"The model was {TREES[spec.model]}, {grown}.", f"Splits were the same for all objectives: {split}"]
+    decay = f" (weight decay {OPTIMIZER['weight_decay']})" if spec.tuner == "grid" else ""
+    return [
+        f"The model was {spec.model}, trained for {count(spec.epochs, 'epoch')} with {OPTIMIZER['name']}{decay} in batches of "
+        f"{spec.batch_size}.",
+        f"Splits, initial weights and batches were the same for all objectives: {split}",
+    ]
 
 
 def _tuning(summary: Summary) -> str:
@@ -86,19 +121,14 @@ def _one_a_data_set(summaries: Sequence[Summary]) -> list[Summary]:
     return list({summary.result.data["fingerprint"]: summary for summary in reversed(summaries)}.values())[::-1]
 
 
-def bibtex(summaries: Sequence[Summary]) -> str:
-    """Entries of the library, the software beneath it, the tests, and each objective's source, every one once."""
-    used = [citation.own(), citation.PYTORCH]
-    if any(one.spec.data in BUNDLED or one.spec.target is not None for one in summaries):
-        used.append(citation.SCIKIT_LEARN)
-    if any(one.test == "corrected_t" for one in summaries):
-        used.append(citation.NADEAU_BENGIO)
-    used.append(citation.HOLM)
-    if len(summaries) > 1:
-        used.append(citation.DEMSAR)
+def bibtex(found: Summary | GridSummary) -> str:
+    """Entries of the library, of all that the studies rest on, and of each objective's source, every one once."""
+    summaries = _summaries(found)
+    claim = found.claim if isinstance(found, GridSummary) else None
     names = {objective.name for summary in summaries for objective in summary.spec.objectives}
-    used += [_source(name) for name in sorted(names, key=str.casefold) if not is_reference(name)]
-    return "\n\n".join(dict.fromkeys(filter(None, used)))
+    sources = [_source(name) for name in sorted(names, key=str.casefold) if not is_reference(name)]
+    entries = [citation.own(), *works.used(summaries, claim), *sources]
+    return "\n\n".join(dict.fromkeys(entry for entry in entries if entry))
 
 
 def _source(name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from lossmith.study.report.words import number, percent
+from lossmith.study.report.numbers import number, percent
 from lossmith.study.results import Curves
 from lossmith.study.training.metrics import Metric
 

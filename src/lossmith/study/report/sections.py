@@ -7,9 +7,10 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from lossmith.study import protocol
 from lossmith.study.data.splits import MAX_CATEGORIES
 from lossmith.study.grid import without_grid
-from lossmith.study.report import beside, methods, plots, winner, words
+from lossmith.study.report import beside, design, methods, numbers, plots, winner, words
 from lossmith.study.report.command import command
 from lossmith.study.standing import Standing
 from lossmith.study.statistics.paired import Comparison
@@ -28,7 +29,7 @@ def study(summary: Summary) -> dict[str, Any]:
     declared = {line.objective: line for line in summary.lines()}
     other = {line.objective: line for line in summary.lines(stop=summary.other_stop)}
     return {
-        "title": words.setting(spec, data["name"]),
+        "title": protocol.setting(spec, data["name"]),
         "headline": words.headline(summary),
         "findings": [
             {"label": label, "verdict": verdict, "kind": KINDS.get(verdict, "neutral"), "text": text}
@@ -40,9 +41,9 @@ def study(summary: Summary) -> dict[str, Any]:
         "rope": None if summary.rope is None else f"{100 * summary.rope:g}",
         "rule": spec.selection_rule,
         "metric": metric,
-        "unit": "%" if words.percent(metric) else "",
-        "points": "percentage points" if words.percent(metric) else metric.title,
-        "epochs": {"declared": words.EPOCHS[spec.stop], "other": words.EPOCHS[summary.other_stop]},
+        "unit": "%" if numbers.percent(metric) else "",
+        "points": "percentage points" if numbers.percent(metric) else metric.title,
+        "epochs": {"declared": protocol.EPOCHS[spec.stop], "other": protocol.EPOCHS[summary.other_stop]},
         "values": _values_plot(summary, declared, other),
         "differences": _differences_plot(summary, declared, other),
         "main": [_main_row(summary, declared[label], other[label]) for label in summary.result.objectives],
@@ -50,24 +51,24 @@ def study(summary: Summary) -> dict[str, Any]:
         "curves": _curves(summary),
         "diagrams": _diagrams(summary),
         "tables": [
-            {"stop": stop, "when": words.EPOCHS[stop], "declared": stop == spec.stop, "rows": _table(summary, stop)} for stop in stops
+            {"stop": stop, "when": protocol.EPOCHS[stop], "declared": stop == spec.stop, "rows": _table(summary, stop)} for stop in stops
         ],
         "metrics": list(METRICS.values()),
         "units": f"{spec.unit}s",
         "clean_validation": spec.clean_validation,
-        "tuning": [{"stop": stop, "when": words.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
+        "tuning": [{"stop": stop, "when": protocol.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
         "rates": [f"{rate:g}" for rate in spec.learning_rates or ()],
         "beside": beside.section(summary),
-        "protocol": words.protocol(summary),
+        "protocol": design.protocol(summary),
         "command": command(without_grid(summary), test=summary.test),
-        "limits": words.limits(summary),
+        "limits": design.limits(summary),
         "data": data,
         "classes": _classes(data),
         "max_categories": MAX_CATEGORIES,
         "table": bool(spec.target),
         "baseline": summary.baseline,
-        "methods": methods.paragraph([summary]),
-        "bibtex": methods.bibtex([summary]),
+        "methods": methods.paragraph(summary),
+        "bibtex": methods.bibtex(summary),
         "fingerprint": fingerprint(summary),
         "winner": {"label": winner.winner(summary), "file": winner.FILE, "script": winner.script(summary)},
     }
@@ -102,7 +103,7 @@ def _chances(summary: Summary) -> list[tuple[str, list[tuple[str, float]]]]:
 
 def _when(summary: Summary) -> tuple[str, str]:
     """The two stops, the declared one first."""
-    return words.EPOCHS[summary.spec.stop], words.EPOCHS[summary.other_stop]
+    return protocol.EPOCHS[summary.spec.stop], protocol.EPOCHS[summary.other_stop]
 
 
 def _told(summary: Summary, values: Sequence[float], say: Callable[[float], str]) -> tuple[str, ...]:
@@ -116,19 +117,19 @@ def _values_plot(summary: Summary, declared: dict[str, Line], other: dict[str, L
     metric = summary.metric
     both = [*declared.values(), *other.values()]
     ends = [end for line in both for end in (line.estimate.low, line.estimate.high, *line.estimate.values)]
-    scale = plots.Scale.over(ends, within=(0.0, 1.0) if words.percent(metric) else (0.0, float("inf")))
+    scale = plots.Scale.over(ends, within=(0.0, 1.0) if numbers.percent(metric) else (0.0, float("inf")))
     rows = []
     for label, line in declared.items():
         marks = [
             plots.Mark(
                 one.estimate.mean, one.estimate.low, one.estimate.high, one.estimate.values, _kind(line.comparison),
-                f"{label} {when}: {words.number(metric, one.estimate.mean)} "
-                f"{words.mean_interval(metric, one.estimate.low, one.estimate.high)}",
-                _told(summary, one.estimate.values, partial(words.number, metric)),
+                f"{label} {when}: {numbers.number(metric, one.estimate.mean)} "
+                f"{numbers.mean_interval(metric, one.estimate.low, one.estimate.high)}",
+                _told(summary, one.estimate.values, partial(numbers.number, metric)),
             )
             for one, when in zip((line, other[label]), _when(summary), strict=True)
         ]  # fmt: skip
-        rows.append({"label": label, "text": words.number(metric, line.estimate.mean), "plot": plots.dot_row(marks, scale)})
+        rows.append({"label": label, "text": numbers.number(metric, line.estimate.mean), "plot": plots.dot_row(marks, scale)})
     return {"rows": rows, "axis": plots.dot_axis(scale, plots.tick_labels(scale, metric))}
 
 
@@ -140,20 +141,20 @@ def _differences_plot(summary: Summary, declared: dict[str, Line], other: dict[s
         found = [(ours.comparison, _differences(ours, theirs)) for ours, theirs in both if ours.comparison is not None]
         if found:
             plotted.append((label, found))
-    ends = [0.0, *(end for _, found in plotted for one, seeds in found for end in (one.low, one.high, *seeds))]
+    ends = [0.0, *(end for _, found in plotted for one, seeds in found for end in (*numbers.cut(metric, one.low, one.high), *seeds))]
     scale = plots.Scale.over(ends)
     rows = []
     for label, found in plotted:
         kind = _kind(found[0][0])
         marks = [
             plots.Mark(
-                one.mean_difference, one.low, one.high, seeds, kind,
-                f"{label} {when}: {words.difference(metric, one.mean_difference)} {words.interval(metric, one.low, one.high)}",
-                _told(summary, seeds, partial(words.difference, metric)),
+                one.mean_difference, *numbers.cut(metric, one.low, one.high), seeds, kind,
+                f"{label} {when}: {numbers.difference(metric, one.mean_difference)} {numbers.interval(metric, one.low, one.high)}",
+                _told(summary, seeds, partial(numbers.difference, metric)),
             )
             for (one, seeds), when in zip(found, _when(summary), strict=True)
         ]  # fmt: skip
-        text = words.difference(metric, found[0][0].mean_difference)
+        text = numbers.difference(metric, found[0][0].mean_difference)
         rows.append({"label": label, "text": text, "plot": plots.dot_row(marks, scale, zero=True)})
     return {"rows": rows, "axis": plots.dot_axis(scale, plots.tick_labels(scale, metric, signed=True))}
 
@@ -166,12 +167,12 @@ def _main_row(summary: Summary, line: Line, other: Line) -> dict[str, Any]:
         "other_value": other.estimate.mean,
         "difference_value": None if found is None else found.mean_difference,
         "p_value": None if found is None else found.p_adjusted,
-        "mean": words.number(metric, line.estimate.mean),
-        "interval": words.mean_interval(metric, line.estimate.low, line.estimate.high),
+        "mean": numbers.number(metric, line.estimate.mean),
+        "interval": numbers.mean_interval(metric, line.estimate.low, line.estimate.high),
         "missing": line.estimate.missing,
         "kind": _kind(found),
-        "other_mean": words.number(metric, other.estimate.mean),
-        "other_interval": words.mean_interval(metric, other.estimate.low, other.estimate.high),
+        "other_mean": numbers.number(metric, other.estimate.mean),
+        "other_interval": numbers.mean_interval(metric, other.estimate.low, other.estimate.high),
         "verdict": "baseline",
         "difference": "",
         "difference_interval": "",
@@ -180,9 +181,9 @@ def _main_row(summary: Summary, line: Line, other: Line) -> dict[str, Any]:
     if found is not None:
         row |= {
             "verdict": found.verdict,
-            "difference": words.difference(metric, found.mean_difference),
-            "difference_interval": words.interval(metric, found.low, found.high),
-            "p": words.p_value(found.p_adjusted),
+            "difference": numbers.difference(metric, found.mean_difference),
+            "difference_interval": numbers.interval(metric, found.low, found.high),
+            "p": numbers.p_value(found.p_adjusted),
         }
     return row
 
@@ -193,9 +194,9 @@ def _reference(summary: Summary, standing: Standing) -> dict[str, Any]:
         "name": standing.name,
         "value": standing.mean,
         "difference_value": found.mean_difference,
-        "mean": words.number(metric, standing.mean),
-        "difference": words.difference(metric, found.mean_difference),
-        "interval": words.interval(metric, found.low, found.high),
+        "mean": numbers.number(metric, standing.mean),
+        "difference": numbers.difference(metric, found.mean_difference),
+        "interval": numbers.interval(metric, found.low, found.high),
         "best": standing.best,
     }
 
@@ -218,7 +219,7 @@ def _diagrams(summary: Summary) -> list[dict[str, Any]]:
         {
             "label": label,
             "plot": plots.reliability(label, summary.result.reliability(label)),
-            "ece": words.number(METRICS["ece"], ece[label].mean),
+            "ece": numbers.number(METRICS["ece"], ece[label].mean),
             "how": "after temperature scaling on validation" if ece[label].scaled else "raw probabilities",
         }
         for label in summary.result.objectives
@@ -237,10 +238,10 @@ def _table(summary: Summary, stop: str) -> list[dict[str, Any]]:
             cells.append(
                 {
                     "value": line.estimate.mean,
-                    "mean": words.number(metric, line.estimate.mean),
-                    "interval": words.mean_interval(metric, line.estimate.low, line.estimate.high),
-                    "difference": "" if found is None else words.difference(metric, found.mean_difference),
-                    "difference_interval": "" if found is None else words.interval(metric, found.low, found.high),
+                    "mean": numbers.number(metric, line.estimate.mean),
+                    "interval": numbers.mean_interval(metric, line.estimate.low, line.estimate.high),
+                    "difference": "" if found is None else numbers.difference(metric, found.mean_difference),
+                    "difference_interval": "" if found is None else numbers.interval(metric, found.low, found.high),
                     "scaled": line.estimate.scaled,
                     "declared": (name, stop) == (summary.spec.metric, summary.spec.stop),
                 }
@@ -260,7 +261,7 @@ def _tuning(summary: Summary, stop: str) -> list[dict[str, Any]]:
             {
                 "label": label,
                 "counts": list(counts.values()),
-                "chosen": "" if counts else words.chosen(summary, label, stop),
+                "chosen": "" if counts else design.chosen(summary, label, stop),
                 "median_epoch": chosen[len(chosen) // 2],
                 "epochs": f"{chosen[0]} to {chosen[-1]}" if chosen[0] != chosen[-1] else str(chosen[0]),
                 "edge": f"{edge} of {len(outcomes)} {summary.spec.unit}s at the edge" if edge else "",

@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 
 import lossmith
+from lossmith.study import protocol
 from lossmith.study.data.sources import BUNDLED, SOURCES
 from lossmith.study.references import is_reference
 from lossmith.study.report import words
@@ -68,7 +69,7 @@ def script(summary: Summary) -> str | None:
     return environment.get_template("train_winner.py.j2").render(
         {name: repr(value) for name, value in literals.items()},
         label=_prose(label),
-        title=_prose(words.setting(spec, summary.result.data["name"])),
+        title=_prose(protocol.setting(spec, summary.result.data["name"])),
         why=_prose(_why(summary, label)),
         place="" if spec.target is None else " Run it where the study was run, so that the file is found.",
         version=lossmith.__version__,

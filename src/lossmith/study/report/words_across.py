@@ -1,16 +1,18 @@
 """Several data sets in plain words: what was found on average, on how many, and what could be told apart."""
 
-import math
 from collections.abc import Sequence
 
 from lossmith.study.across import AcrossComparison, Population
 from lossmith.study.grid import GridSummary
-from lossmith.study.report.words import EPOCHS, ORDER, RULED_NOISE, difference, interval, listing, p_value, percent, setting
+from lossmith.study.protocol import EPOCHS, listing, setting
+from lossmith.study.report.design import CUT_SHORT, RULED_NOISE
+from lossmith.study.report.numbers import ends, is_cut, p_equals, signed_points
+from lossmith.study.report.words import ORDER
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.statistics.power import count
 from lossmith.study.statistics.ranks import Ranking
 from lossmith.study.summary import Summary
-from lossmith.study.training.metrics import METRICS, Metric
+from lossmith.study.training.metrics import METRICS
 
 POPULATIONS = {"these": "on average over these {} data sets", "alike": "on data sets like these {}"}
 
@@ -42,16 +44,12 @@ def finding(found: AcrossComparison) -> str:
     metric = METRICS[found.metric]
     name = found.objective + (f" {found.setting}" if found.setting else "")
     where = _over(found)
-    if found.verdict == "identical":
-        return f"{name} is identical to {found.baseline} on every seed of all {found.data_sets} data sets."
+    if found.verdict == "tied":
+        return f"{name} and {found.baseline} reach the same {metric.title} on every seed of all {found.data_sets} data sets."
     if found.verdict == "failed":
         return f"{name} could not be compared with {found.baseline}: {found.note}."
-    bounds = (
-        f"95 % interval {difference(metric, found.low)} to {difference(metric, found.high)}" if math.isfinite(found.low) else "no interval"
-    )
-    p = p_value(found.p_adjusted)
-    evidence = f"({bounds}, adjusted p {p if p.startswith('<') else f'= {p}'})"
-    size = _size(metric, found.mean_difference)
+    evidence = f"({ends(metric, found.low, found.high)}, adjusted p {p_equals(found.p_adjusted)})"
+    size = signed_points(metric, found.mean_difference)
     if found.verdict in ("better", "worse"):
         verb = "beats" if found.verdict == "better" else "loses to"
         said = f"{name} {verb} {found.baseline} {where}, by {size} in the mean {evidence}."
@@ -70,10 +68,6 @@ def told_apart(ranking: Ranking) -> str:
     if not ranking.can_tell_apart:
         return f"{said} With so few data sets no pair could have been."
     return said
-
-
-def _size(metric: Metric, value: float) -> str:
-    return difference(metric, value) + (f" points of {metric.title}" if percent(metric) else f" in {metric.title}")
 
 
 def studies(found: GridSummary) -> str:
@@ -130,13 +124,12 @@ def of_grid(found: GridSummary) -> list[tuple[str, str, str]]:
 
 def _on_one(summary: Summary, one: Comparison) -> str:
     where = setting(summary.spec, summary.result.data["name"])
-    if one.verdict == "identical":
-        return f"On {where}, {one.objective} is identical to {one.baseline} on every {summary.spec.unit}."
+    if one.verdict == "tied":
+        return f"On {where}, {one.objective} and {one.baseline} reach the same {summary.metric.title} on every {summary.spec.unit}."
     if one.verdict == "failed":
         return f"On {where}, {one.objective} could not be compared with {one.baseline}: {one.note}."
-    p = p_value(one.p_adjusted)
-    evidence = f"({interval(summary.metric, one.low, one.high)}, adjusted p {p if p.startswith('<') else f'= {p}'})"
-    size = _size(summary.metric, one.mean_difference)
+    evidence = f"({ends(summary.metric, one.low, one.high)}, adjusted p {p_equals(one.p_adjusted)})"
+    size = signed_points(summary.metric, one.mean_difference)
     if one.verdict in ("better", "worse"):
         verb = "beats" if one.verdict == "better" else "loses to"
         return f"On {where}, {one.objective} {verb} {one.baseline}, by {size} {evidence}."
@@ -178,6 +171,9 @@ def limits(found: GridSummary) -> list[str]:
         "the run, and only its p-values hold; to choose among the three afterwards would find winners that are none.",
         "“No difference shown” is not “no difference”: the interval says which differences remain possible.",
     ]
+    told = [*(one for _, one in found.each), *found.across("these"), *found.across("alike")]
+    if any(is_cut(found.metric, one.low, one.high) for one in told):
+        said.append(CUT_SHORT)
     if len(found.tables) > 1:
         said.append(
             "The same rows under more noise are not another data set: every kind of noise is a setting of its own, and p-values are "

@@ -44,7 +44,7 @@ from lossmith.study.statistics.signed_rank import signed_rank
 from lossmith.study.training.metrics import METRICS
 
 Test = Literal["corrected_t", "signed_rank", "anytime_t", "paired_t"]
-Verdict = Literal["better", "worse", "no difference shown", "hopeless", "identical", "failed", "not tested"]
+Verdict = Literal["better", "worse", "no difference shown", "hopeless", "tied", "failed", "not tested"]
 
 # One number a row of differences: an array, or a scalar when there was one row only.
 _Numbers = np.ndarray | np.floating
@@ -74,7 +74,7 @@ class Comparison:
         p: two-sided; None for a metric that was not declared primary.
         p_adjusted: after Holm over all comparisons; None for a metric that was not declared primary.
         verdict: "better" or "worse" (p_adjusted at most alpha, by the metric's direction), "no difference shown",
-            "hopeless" (ended early, because a worthwhile advantage was excluded), "identical" (equal on every seed to
+            "hopeless" (ended early, because a worthwhile advantage was excluded), "tied" (equal on every seed to
             twelve digits), "failed" (trials without a value, see above), or "not tested" (the metric was not declared
             primary).
         note: what the reader must know besides, in words; often empty.
@@ -143,7 +143,7 @@ def compare(
         >>> for c in compare(values, "cross_entropy", "accuracy", train_size=800, test_size=100):
         ...     print(f"{c.objective}: {c.mean_difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}] {c.verdict}")
         new_loss: +0.047 [+0.035, +0.058] better
-        alias: +0.000 [+0.000, +0.000] identical
+        alias: +0.000 [+0.000, +0.000] tied
     """
     higher = direction(metric, higher_is_better)
     check_sizes(train_size, test_size, alpha, test)
@@ -285,7 +285,7 @@ def _unadjusted(label: str, baseline: str, metric: str, ours: np.ndarray, theirs
         counted = " and ".join(f"{count} of {seeds} trials of {side} failed" for count, side in sides if count)
         verdict, note = "failed", f"{counted}; not tested, and the mean difference leaves those seeds out"
     elif not differences.any():
-        low, high, verdict = 0.0, 0.0, "identical"
+        low, high, verdict = 0.0, 0.0, "tied"
     elif n == 1:
         note = "one seed: nothing can be said about chance"
     else:

@@ -101,7 +101,7 @@ def _timm(name: str) -> Any:
 
 def _config(name: str) -> Any:
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
     except ImportError:
         raise StudyError(f'model {name!r} needs transformers: pip install "lossmith[data]"') from None
     _, plain, _ = _parts(name)
@@ -109,9 +109,14 @@ def _config(name: str) -> Any:
         config = AutoConfig.from_pretrained(_place(plain))
     except Exception as error:  # the hub, the disk and the network raise many kinds
         raise StudyError(f"model {name!r} cannot be loaded: {one_line(error)}") from error
-    if type(config) not in AutoModelForImageClassification._model_mapping:
-        raise StudyError(f"model {name!r}: {type(config).__name__} classifies no images")
-    return config
+    if type(config) in AutoModelForImageClassification._model_mapping:
+        return config
+    if type(config) in AutoModelForSequenceClassification._model_mapping:
+        raise StudyError(
+            f"model {name!r}: {type(config).__name__} reads text piece by piece, and a study has rows of numbers: --text hashes text into "
+            "1024 of them (--tokenizer: its pieces), for linear, mlp, xgboost, lightgbm or a module:function"
+        )
+    raise StudyError(f"model {name!r}: {type(config).__name__} classifies no images")
 
 
 def _place(plain: str) -> str:
