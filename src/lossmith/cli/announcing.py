@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from lossmith.study.statistics.paired import Test
 
 
-def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim") -> list[tuple[str, str]]:
+def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim", *, noise_report: bool = False) -> list[tuple[str, str]]:
     """Names and values, of one study or of several that are run together; what could not be run is refused here."""
     from lossmith import study
+    from lossmith.study.report.suspected import afterwards
     from lossmith.study.report.words import plan
     from lossmith.study.sizes import sizes
     from lossmith.study.summary import prospect
+    from lossmith.study.suspects import check_noise_report
     from lossmith.study.training.yardsticks import announced
 
     said = []
@@ -23,6 +25,9 @@ def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim") -> list
         study.check(spec, dataset)
         rows, described = sizes(spec, dataset), dataset.describe()
         lines = plan(spec, described, rows, test, prospect(spec, rows, test), announced(spec, dataset))
+        if noise_report:
+            check_noise_report(spec, dataset)
+            lines.append(("noise report", afterwards(spec)))
         said.append([lines[0], *(("", note) for note in (*described["notes"], *described["warnings"])), *lines[1:]])
     return said[0] if len(specs) == 1 else _together(specs, said, claim)
 

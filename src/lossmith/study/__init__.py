@@ -11,6 +11,7 @@ from lossmith.study.grid import grid, load_all, load_all_united, run_all
 from lossmith.study.results import Curves, Outcome, StudyResult, load
 from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
 from lossmith.study.store import Store
+from lossmith.study.suspects import Suspects, suspects
 from lossmith.study.training.trial import run_trial, run_trials
 from lossmith.study.union import load_united, unite
 
@@ -28,6 +29,7 @@ __all__ = [
     "StudyError",
     "StudyResult",
     "StudySpec",
+    "Suspects",
     "TrialSpec",
     "check",
     "compare",
@@ -43,5 +45,6 @@ __all__ = [
     "run_shard",
     "run_trial",
     "run_trials",
+    "suspects",
     "unite",
 ]
