@@ -207,6 +207,13 @@ def test_a_spreadsheet_runs_nothing_and_finds_every_row(tmp_path):
     assert rows == [["7", evil, "-1", "0.0123457", "'@me", "'+49 30", "007"], ["2", "-1", evil, "0.2", "-5e3", "a  -b", ""]]
 
 
+def test_cells_of_other_files_keep_their_digits_and_gaps(tmp_path):
+    cells = pd.DataFrame({"x": [0.1234567890123, np.nan], "day": [pd.Timestamp("2024-01-02"), pd.NaT], "k": [["=a"], None]})
+    with made(cells=cells).write(tmp_path).open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    assert [row[4:] for row in rows] == [["0.1234567890123", "2024-01-02 00:00:00", "['=a']"], ["", "", ""]]
+
+
 def test_the_page_escapes_labels_and_files_and_says_where_the_rest_is():
     shown = Summary(result({"ce": around(0.8)}))
     many = made(
@@ -264,6 +271,8 @@ def test_images_are_named_by_their_files(tmp_path):
     spec = StudySpec(data=f"folder:{tmp_path}/pets@8@skip", objectives=["ce"], **WINE)
     found = search(run(spec, jobs=1), jobs=1)
     assert found.files == ("dark/07.png",)
+    (told,) = suspected.facts(found, tmp_path)["suspects"]
+    assert told == {"row": 7, "file": "dark/07.png", "given": "dark", "likely": "light", "probability_of_given": found.probability[0]}
     assert found.given + found.likely == ("dark", "light")
     assert list(found.table().columns) == ["file", "given_label", "likely_label", "probability_of_given"]
 

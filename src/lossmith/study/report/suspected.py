@@ -82,6 +82,7 @@ def table(found: Suspects) -> "pd.DataFrame":
 def write_suspects(found: Suspects, folder: str | os.PathLike[str]) -> Path:
     """Write ``suspects.csv``: every text on one line, and an apostrophe before what a spreadsheet would take for a formula."""
     frame = table(found)
+    frame["probability_of_given"] = [float(f"{p:.6g}") for p in found.probability]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow([_cell(name) for name in frame.columns])
@@ -109,10 +110,13 @@ def section(found: Suspects) -> dict[str, Any]:
     }
 
 
-def facts(found: Suspects, file: Path) -> dict[str, Any]:
+def facts(found: Suspects, path: Path) -> dict[str, Any]:
     """The same as plain values, for JSON."""
     check = found.check
-    rows = zip((found.rows + 1).tolist(), found.given, found.likely, found.probability.tolist(), strict=True)
+    rows = [
+        {"row": row, "given": given, "likely": likely, "probability_of_given": p}
+        for row, given, likely, p in zip((found.rows + 1).tolist(), found.given, found.likely, found.probability.tolist(), strict=True)
+    ]
     return {
         "objective": found.objective,
         "sentence": sentence(found),
@@ -120,8 +124,8 @@ def facts(found: Suspects, file: Path) -> dict[str, Any]:
         "noise_rate": found.noise_rate,
         "noise": None if found.noise is None else str(found.noise),
         "check": None if check is None else {**asdict(check), "precision": check.precision, "recall": check.recall},
-        "suspects": [{"row": row, "given": given, "likely": likely, "probability_of_given": p} for row, given, likely, p in rows],
-        "file": str(file),
+        "suspects": [{**row, "file": file} for row, file in zip(rows, found.files, strict=True)] if found.files else rows,
+        "file": str(path),
     }
 
 
@@ -143,7 +147,8 @@ def _percent(share: float) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A value that a spreadsheet takes for what it is; a number, though it begin with a sign, is no formula."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if not isinstance(value, str) or _NUMBER.fullmatch(value) else harmless(value)
+    """A value that a spreadsheet takes for what it is; a number, though it begin with a sign, is no formula, and NaN is an empty cell."""
+    if value is None or value != value:
+        return ""
+    text = str(value)
+    return text if _NUMBER.fullmatch(text) else harmless(text)
