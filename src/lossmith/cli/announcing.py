@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim", *, noise_report: bool = False) -> list[tuple[str, str]]:
     """Names and values, of one study or of several that are run together; what could not be run is refused here."""
     from lossmith import study
+    from lossmith.study.mislabelled import check_noise_report
     from lossmith.study.report.suspected import afterwards
     from lossmith.study.report.words import plan
     from lossmith.study.sizes import sizes
     from lossmith.study.summary import prospect
-    from lossmith.study.suspects import check_noise_report
     from lossmith.study.training.yardsticks import announced
 
     said = []

@@ -8,10 +8,10 @@ from lossmith.study.data.sources import load_data
 from lossmith.study.engine import Part, check, run, run_shard
 from lossmith.study.errors import StudyError
 from lossmith.study.grid import grid, load_all, load_all_united, run_all
+from lossmith.study.mislabelled import Suspects, suspects
 from lossmith.study.results import Curves, Outcome, StudyResult, load
 from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
 from lossmith.study.store import Store
-from lossmith.study.suspects import Suspects, suspects
 from lossmith.study.training.trial import run_trial, run_trials
 from lossmith.study.union import load_united, unite
 

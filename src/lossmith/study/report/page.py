@@ -16,10 +16,10 @@ from markupsafe import Markup, escape
 
 import lossmith
 from lossmith.study.grid import GridSummary
+from lossmith.study.mislabelled import Suspects
 from lossmith.study.report import grid_sections, sections
 from lossmith.study.report.writing import write_whole
 from lossmith.study.summary import Summary
-from lossmith.study.suspects import Suspects
 
 FILE = "report.html"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from lossmith.study.data.splits import MAX_CATEGORIES
 from lossmith.study.grid import without_grid
+from lossmith.study.mislabelled import Suspects
 from lossmith.study.report import beside, methods, plots, suspected, winner, words
 from lossmith.study.report.command import command
 from lossmith.study.standing import Standing
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.summary import Line, Summary
-from lossmith.study.suspects import Suspects
 from lossmith.study.training.metrics import METRICS
 
 KINDS = {"better": "good", "worse": "bad", "failed": "bad"}

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lossmith.study.mislabelled import BEFORE, FOLDS, Check, Suspects
 from lossmith.study.report.exports import harmless
 from lossmith.study.report.writing import write_whole
 from lossmith.study.spec import StudySpec
-from lossmith.study.suspects import BEFORE, FOLDS, Check, Suspects
 
 if TYPE_CHECKING:
     import pandas as pd

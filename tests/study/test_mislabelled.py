@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,13 +9,13 @@ import pytest
 from sklearn.datasets import load_digits, load_wine
 
 from lossmith import study
-from lossmith.study import Dataset, StudyError, StudySpec, run
+from lossmith.study import Dataset, StudyError, StudySpec, mislabelled, run
 from lossmith.study import suspects as search
 from lossmith.study.data.splits import noisy_labels
+from lossmith.study.mislabelled import BEFORE, FOLDS, Check, Suspects
 from lossmith.study.report import suspected
 from lossmith.study.report.page import render
 from lossmith.study.summary import Summary
-from lossmith.study.suspects import BEFORE, FOLDS, Check, Suspects
 from lossmith.study.training.trial import run_trial, split_of
 
 from .made_up import around, result
@@ -82,14 +81,13 @@ def test_cleanlab_suspects_the_same_rows_of_the_same_predictions(digits):
 
 def spied(monkeypatch):
     """The trials of the folds and the data they are trained on, as they come."""
-    module, seen = sys.modules["lossmith.study.suspects"], []  # by its name in the package goes the function
-    real = module.predict_test_rows
+    seen, real = [], mislabelled.predict_test_rows
 
     def spy(trial, dataset, stop):
         seen.append((trial, dataset, stop))
         return real(trial, dataset, stop)
 
-    monkeypatch.setattr(module, "predict_test_rows", spy)
+    monkeypatch.setattr(mislabelled, "predict_test_rows", spy)
     return seen
 
 
