@@ -272,6 +272,7 @@ def test_images_are_named_by_their_files(tmp_path):
     (told,) = suspected.facts(found, tmp_path)["suspects"]
     assert told == {"row": 7, "file": "dark/07.png", "given": "dark", "likely": "light", "probability_of_given": found.probability[0]}
     assert found.given + found.likely == ("dark", "light")
+    assert found.sentence.startswith("1 of the 59 labels looks wrong (")
     assert list(found.table().columns) == ["file", "given_label", "likely_label", "probability_of_given"]
 
 

