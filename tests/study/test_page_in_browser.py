@@ -3,10 +3,12 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lossmith.study import Noise
 from lossmith.study.grid import GridSummary
+from lossmith.study.mislabelled import Check, Suspects
 from lossmith.study.report.page import write_report
 from lossmith.study.summary import Summary
 
@@ -51,8 +53,19 @@ def pages():
         "hostile": Summary(result(hostile, data=data)),
         "several": GridSummary(several(["wine", EVIL]), "these"),
     }
+    suspects = {"one": _suspects("no"), "hostile": _suspects(EVIL)}
     with tempfile.TemporaryDirectory() as folder:
-        yield {name: write_report(summary, Path(folder) / name) for name, summary in made.items()}
+        yield {name: write_report(summary, Path(folder) / name, suspects.get(name)) for name, summary in made.items()}
+
+
+def _suspects(label: str) -> Suspects:
+    """Labels that look wrong, of two rows."""
+    return Suspects(
+        objective="ce", rows=np.array([9, 1]), given=(label, "yes"), likely=("yes", label), probability=np.array([0.01, 0.2]),
+        noise_rate=0.1,
+        probabilities=np.full((20, 2), 0.5), labels=np.zeros(20, dtype=np.int64), class_names=(label, "yes"), right=("yes", None),
+        check=Check(label, 15, 2, 1, 1),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def _scaled_jensen_shannon(log_p: Float[Tensor, "*rows"], label_weight: Hyper) -
 
 def _highest(label_weight: float) -> float:
     f = jensen_shannon_skewed(label_weight)
-    return (f.at_zero + f.slope_at_infinity) / _scale(label_weight)
+    return (f.at_zero + f.slope_at_infinity) / float(_scale(label_weight))
 
 
 @objective(
@@ -150,7 +150,7 @@ def _highest(label_weight: float) -> float:
         Limit(label_weight=0.0, equals="cross_entropy", slowly=True),
         Limit(label_weight=1.0, equals="classification_mae", slowly=True),
     ],
-    instances=[Instance("divergence", of=lambda label_weight: jensen_shannon_skewed(label_weight).scaled(1 / _scale(label_weight)))],
+    instances=[Instance("divergence", of=lambda label_weight: jensen_shannon_skewed(label_weight).scaled(1 / float(_scale(label_weight))))],
     settings=[{"label_weight": 0.1}, {"label_weight": 0.9}],
     aliases=("gjs", "jensen_shannon_loss", "js_loss"),
     tags=("noisy labels", "robust", "consistency", "f-divergence"),

@@ -27,10 +27,12 @@ class Plan:
     facts: dict[str, Any]
 
 
-def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim") -> Plan:
+def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim", *, noise_report: bool = False) -> Plan:
     """The plan of one study, or of several that are run together; what could not be run is refused here."""
     from lossmith import study
+    from lossmith.study.mislabelled import check_noise_report
     from lossmith.study.report.design import plan, planned
+    from lossmith.study.report.suspected import afterwards
     from lossmith.study.sizes import sizes
     from lossmith.study.summary import prospect
     from lossmith.study.training.yardsticks import announced
@@ -43,6 +45,9 @@ def announce(specs: Sequence["StudySpec"], test: "Test", claim: "Claim") -> Plan
         rows, described, beside = sizes(spec, dataset), dataset.describe(), announced(spec, dataset)
         shown = prospect(spec, rows, test)
         lines = plan(spec, described, rows, test, shown, beside)
+        if noise_report:
+            check_noise_report(spec, dataset)
+            lines.append(("noise report", afterwards(spec)))
         said.append([lines[0], *(("", note) for note in (*described["notes"], *described["warnings"])), *lines[1:]])
         studies.append(
             {

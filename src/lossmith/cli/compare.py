@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 from cyclopts import Parameter
 
 from lossmith.cli.announcing import announce
+from lossmith.cli.noise_report import look_for_wrong_labels
 from lossmith.cli.output import console, fields, print_json
 from lossmith.cli.presenting import present
 from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
@@ -61,6 +62,7 @@ def compare(
     probes: str | None = None,
     ood: str | None = None,
     ood_classes: str | None = None,
+    noise_report: bool = False,
     no_references: bool = False,
     time: str | None = None,
     test: str = "corrected_t",
@@ -130,6 +132,9 @@ def compare(
             fgsm:0.1 or pgd:0.1 (attacks of that radius), collapse, margins, cost. Nothing is chosen by them.
         ood: data whose rows no class is right for, as for --data; how well they are told from test rows is a probe.
         ood_classes: classes to hold out of the study, whose rows are such.
+        noise_report: afterwards, point at labels of the data that look wrong, in OUT/suspects.csv, the likeliest first.
+            Five more trainings of the baseline predict every row unseen; suspect is who is confidently of another class.
+            With --clean-target, or with --noise, which it then looks for, it says how many it finds.
         no_references: on a table, leave out scikit-learn's logistic regression and gradient boosting beside the objectives.
             When one of them is ahead of every objective, the report begins with it.
         time: end in so much time: 90m, 1.5h, 1h30m. Seeds are finished one after the other, and whole ones are reported.
@@ -199,12 +204,15 @@ def compare(
         raise Problem(f"--shard is for one study; several data sets or kinds of noise make {len(specs)}: give each its jobs", USAGE)
     if part is not None:
         part.check(specs[0])
+    if noise_report and (part is not None or len(specs) > 1):
+        what = "a part has no report" if part is not None else f"several data sets or kinds of noise make {len(specs)}"
+        raise Problem(f"--noise-report is for one whole study; {what}: leave it out", USAGE)
     if optuna_storage is not None and specs[0].tuner != "optuna":
         raise Problem("--optuna-storage is for --tuner optuna", USAGE)
     tested = fitting_test(specs[0], wanted)
     told = Log.of(log, tested)
     talk = console(stderr=as_json)
-    plan = announce(specs, tested, declared)
+    plan = announce(specs, tested, declared, noise_report=noise_report)
     talk.print(fields(plan.lines))
     if dry_run:
         talk.print("dry run: nothing was computed")
@@ -219,7 +227,11 @@ def compare(
         return _tell_part(part, done, path, as_json=as_json)
     with _told(path) as progress:
         results = study.run_all(specs, path, jobs=jobs, backend=backend, on_progress=progress, optuna_storage=optuna_storage, log=told)
-    return present(results, tested, declared, out, as_json=as_json)
+    suspects, problem = look_for_wrong_labels(results[0], jobs, path) if noise_report else (None, None)
+    status = present(results, tested, declared, out, as_json=as_json, suspects=suspects)
+    if problem is not None:  # what the study found is not withheld for it
+        raise problem
+    return status
 
 
 def known_claim(claim: str) -> "Claim":

@@ -12,7 +12,7 @@ from rich.text import Text
 from lossmith.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from lossmith.study import StudyResult
+    from lossmith.study import StudyResult, Suspects
     from lossmith.study.grid import Claim, GridSummary
     from lossmith.study.statistics.paired import Comparison, Test
     from lossmith.study.summary import Line, Summary
@@ -26,27 +26,41 @@ FORMATS = ("html", "csv", "parquet", "latex")
 """What a report can be written as."""
 
 
-def present(results: Sequence["StudyResult"], test: "Test", claim: "Claim", out: Path, *, as_json: bool, form: str = "html") -> int:
+def present(
+    results: Sequence["StudyResult"],
+    test: "Test",
+    claim: "Claim",
+    out: Path,
+    *,
+    as_json: bool,
+    form: str = "html",
+    suspects: "Suspects | None" = None,
+) -> int:
     """Write the report of one study, or of several that were run together, then print the table, or JSON."""
     from lossmith.study.grid import GridSummary
+    from lossmith.study.report import suspected
     from lossmith.study.summary import Summary
 
     summaries = [Summary(result, test) for result in results]
     found = summaries[0] if len(summaries) == 1 else GridSummary(tuple(summaries), claim)
-    paths = _write(found, out, form)
+    paths = _write(found, out, form, suspects)
+    listed = None if suspects is None else suspects.write(out)
     if as_json:
-        print_json(_facts(found, paths[0]) if isinstance(found, Summary) else _facts_together(found, paths[0]))
+        facts = _facts(found, paths[0]) if isinstance(found, Summary) else _facts_together(found, paths[0])
+        print_json(facts if suspects is None or listed is None else {**facts, "suspects": suspected.facts(suspects, listed)})
         return 0
     if isinstance(found, Summary):
         _print(found)
     else:
         _print_together(found)
-    for heading, path in zip_longest(["report:"], paths, fillvalue="       "):
+    if suspects is not None:
+        console().print(Text(f"{suspects.sentence} {suspected.CAVEAT}" if len(suspects.rows) else suspects.sentence))
+    for heading, path in zip_longest(["report:"], [*paths, *([] if listed is None else [listed])], fillvalue="       "):
         console().print(f"{heading} {path}")
     return 0
 
 
-def _write(found: "Summary | GridSummary", out: Path, form: str) -> list[Path]:
+def _write(found: "Summary | GridSummary", out: Path, form: str, suspects: "Suspects | None") -> list[Path]:
     """Write a study in one of the formats; the report comes first."""
     from lossmith.study.report.exports import write_tables
     from lossmith.study.report.latex import write_latex
@@ -58,7 +72,7 @@ def _write(found: "Summary | GridSummary", out: Path, form: str) -> list[Path]:
         return write_latex(found, out)
     if form != "html":
         return write_tables(found, out, form)
-    paths = [write_report(found, out), write_winner(found, out) if isinstance(found, Summary) else None]
+    paths = [write_report(found, out, suspects), write_winner(found, out) if isinstance(found, Summary) else None]
     return [path for path in paths if path is not None]
 
 

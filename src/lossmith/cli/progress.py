@@ -16,23 +16,26 @@ SHARES = 10
 
 
 class Progress:
-    """Called with (trials done, all trials, the latest record or None), as `lossmith.study.run` does; a context manager."""
+    """Called with (trials done, all trials, the latest record or None), as `lossmith.study.run` does; a context manager.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    `what` is what it calls trials.
+    """
+
+    def __init__(self, console: Console, what: str = "trials") -> None:
+        self.console, self.what = console, what
         self.done = self.total = self.diverged = 0
         self._stored = 0
         self._said = -1
         self._started = 0.0
         self._bar: Bar | None = None
         if console.is_terminal:
-            columns = (TextColumn("trials"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+            columns = (TextColumn(what), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
             self._bar = Bar(*columns, console=console)
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("trials", total=None, left="")
+            self._task = self._bar.add_task(self.what, total=None, left="")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -68,12 +71,12 @@ class Progress:
         share = SHARES * self.done // max(1, self.total)
         if first:
             kept = f", {self.done} of them stored already" if self.done else ""
-            self.console.print(f"{self.total} trials{kept}")
+            self.console.print(f"{self.total} {self.what}{kept}")
             self._said = share
         elif share > self._said:
             self._said = share
             note = self._note()
-            self.console.print(f"{self.done} of {self.total} trials" + (f", {note}" if note else ""))
+            self.console.print(f"{self.done} of {self.total} {self.what}" + (f", {note}" if note else ""))
 
 
 def duration(seconds: float) -> str:

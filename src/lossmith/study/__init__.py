@@ -9,6 +9,7 @@ from lossmith.study.engine import Part, check, run, run_shard
 from lossmith.study.errors import StudyError
 from lossmith.study.grid import grid, load_all, load_all_united, run_all
 from lossmith.study.loading import load
+from lossmith.study.mislabelled import Suspects, suspects
 from lossmith.study.results import Curves, Outcome, StudyResult
 from lossmith.study.spec import LEARNING_RATES, ObjectiveSpec, StudySpec, TrialSpec
 from lossmith.study.store import Store
@@ -29,6 +30,7 @@ __all__ = [
     "StudyError",
     "StudyResult",
     "StudySpec",
+    "Suspects",
     "TrialSpec",
     "check",
     "compare",
@@ -44,5 +46,6 @@ __all__ = [
     "run_shard",
     "run_trial",
     "run_trials",
+    "suspects",
     "unite",
 ]

@@ -158,7 +158,7 @@ def _crew(backend: str, jobs: int | None) -> tuple[Backend, int]:
     found = Backend.parse(backend)
     if jobs is not None and not found.is_local:
         raise StudyError(f"jobs counts processes of this machine; the cluster {backend} uses all of its workers: leave it out")
-    return found, _checked_jobs(jobs) if found.is_local else 1
+    return found, checked_jobs(jobs) if found.is_local else 1
 
 
 def _described(spec: StudySpec, dataset: Dataset) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def check(spec: StudySpec, dataset: Dataset) -> None:
         rehearse(trial(objective, draw, Configuration()), dataset)
 
 
-def _checked_jobs(jobs: int | None) -> int:
+def checked_jobs(jobs: int | None) -> int:
     from joblib import cpu_count
 
     processors = cpu_count()
@@ -360,8 +360,7 @@ def _work(number: int, stack: Sequence[_Task], shipment: Shipment) -> tuple[int,
     """A stack in a worker: its number, and of each task either the record or why it failed, as a line and as a traceback."""
     from joblib import parallel_config
 
-    # workers of a cluster may be threads, and torch's random numbers and its count of threads belong to the whole process
-    with _alone, parallel_config(backend="sequential"):
+    with alone, parallel_config(backend="sequential"):
         try:
             shipment.settle()
         except StudyError as error:
@@ -372,7 +371,8 @@ def _work(number: int, stack: Sequence[_Task], shipment: Shipment) -> tuple[int,
     return number, [_plainly(outcome) for outcome in outcomes]
 
 
-_alone = threading.Lock()
+alone = threading.Lock()
+"""Held by whoever trains: workers may be threads, and torch's random numbers and its count of threads belong to the whole process."""
 
 
 def _measured(yardstick: Yardstick, dataset: Dataset) -> dict[str, Any] | Exception:

@@ -112,7 +112,7 @@ class Shipment:
 
 
 def _bare(dataset: Dataset) -> Dataset:
-    return replace(dataset, notes=(), warnings=())
+    return replace(dataset, notes=(), warnings=(), rows=None, files=())
 
 
 @cache

@@ -79,6 +79,8 @@ class Dataset:
         parts: int64 `(n,)`, or None; the user's own split, positions in `PARTS`.
         trusted: int64 `(n,)`, or None; labels known to be right, positions in `class_names`, -1 where there is none.
         strange: further rows of features, or None; of no class of the study, for looking at what a model makes of them.
+        rows: int64 `(n,)`, or None; positions in what was read, where some of its rows were left out.
+        files: of images in folders, the path of each within the folder that was named; empty otherwise.
     """
 
     name: str
@@ -92,6 +94,8 @@ class Dataset:
     parts: NDArray[np.int64] | None = None
     trusted: NDArray[np.int64] | None = None
     strange: NDArray[Any] | None = None
+    rows: NDArray[np.int64] | None = None
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -129,7 +133,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content: features, labels, what they mean, what splits them; but neither the name nor where they came from."""
+        """SHA-256 of the content: features, labels, what they mean, what splits them; but neither the name nor where rows came from."""
         digest = hashlib.sha256()
         for array in (self.features, self.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -185,10 +189,12 @@ def _check(dataset: Dataset) -> None:
     if not dataset.columns and not np.isfinite(dataset.features).all():
         row = int(np.flatnonzero(~np.isfinite(dataset.features).reshape(n, -1).all(axis=1))[0])
         raise StudyError(f"data {name}: features hold NaN or infinite values (first in row {row}); fill or remove them")
-    for what in ("groups", "parts", "trusted"):
+    for what in ("groups", "parts", "trusted", "rows"):
         numbers = getattr(dataset, what)
         if numbers is not None and np.shape(numbers) != (n,):
             raise StudyError(f"data {name}: {what} must be one whole number a row, shape ({n},); got shape {np.shape(numbers)}")
+    if dataset.files and len(dataset.files) != n:
+        raise StudyError(f"data {name}: {len(dataset.files)} files for {n} rows")
     if dataset.parts is not None and not {0, 2} <= set(np.unique(dataset.parts).tolist()) <= {0, 1, 2}:
         raise StudyError(f"data {name}: parts must be 0 (train), 1 (validation) and 2 (test), with rows of 0 and 2 at least")
     if dataset.strange is not None and np.shape(dataset.strange)[1:] != dataset.features.shape[1:]:

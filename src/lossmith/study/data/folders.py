@@ -43,13 +43,17 @@ def load_folder(text: str) -> Dataset:
                 parts.append(part)
     if not files:
         raise StudyError(f"{where}: there are no images in folders named after their classes ({', '.join(ENDINGS)})")
-    found = read_images(files, [str(file.relative_to(root)) for file in files], look, where)
+    paths = [str(file.relative_to(root)) for file in files]
+    found = read_images(files, paths, look, where)
     names, labels = np.unique(np.array(classes)[found.kept], return_inverse=True)
     notes = [*found.notes, *([f"{other} files are no images and were left out"] if other else [])]
     own = np.array(parts, dtype=np.int64)[found.kept] if split else None
     if own is not None:
         notes.append(f"the folders' own split ({', '.join(f'{int((own == p).sum())} {part}' for p, part in enumerate(PARTS))})")
-    return Dataset(root.resolve().name, found.pixels, labels.astype(np.int64), tuple(map(str, names)), notes=tuple(notes), parts=own)
+    return Dataset(
+        root.resolve().name, found.pixels, labels.astype(np.int64), tuple(map(str, names)), notes=tuple(notes), parts=own,
+        files=tuple(paths[i] for i in found.kept),
+    )  # fmt: skip
 
 
 def _folders(root: Path) -> list[Path]:

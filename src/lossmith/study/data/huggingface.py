@@ -131,7 +131,8 @@ def _images(frame: pd.DataFrame, features: Any, target: str, look: Look, roles: 
     own = read_roles(frame, target, roles, where)
     other = [name for name in frame.columns.drop([target, columns[0], *own.columns])]
     notes += [*found.notes, *own.notes, *([f"left out beside the images: {', '.join(other)}"] if other else [])]
-    return Dataset(where, found.pixels, labels, names, notes=tuple(notes), groups=own.groups, parts=own.parts)
+    rows = np.flatnonzero(known)[found.kept]
+    return Dataset(where, found.pixels, labels, names, notes=tuple(notes), groups=own.groups, parts=own.parts, rows=rows)
 
 
 def _file(value: Any) -> Path | bytes | None:

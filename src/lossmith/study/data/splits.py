@@ -83,7 +83,7 @@ def make_split(
     train, held_out, tested = draw_rows(
         dataset, seed, imbalance=imbalance, labels=labels, validation=validation, test=test, folds=folds, fold=fold
     )
-    noisy = add_noise(dataset.labels, dataset.n_classes, noise, stream(seed, "noise"), lambda: _looks(dataset))
+    noisy = noisy_labels(dataset, noise, seed)
     right = dataset.labels if dataset.trusted is None else dataset.trusted
     prepare = _preparation(dataset, train)
     x_train, x_validation, x_test = (prepare(dataset.features[rows]) for rows in (train, held_out, tested))
@@ -92,6 +92,11 @@ def make_split(
         x_train, torch.from_numpy(noisy[train]), x_validation, torch.from_numpy((right if clean_validation else noisy)[held_out]), x_test,
         torch.from_numpy(right[tested]), train, held_out, tested, torch.from_numpy(counts), prepare, dataset,
     )  # fmt: skip
+
+
+def noisy_labels(dataset: Dataset, noise: Noise | None, seed: int) -> NDArray[np.int64]:
+    """The labels of all rows with a seed's noise."""
+    return add_noise(dataset.labels, dataset.n_classes, noise, stream(seed, "noise"), lambda: _looks(dataset))
 
 
 def whole(dataset: Dataset) -> Split:

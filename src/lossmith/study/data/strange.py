@@ -30,13 +30,15 @@ def hold_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     number = np.full(dataset.n_classes, -1)
     number[left] = np.arange(len(left))
     groups, parts, trusted = (None if kept is None else kept[stays] for kept in (dataset.groups, dataset.parts, dataset.trusted))
+    rows = (np.arange(len(stays)) if dataset.rows is None else dataset.rows)[stays]
     if trusted is not None:  # a label known to be right that is one of those held out is none
         trusted = np.where(trusted < 0, -1, number[trusted])
     note = f"{int((~stays).sum())} rows of {', '.join(dataset.class_names[k] for k in out)} are held out: no model sees them in training"
     return replace(
         dataset, features=dataset.features[stays], labels=number[dataset.labels[stays]].astype(np.int64),
         class_names=tuple(dataset.class_names[k] for k in left), notes=(*dataset.notes, note), strange=dataset.features[~stays],
-        groups=groups, parts=parts, trusted=trusted,
+        groups=groups, parts=parts, trusted=trusted, rows=rows,
+        files=tuple(file for file, kept in zip(dataset.files, stays, strict=False) if kept),
     )  # fmt: skip
 
 

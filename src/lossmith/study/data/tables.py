@@ -6,6 +6,7 @@ its training rows.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,11 +43,12 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     if target not in frame.columns:
         raise StudyError(f"{file} has no column {target!r}{nearest(target, frame.columns)}; its columns are {_names(frame)}")
     notes: list[str] = []
-    missing = frame[target].isna()
+    missing, rows = frame[target].isna(), None
     if missing.all():
         raise StudyError(f"{file}: every value of the target {target!r} is missing")
     if missing.any():
         notes.append(f"{int(missing.sum())} of {len(frame)} rows have no {target} and were left out")
+        rows = np.flatnonzero(~missing)
         frame = frame[~missing].reset_index(drop=True)
     labels, class_names = encode_target(frame[target], file, target)
     kept: list[Column] = []
@@ -87,10 +89,15 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     if roles.trusted is not None:
         trusted, said = _encode_trusted(frame[roles.trusted], labels, class_names, file, target)
         notes.append(said)
-    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts, trusted)
+    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts, trusted, rows=rows)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_cells(path: Path) -> pd.DataFrame:
+    """A file's cells as they stand there, for showing rows to whoever wrote them: text in CSV, without numbers or gaps read into it."""
+    return _checked(_read(path, as_text=True), path.name)
+
+
+def _read(path: Path, *, as_text: bool = False) -> pd.DataFrame:
     if path.is_dir():
         raise StudyError(f"{path} is a folder; data must be a CSV, Parquet or ARFF file, and images in folders are folder:{path}")
     suffix = path.suffix.lower()
@@ -99,7 +106,7 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if suffix in ARFF:
             return read_arff(path)
-        return _read_csv(path) if suffix in CSV else pd.read_parquet(path)
+        return _read_csv(path, as_text) if suffix in CSV else pd.read_parquet(path)
     except StudyError:
         raise
     except pd.errors.EmptyDataError:
@@ -121,7 +128,7 @@ def _checked(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, as_text: bool) -> pd.DataFrame:
     with path.open("rb") as file:
         start = file.read(65536)
     if not start.strip():
@@ -130,7 +137,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise StudyError(f"{path.name} is a binary file, not CSV")
     header = start.split(b"\n", 1)[0]
     separator = max(",;\t", key=lambda mark: header.count(mark.encode()))
-    return pd.read_csv(path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, na_values=["?"], low_memory=False)
+    read: dict[str, Any] = {"dtype": str, "keep_default_na": False} if as_text else {"na_values": ["?"]}
+    return pd.read_csv(path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, low_memory=False, **read)
 
 
 def _names(frame: pd.DataFrame, limit: int = 12) -> str:

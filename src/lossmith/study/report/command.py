@@ -8,13 +8,15 @@ from lossmith.study.budget import time_text
 from lossmith.study.spec import CONFIGURATIONS, LEARNING_RATES, StudySpec
 
 
-def command(spec: StudySpec, *, target: str | None = None, test: str | None = None, claim: str | None = None) -> str | None:
+def command(
+    spec: StudySpec, *, target: str | None = None, test: str | None = None, claim: str | None = None, noise_report: bool = False
+) -> str | None:
     """The command line that runs this study, and all that were run together with it; None when data was an object of a program.
 
     Args:
         spec: the study, or the first of several.
         target: the column to predict, of a study run together with this one that has one.
-        test, claim: what was asked for beside the study itself.
+        test, claim, noise_report: what was asked for beside the study itself.
     """
     if not isinstance(spec.data, str) or not isinstance(spec.ood, str | None):
         return None
@@ -59,6 +61,7 @@ def command(spec: StudySpec, *, target: str | None = None, test: str | None = No
     parts += ["--clean-validation"] if spec.clean_validation else []
     parts += ["--tune-once"] if spec.tune_once else []
     parts += ["--stop-hopeless"] if spec.stop_hopeless else []
+    parts += ["--noise-report"] if noise_report else []
     seeds = spec.planned_seeds or spec.seeds
     counted = seeds == tuple(range(len(seeds)))
     parts += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")]

@@ -150,12 +150,11 @@ def _bytes(table: "pd.DataFrame", kind: str) -> bytes:
 
 
 def _harmless(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with every text on one line, and an apostrophe before what a spreadsheet would take for a formula."""
+    """The table with every text `harmless`."""
+    return table.map(lambda value: harmless(value) if isinstance(value, str) else value)
 
-    def quoted(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        safe = f"'{value}" if value.startswith(FORMULA) else value
-        return safe.replace("\r", " ").replace("\n", " ")
 
-    return table.map(quoted)
+def harmless(text: str) -> str:
+    """A text on one line, with an apostrophe before what a spreadsheet would take for a formula."""
+    safe = f"'{text}" if text.startswith(FORMULA) else text
+    return safe.replace("\r", " ").replace("\n", " ")

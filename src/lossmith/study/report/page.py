@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 import lossmith
 from lossmith.study.grid import GridSummary
+from lossmith.study.mislabelled import Suspects
 from lossmith.study.report import grid_sections, sections
 from lossmith.study.report.writing import write_whole
 from lossmith.study.summary import Summary
@@ -23,13 +24,13 @@ from lossmith.study.summary import Summary
 FILE = "report.html"
 
 
-def write_report(summary: Summary | GridSummary, folder: str | os.PathLike[str]) -> Path:
+def write_report(summary: Summary | GridSummary, folder: str | os.PathLike[str], suspects: Suspects | None = None) -> Path:
     """Write ``report.html`` into a folder, made when absent, and return its path."""
-    return write_whole(Path(folder) / FILE, render(summary).encode())
+    return write_whole(Path(folder) / FILE, render(summary, suspects).encode())
 
 
-def render(summary: Summary | GridSummary) -> str:
-    """The report of a study, or of several at once, as HTML."""
+def render(summary: Summary | GridSummary, suspects: Suspects | None = None) -> str:
+    """The report of a study, with the labels that look wrong where they were looked for, or of several studies at once, as HTML."""
     environment = templates()
     if isinstance(summary, GridSummary):
         name, context = "grid.html.j2", grid_sections.grid(summary)
@@ -37,7 +38,7 @@ def render(summary: Summary | GridSummary) -> str:
         for study in context["studies"]:
             study["body"] = Markup(body.render(**study, level=3, cited=False))
     else:
-        name, context = "report.html.j2", {**sections.study(summary), "level": 2, "cited": True}
+        name, context = "report.html.j2", {**sections.study(summary, suspects), "level": 2, "cited": True}
     script = environment.get_template("report.js").render().strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template(name).render(**context, version=lossmith.__version__, script=Markup(script), digest=digest)

@@ -10,7 +10,8 @@ from typing import Any
 from lossmith.study import protocol
 from lossmith.study.data.splits import MAX_CATEGORIES
 from lossmith.study.grid import without_grid
-from lossmith.study.report import beside, design, methods, numbers, plots, winner, words
+from lossmith.study.mislabelled import Suspects
+from lossmith.study.report import beside, design, methods, numbers, plots, suspected, winner, words
 from lossmith.study.report.command import command
 from lossmith.study.standing import Standing
 from lossmith.study.statistics.paired import Comparison
@@ -21,8 +22,8 @@ KINDS = {"better": "good", "worse": "bad", "failed": "bad"}
 """Verdict -> the class that colours it; every other verdict is neutral."""
 
 
-def study(summary: Summary) -> dict[str, Any]:
-    """All that the template says of a study."""
+def study(summary: Summary, suspects: Suspects | None = None) -> dict[str, Any]:
+    """All that the template says of a study, with the labels that look wrong where they were looked for."""
     data = summary.result.data
     spec, metric = summary.spec, summary.metric
     stops = (spec.stop, summary.other_stop)
@@ -59,8 +60,9 @@ def study(summary: Summary) -> dict[str, Any]:
         "tuning": [{"stop": stop, "when": protocol.EPOCHS[stop], "rows": _tuning(summary, stop)} for stop in stops],
         "rates": [f"{rate:g}" for rate in spec.learning_rates or ()],
         "beside": beside.section(summary),
+        "suspects": None if suspects is None else suspected.section(suspects),
         "protocol": design.protocol(summary),
-        "command": command(without_grid(summary), test=summary.test),
+        "command": command(without_grid(summary), test=summary.test, noise_report=suspects is not None),
         "limits": design.limits(summary),
         "data": data,
         "classes": _classes(data),

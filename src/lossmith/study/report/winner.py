@@ -2,7 +2,6 @@
 
 import os
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.objectives import ObjectiveSpec
 from lossmith.study.training.trees import TREES
 from lossmith.study.tuning.configuration import Configuration
+from lossmith.study.tuning.selection import most_chosen
 
 FILE = "train_winner.py"
 
@@ -84,11 +84,9 @@ def script(summary: Summary) -> str | None:
 
 def _usual(outcomes: Sequence[Outcome], unit: str) -> tuple[Configuration, str]:
     """The configuration that most splits chose, the middle one by learning rate where several did; and on how many it was chosen."""
-    counts = Counter(one.configuration for one in outcomes)
-    most = max(counts.values())
-    often = sorted((one for one, times in counts.items() if times == most), key=lambda one: one.order)
-    middle = "" if len(often) == 1 else f", in the middle of {len(often)} that were chosen as often"
-    return often[(len(often) - 1) // 2], f"{most} of {len(outcomes)} {unit}s{middle}"
+    configuration, times, alike = most_chosen([one.configuration for one in outcomes])
+    middle = "" if alike == 1 else f", in the middle of {alike} that were chosen as often"
+    return configuration, f"{times} of {len(outcomes)} {unit}s{middle}"
 
 
 def _objective(spec: StudySpec, label: str) -> ObjectiveSpec:

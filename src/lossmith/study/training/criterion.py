@@ -47,7 +47,7 @@ class Criterion:
         self.mean = dict(objective.hyper).get("reduction", "mean") == "mean"
         self._indexed = "sample_index" in known.needs
         has_state = inspect.isclass(known.function)
-        own_state = has_state and issubclass(known.function, torch.nn.Module)
+        own_state = inspect.isclass(known.function) and issubclass(known.function, torch.nn.Module)
         of_rows = known.form in ROW_FORMS and not has_state and not self._indexed
         self.shared = not is_reference(objective.name) and (of_rows or own_state)
         """Whether the batches of several trials can be put to it in one call: it is known to be the mean or sum of losses of single rows,
@@ -91,7 +91,7 @@ class Together:
         self._function: Callable[..., Any] = first.function
         self._state: dict[str, Tensor] | None = None
         if isinstance(first.function, torch.nn.Module):
-            modules = [criterion.function for criterion in criteria]
+            modules = [cast(torch.nn.Module, criterion.function) for criterion in criteria]
             self._function = copy(first.function)  # it is given the numbers of one and then of another
             self._state = {name: torch.stack([module.get_buffer(name) for module in modules]) for name, _ in first.function.named_buffers()}
             for name, states in self._state.items():  # what moves in the one call moves in each of them

@@ -132,6 +132,12 @@ class Run:
     def _temperature(self, validation: Tensor) -> float:
         return fit_temperature(validation, self.split.y_validation, prior=TEMPERATURE_PRIOR) if self.scaled else 1.0
 
+    def probabilities(self, stop: str) -> Tensor:
+        """`(n, c)` of the test rows at the last or the best epoch, as the metrics take them."""
+        seen = self.best if stop == "best" else self.last
+        assert seen is not None
+        return torch.softmax(seen.test.double() / self._temperature(seen.validation), 1)
+
     def record(self) -> dict[str, Any]:
         """Everything measured, JSON-able."""
         if self.last is None or self.best is None:

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lossmith.study.data.dataset import Dataset
@@ -70,6 +72,26 @@ def run_trials(trials: Sequence[TrialSpec], dataset: Dataset, *, together: bool 
         outcomes = [_outcome(run) for run in runs]
     share = {"seconds": (time.perf_counter() - started) / max(1, len(trials))}
     return [outcome if isinstance(outcome, Exception) else {**outcome, **share} for outcome in outcomes]
+
+
+def predict_test_rows(trial: TrialSpec, dataset: Dataset, stop: str) -> tuple[NDArray[np.int64], Tensor]:
+    """The test rows of a trial, and `(n, c)` probabilities of their classes by the model it trains; a StudyError if that diverges.
+
+    Args:
+        trial: what to train.
+        dataset: the data.
+        stop: the epoch, ``last`` or ``best``.
+    """
+    with _one_thread(), torch.random.fork_rng(devices=[]):
+        run = _prepared(trial, dataset)
+        if isinstance(run, Exception):
+            raise run
+        _train([run], together=True)
+        if run.failure is not None:
+            raise run.failure
+        if run.status != "ok" or run.last is None:
+            raise StudyError(f"{trial.objective.label} diverged at learning rate {trial.learning_rate:g}")
+        return run.split.rows_test, run.probabilities(stop)
 
 
 @contextmanager

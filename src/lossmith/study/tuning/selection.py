@@ -1,6 +1,7 @@
 """The rule that chooses among configurations, by what validation rows say."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,14 @@ def select(metric: str, tried: Mapping[Configuration, Sequence[Mapping[str, Any]
         return diverged, -score(metric, records, stop), configuration.order
 
     return min(tried, key=rank)
+
+
+def most_chosen(chosen: Sequence[Configuration]) -> tuple[Configuration, int, int]:
+    """The configuration chosen most often, the middle one by learning rate where several were; how often, and how many were so."""
+    counts = Counter(chosen)
+    most = max(counts.values())
+    often = sorted((one for one, times in counts.items() if times == most), key=lambda one: one.order)
+    return often[(len(often) - 1) // 2], most, len(often)
 
 
 def _seen(epoch: Mapping[str, Any]) -> ValidationRecord:
