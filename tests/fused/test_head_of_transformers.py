@@ -115,7 +115,7 @@ def test_what_a_mixture_of_experts_returns_beside_its_logits():
     options = {**LLAMA, "num_local_experts": 2, "output_router_logits": True}
     model = transformers.MixtralForCausalLM(transformers.MixtralConfig(vocab_size=CLASSES, **options))
     head = head_of(model)
-    with pytest.raises(ValueError, match=r"MixtralForCausalLM returns an aux_loss, which would be left out"):
+    with pytest.raises(ValueError, match=r"MixtralForCausalLM returns 'aux_loss', which would be left out"):
         head.loss(log_probs, input_ids=TOKENS)
     found = head.loss(lambda logits, output: log_probs(logits).sum() + output.aux_loss, input_ids=TOKENS, with_output=True)
     own = model(input_ids=TOKENS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ def head_of(
     if not at:
         raise ValueError(f"head_of: head must be a module within {name}; got {type(found).__name__}, which is not")
     if why := refused(found):
-        raise TypeError(f"head_of: {name}'s head {at[0][1]!r} {why}")
+        raise TypeError(f"head_of: {name}'s head {at[0][1]!r} {why}{_within_it(inner, found)}")
     if any(is_compiled(layer) or layer._compiled_call_impl is not None for layer in layers(model)):
         warnings.warn(
             f"head_of: {name} is compiled as a whole, and its head runs apart: it is run uncompiled; compile its body instead",
@@ -128,15 +129,16 @@ class Head:
                 what no head can stand for.
         """
         self._check(kwargs)
+        if not callable(objective):
+            raise TypeError(f"head_of: objective must be a function of the logits; got {describe(objective)}")
 
         def whole(*args: Any, **kwargs: Any) -> Any:
             hidden, output, after = self._capture(forward, args, kwargs)
             if with_output:
                 return self._apply(lambda logits: _tensors(objective(logits, output)), hidden, after)
-            beside = getattr(output, "aux_loss", None)
-            if isinstance(beside, Tensor):
+            if beside := [name for name, value in _named(output).items() if name.endswith("loss") and isinstance(value, Tensor)]:
                 raise ValueError(
-                    f"head_of: {self._name} returns an aux_loss, which would be left out: "
+                    f"head_of: {self._name} returns {beside[0]!r}, which would be left out: "
                     "take it in the objective, lambda logits, output: ..., with_output=True"
                 )
             return self._apply(lambda logits: _tensors(objective(logits)), hidden, after)
@@ -218,6 +220,15 @@ class Head:
         return f"Head({self._name}, {in_words(self.module)})"
 
 
+def _within_it(model: nn.Module, head: nn.Module) -> str:
+    """What to name in place of a head of several layers that ends in, or is around, one linear map."""
+    maps = [name for name, layer in head.named_modules() if name and type(layer) is nn.Linear]
+    if len(maps) != 1 or hasattr(head, "base_layer"):
+        return ""
+    path = next(name for name, layer in model.named_modules() if layer is head)
+    return f": name the one within it, head='{path}.{maps[0]}'"
+
+
 class _InPlace(nn.Module):
     """Stands in the head's place: keeps what it is given and returns a stand-in for the logits. Has the head's attributes."""
 
@@ -271,10 +282,17 @@ def _module_replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> Iterat
 
 
 def _values(output: Any) -> list[Any]:
-    """What a model returns, one by one: a tensor, a tuple, or a dictionary as Hugging Face's outputs are."""
+    """What a model returns, one by one: a tensor, a tuple, or what has names."""
+    return list(_named(output).values()) or (list(output) if isinstance(output, (tuple, list)) else [output])
+
+
+def _named(output: Any) -> dict[str, Any]:
+    """What a model returns by name: a dictionary as Hugging Face's outputs are, a named tuple, a dataclass; else nothing."""
     if isinstance(output, dict):
-        return list(output.values())
-    return list(output) if isinstance(output, (tuple, list)) else [output]
+        return dict(output)
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True))
+    return {field.name: getattr(output, field.name) for field in fields(output)} if is_dataclass(output) else {}
 
 
 def _tensors(found: Any) -> Any:
