@@ -336,7 +336,22 @@ def _checkpointed() -> nn.Module:
     return model
 
 
+class Elsewhere(nn.Module):
+    """A wrapper that passes over what it holds, known by its name alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module.body(x)
+
+
+Elsewhere.__module__, Elsewhere.__qualname__ = "torch.nn.parallel.distributed", "DistributedDataParallel"
+Elsewhere.__name__ = "DistributedDataParallel"
+
 MISTAKES = [
+    (lambda: loss(Elsewhere(Plain())), ValueError, "DistributedDataParallel does not call the Plain within it"),
     (lambda: loss(_checkpointed()), ValueError, "Plain calls its head where gradients are off, as inside a re-entrant checkpoint"),
     (lambda: head_of("gpt2"), TypeError, "model must be a torch.nn.Module; got str 'gpt2'"),
     (lambda: head_of(Plain()), ValueError, "Plain names no head of its own"),

@@ -149,6 +149,18 @@ class TestPeft:
         assert any("lm_head" in name for name in theirs) == bool(options)
         assert_same(mine, theirs)
 
+    def test_a_copy_of_the_head_that_is_laid_aside(self):
+        model = self.adapted(target_modules=["q_proj"], modules_to_save=["lm_head"])
+        head = head_of(model)
+        with torch.no_grad():
+            head.module.modules_to_save["default"].weight.mul_(2)
+        with model.disable_adapter():
+            expected = log_probs(model(input_ids=TOKENS).logits.movedim(-1, 1))
+            torch.testing.assert_close(head.loss(log_probs, input_ids=TOKENS), expected, rtol=0, atol=1e-5)
+        twice = log_probs(model(input_ids=TOKENS).logits.movedim(-1, 1))
+        assert (twice - expected).abs().max() > 1e-2
+        torch.testing.assert_close(head.loss(log_probs, input_ids=TOKENS), twice, rtol=0, atol=1e-5)
+
     @pytest.mark.parametrize("options", [{}, {"use_dora": True}])
     def test_on_the_head(self, options):
         with pytest.raises(TypeError, match="LlamaForCausalLM's head 'lm_head' carries an adapter"):

@@ -221,9 +221,9 @@ class Head:
 
 
 def _within_it(model: nn.Module, head: nn.Module) -> str:
-    """What to name in place of a head of several layers that ends in, or is around, one linear map."""
+    """What to name in place of a row of layers, one of which is a linear map."""
     maps = [name for name, layer in head.named_modules() if name and type(layer) is nn.Linear]
-    if len(maps) != 1 or hasattr(head, "base_layer"):
+    if len(maps) != 1 or not isinstance(head, nn.Sequential):
         return ""
     path = next(name for name, layer in model.named_modules() if layer is head)
     return f": name the one within it, head='{path}.{maps[0]}'"
@@ -250,7 +250,17 @@ class _InPlace(nn.Module):
 
 @contextmanager
 def _forward_replaced(outermost: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`outermost(...)` runs every wrapper and hook around another innermost forward, and nothing that was compiled of the old one."""
+    """`outermost(...)` runs every wrapper and hook around another innermost forward, and nothing that was compiled of the old one.
+
+    A wrapper that calls something else than what is known to be inside it is found out.
+    """
+    called = False
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        nonlocal called
+        called = True
+        return forward(*args, **kwargs)
+
     with ExitStack() as stack:
         for module in layers(outermost):
             own = module.__dict__
@@ -258,7 +268,7 @@ def _forward_replaced(outermost: nn.Module, forward: Callable[..., Any]) -> Iter
             if is_compiled(module):
                 changed["forward"] = module._orig_mod
             elif module is innermost(outermost):
-                changed["forward"] = forward
+                changed["forward"] = seen
             for name, value in changed.items():
                 if name in own:
                     stack.callback(own.__setitem__, name, own[name])
@@ -266,6 +276,8 @@ def _forward_replaced(outermost: nn.Module, forward: Callable[..., Any]) -> Iter
                     stack.callback(own.pop, name, None)
                 own[name] = value
         yield
+        if not called:
+            raise ValueError(f"head_of: {type(outermost).__name__} does not call the {type(innermost(outermost)).__name__} within it")
 
 
 @contextmanager

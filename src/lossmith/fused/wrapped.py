@@ -32,6 +32,8 @@ def _within(module: nn.Module) -> nn.Module | None:
         if callable(base := getattr(module, "get_base_model", None)):
             return base()
         saved, active = getattr(module, "modules_to_save", None), getattr(module, "active_adapters", ())
+        if isinstance(saved, nn.ModuleDict) and getattr(module, "disable_adapters", False):
+            return module.original_module
         if isinstance(saved, nn.ModuleDict) and len(active) == 1 and active[0] in saved:  # a copy of the module that is trained whole
             return saved[active[0]]
     return None
