@@ -16,7 +16,19 @@ from lossmith._typing import Float, Hyper
 from lossmith.fused.afterwards import Afterwards, StandIn
 from lossmith.fused.linear import LinearLogits
 from lossmith.fused.plan import Schedule
-from lossmith.fused.wrapped import in_pieces, in_words, innermost, is_compiled, layers, linear, places, refused, wrapper
+from lossmith.fused.shards import _is_dtensor
+from lossmith.fused.wrapped import (
+    in_pieces,
+    in_words,
+    innermost,
+    is_compiled,
+    layers,
+    linear,
+    places,
+    refused,
+    without_layouts,
+    wrapper,
+)
 
 
 def head_of(
@@ -204,16 +216,20 @@ class Head:
 
         def inside(hidden: Tensor) -> Any:
             if in_pieces(within.weight):
-                raise ValueError(
-                    f"head_of: the weight of {self._name}'s head stays in pieces in its own forward pass, as under tensor parallelism"
-                )
+                if not _is_dtensor(hidden):  # which tensor parallelism makes of it: all its ranks hold the same rows
+                    raise ValueError(f"head_of: the weight of {self._name}'s head stays in pieces in its own forward pass")
+                if after.shift is not None or after.classes is not None:
+                    raise ValueError(
+                        f"head_of: {self._name} adds to its logits, or cuts them, after a head under tensor parallelism, "
+                        "whose classes are split"
+                    )
             weight, bias, t, softcap = after.of_head(within.weight, within.bias)
             logits = LinearLogits(
                 hidden, weight, bias, temperature=t * self.temperature, softcap=softcap, schedule=self.schedule, memory=self.memory
             )
             return objective(logits)
 
-        with _forward_replaced(self.module, inside):
+        with _forward_replaced(self.module, inside), without_layouts(self.module):
             return self.module(hidden)
 
     def __repr__(self) -> str:
@@ -245,7 +261,8 @@ class _InPlace(nn.Module):
         self.seen.append(input)
         self.recorded = torch.is_grad_enabled()
         classes = linear(self.__dict__["_head"]).out_features
-        return StandIn(input.new_zeros(()), (*input.shape[:-1], classes), Afterwards(), self.model)
+        zero = torch.zeros((), dtype=input.dtype, device=input.device) if _is_dtensor(input) else input.new_zeros(())
+        return StandIn(zero, (*input.shape[:-1], classes), Afterwards(), self.model)
 
 
 @contextmanager
