@@ -709,6 +709,8 @@ def mistakes(r: Ranks) -> None:
         rf"shards must have one number for each of the group's {r.size} ranks",
         lambda: LinearLogits(h, w, b, group=r.group, shards=(11,) * 4),
     )
+    for bad in (tuple(float(size) for size in sizes), (-1,) * r.size):
+        says(r"shards must be whole numbers of classes from 0; got \(", lambda bad=bad: LinearLogits(h, w, b, group=r.group, shards=bad))
     wrong = tuple(size + 1 for size in sizes)
     says("shards must say how many classes each rank holds", lambda: LinearLogits(h, w, b, group=r.group, shards=wrong))
     says("shards says how the classes are split over a group; got no group", lambda: LinearLogits(h, w, b, shards=sizes))

@@ -48,7 +48,7 @@ class LinearLogits:
     Args:
         hidden: hidden states `(*rows, d)`; a target has the shape of the rows.
         weight: the head `(c, d)`, one row a class, as in `torch.nn.Linear`.
-        bias: `(c,)`; -inf masks a class.
+        bias: `(c,)`; -inf masks a class, but under a softcap, which makes -s of it as of every logit far below.
         temperature: the T of the formula, above 0; a number or a 0-d tensor, which may be learnt.
         softcap: the s of the formula, above 0, or None; a number or a 0-d tensor, which may be learnt.
         schedule: "auto"; "forward", an error where gradients cannot be formed in the forward pass; or "recompute".
