@@ -224,7 +224,7 @@ MISTAKES = [
     (
         lambda: linear_stats(H, W, want=("mean_logit",), class_weight=[1.0] * 5),
         TypeError,
-        r"class_weight must be a floating-point tensor; got list",
+        r"class_weight must be a tensor of shape \(5,\); got list",
     ),
     (lambda: Logits(H.long()), TypeError, r"Logits: input must be a floating-point tensor of logits; got int64 \(3, 4\)"),
     (lambda: Logits(torch.tensor(1.0)), ValueError, r"Logits: input must have shape \(c,\), \(n, c\) or \(n, c, \*d\)"),

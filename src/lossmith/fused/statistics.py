@@ -99,8 +99,8 @@ def linear_stats(
     if class_weight is not None:
         if "mean_logit" not in want:
             raise ValueError(f"linear_stats: class_weight goes with 'mean_logit'; got want={want!r}")
-        if not isinstance(class_weight, Tensor) or not class_weight.is_floating_point():
-            raise TypeError(f"linear_stats: class_weight must be a floating-point tensor; got {describe(class_weight)}")
+        if not isinstance(class_weight, Tensor):
+            raise TypeError(f"linear_stats: class_weight must be a tensor of shape ({source.classes},); got {describe(class_weight)}")
         if class_weight.shape != (source.classes,):
             raise ValueError(f"linear_stats: class_weight must have shape ({source.classes},); got {describe(class_weight)}")
     if target is None:
