@@ -173,6 +173,7 @@ def test_a_softcap_lifts_a_masked_class(schedule):
     p = problem(7, classes=5, ignored=False)
     bias = leaf(torch.where(torch.arange(5) == 3, -float("inf"), p.bias.detach()))
     z = 2 * torch.tanh((p.hidden @ p.weight.T + bias) / 2)
-    found, expected = (lossmith.focal_loss(x, p.target) for x in (LinearLogits(p.hidden, p.weight, bias, softcap=2.0, schedule=schedule), z))
+    source = LinearLogits(p.hidden, p.weight, bias, softcap=2.0, schedule=schedule)
+    found, expected = (lossmith.focal_loss(x, p.target) for x in (source, z))
     assert_close(found, expected, 1e-12)
     assert_close(gradients(found, (p.hidden, p.weight, bias)), gradients(expected, (p.hidden, p.weight, bias)))
