@@ -245,6 +245,96 @@ def statistics_of_a_teacher(r: Ranks) -> None:
 
 
 @case
+def two_heads_in_single_and_half_precision(r: Ranks) -> None:
+    """As in one process: the value to float32's digits, whatever the dtypes; gradients to those of what they belong to."""
+    for dtype, tolerance in ((torch.float32, (1e-6, 1e-5)), (torch.bfloat16, (1e-6, 8e-3))):
+        student, teacher = (p.to(dtype) for p in _two(r, 300, 1100))
+        for sizes in r.splits(1100)[::2]:
+            for how in ({"schedule": "forward"}, {"schedule": "recompute"}, {"memory": 1000}):
+                (mine, source), (theirs, other) = r.head(student, sizes, **how), r.head(teacher, sizes)
+                found = lossmith.divergence_distillation(source, other, generator="kl")
+                assert found.dtype == torch.float32
+                whole = LinearLogits(*student.inputs, schedule="recompute"), LinearLogits(*teacher.inputs)
+                expected = lossmith.divergence_distillation(*whole, generator="kl")
+                r.same(found, mine, expected, student.inputs, sizes, tolerance)
+                r.same(lossmith.divergence_distillation(source, other, generator="kl"), theirs, *_again(whole, teacher), sizes, tolerance)
+
+
+def _again(whole: tuple[LinearLogits, LinearLogits], teacher: Problem) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return lossmith.divergence_distillation(*whole, generator="kl"), teacher.inputs
+
+
+@case
+def two_heads_with_logits_far_out(r: Ranks) -> None:
+    """1e4 in the classes of one rank alone, of both sides or of one, whose rows are then sure of classes that another rank holds."""
+    for dtype, tolerance in ((torch.float64, (1e-12, 1e-9)), (torch.float32, (1e-6, 1e-4))):
+        for classes, rows in ((11, 9), (1100, 40)):
+            for sizes in r.splits(classes):
+                last, first = (torch.zeros(classes, dtype=torch.float64) for _ in range(2))
+                last[classes - max(sizes[-1], 1) :], first[0] = 1e4, 1e4
+                for of_student, of_teacher, name in ((last, last, "kl"), (last, first, "kl"), (last, first, "jensen_shannon")):
+                    sides = [
+                        Problem(p.hidden.round(), p.weight.round(), p.bias.round() + shift, p.target).to(dtype)
+                        for p, shift in zip(_two(r, rows, classes), (of_student, of_teacher), strict=True)
+                    ]
+                    wide = [p.to(torch.float64) for p in sides]
+                    expected = definition(*wide, all_generators()[name]).mean()
+                    (mine, source), (theirs, other) = (r.head(p, sizes) for p in sides)
+                    found = lossmith.divergence_distillation(source, other, generator=name)
+                    assert_close(found, expected, tolerance[0])
+                    ours = gradients(found, (*mine, *theirs))
+                    for i, (a, b) in enumerate(zip(ours, gradients(expected, (*wide[0].inputs, *wide[1].inputs)), strict=True)):
+                        limit = tolerance[1] * max(b.abs().max().item(), 1.0)  # rows that both are sure of have none but for rounding
+                        torch.testing.assert_close(a.double(), r.part(b, sizes) if i % 3 else b, rtol=0, atol=limit)
+
+
+@case
+def two_heads_compiled_in_one_graph(r: Ranks) -> None:
+    if r.size != 3:  # it takes its time, and depends on no number of ranks
+        return
+    student, teacher = _two(r, 9, 11)
+    sizes = r.splits(11)[-1]
+
+    def fused(h: Tensor, w: Tensor, b: Tensor, th: Tensor, tw: Tensor, tb: Tensor) -> Tensor:
+        sides = [LinearLogits(*x, group=r.group, shards=sizes) for x in ((h, w, b), (th, tw, tb))]
+        return lossmith.divergence_distillation(*sides, generator="kl")
+
+    torch._dynamo.reset()
+    mine, theirs = r.head(student, sizes)[0], r.head(teacher, sizes)[0]
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    for ours, others in ((mine, student.inputs), (theirs, teacher.inputs)):
+        r.same(compiled(*mine, *theirs), ours, definition(student, teacher, all_generators()["kl"]).mean(), others, sizes)
+
+
+@case
+def two_heads_that_do_not_go_together(r: Ranks) -> None:
+    """Split differently; rows that one rank keeps and another does not, which is found out on all; hidden states that differ."""
+    if r.size == 1:
+        return
+    student, teacher = _two(r, 9, 11)
+    one, another = r.splits(11)[:2]
+    (h, w, b), source = r.head(student, one)
+    other = r.head(teacher, another)[1]
+    alike, apart = r.head(teacher, one)[1], "the teacher's classes must be split as the student's are, over the same ranks"
+    says(apart, lambda: lossmith.divergence_distillation(source, other, generator="kl"))
+    says(apart, lambda: lossmith.cross_entropy(source, other))
+    says(apart, lambda: lossmith.divergence_distillation(source, LinearLogits(*teacher.inputs), generator="kl"))
+    kept = torch.arange(9) >= r.rank
+    for schedule in ("auto", "recompute"):
+        mine = LinearLogits(h, w, b, group=r.group, shards=one, schedule=schedule)
+        says(
+            "mask must be the same on every rank of the group",
+            lambda s=mine: lossmith.divergence_distillation(s, alike, generator="kl", sample_weight=kept.double()),
+        )
+    with lossmith.validate(True):
+        lossmith.divergence_distillation(source, alike, generator="kl")
+        moved = r.head(teacher._replace(hidden=teacher.hidden + r.rank), one)[1]
+        says("hidden must be the same on every rank", lambda: lossmith.divergence_distillation(source, moved, generator="kl"))
+        at = torch.full((9, 1), r.rank)
+        says("at must be the same on every rank", lambda: linear_stats(h, w, None, b, want=(), at=at, group=r.group, shards=one))
+
+
+@case
 def sizes_are_asked_of_the_ranks(r: Ranks) -> None:
     p = problem(9)
     for sizes in r.splits(11):
@@ -619,6 +709,8 @@ def mistakes(r: Ranks) -> None:
         rf"shards must have one number for each of the group's {r.size} ranks",
         lambda: LinearLogits(h, w, b, group=r.group, shards=(11,) * 4),
     )
+    for bad in (tuple(float(size) for size in sizes), (-1,) * r.size):
+        says(r"shards must be whole numbers of classes from 0; got \(", lambda bad=bad: LinearLogits(h, w, b, group=r.group, shards=bad))
     wrong = tuple(size + 1 for size in sizes)
     says("shards must say how many classes each rank holds", lambda: LinearLogits(h, w, b, group=r.group, shards=wrong))
     says("shards says how the classes are split over a group; got no group", lambda: LinearLogits(h, w, b, shards=sizes))

@@ -165,3 +165,15 @@ def test_objectives_that_grow_exponentially():
     found, expected = (lossmith.sum_exponential(x, p.target) for x in (LinearLogits(*p.inputs), z))
     assert_close(found, expected, 1e-10)
     assert_close(gradients(found, p.inputs), gradients(expected, p.inputs))
+
+
+@pytest.mark.parametrize("schedule", ["auto", "recompute"])
+def test_a_softcap_lifts_a_masked_class(schedule):
+    """By the formula, tanh(-inf) = -1: such a class is as any whose logit is far below, and has no gradient before the cap."""
+    p = problem(7, classes=5, ignored=False)
+    bias = leaf(torch.where(torch.arange(5) == 3, -float("inf"), p.bias.detach()))
+    z = 2 * torch.tanh((p.hidden @ p.weight.T + bias) / 2)
+    source = LinearLogits(p.hidden, p.weight, bias, softcap=2.0, schedule=schedule)
+    found, expected = (lossmith.focal_loss(x, p.target) for x in (source, z))
+    assert_close(found, expected, 1e-12)
+    assert_close(gradients(found, (p.hidden, p.weight, bias)), gradients(expected, (p.hidden, p.weight, bias)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,7 @@ from lossmith.fused import head_of, linear_stats
 from tests.fused.heads import assert_close
 
 CLASSES = 23
+INF = float("inf")
 
 
 class Plain(nn.Module):
@@ -306,8 +310,18 @@ class Hidden(nn.Module):
         return self.returns(self.output(x))
 
 
-class Output(dict):
-    aux_loss = torch.tensor(1.0)
+@dataclass
+class Output:
+    logits: Tensor
+    aux_loss: Tensor | None = None
+
+
+class Outputs(NamedTuple):
+    logits: Tensor
+    z_loss: Tensor
+
+
+ASIDE = torch.tensor(1.0)
 
 
 def loss(model: nn.Module, **kwargs):
@@ -322,7 +336,22 @@ def _checkpointed() -> nn.Module:
     return model
 
 
+class Elsewhere(nn.Module):
+    """A wrapper that passes over what it holds, known by its name alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module.body(x)
+
+
+Elsewhere.__module__, Elsewhere.__qualname__ = "torch.nn.parallel.distributed", "DistributedDataParallel"
+Elsewhere.__name__ = "DistributedDataParallel"
+
 MISTAKES = [
+    (lambda: loss(Elsewhere(Plain())), ValueError, "DistributedDataParallel does not call the Plain within it"),
     (lambda: loss(_checkpointed()), ValueError, "Plain calls its head where gradients are off, as inside a re-entrant checkpoint"),
     (lambda: head_of("gpt2"), TypeError, "model must be a torch.nn.Module; got str 'gpt2'"),
     (lambda: head_of(Plain()), ValueError, "Plain names no head of its own"),
@@ -343,8 +372,17 @@ MISTAKES = [
     (lambda: loss(_forked(0)), ValueError, "Plain must call its head once in a forward pass; it was called not at all"),
     (lambda: loss(Hidden(lambda z: X)), ValueError, "Hidden's output must have its logits in one place; they are in 0"),
     (lambda: loss(Hidden(lambda z: (z, z / 2))), ValueError, "Hidden's output must have its logits in one place; they are in 2"),
-    (lambda: loss(Hidden(lambda z: Output(logits=z))), ValueError, "Hidden returns an aux_loss, which would be left out"),
-    (lambda: loss(Hidden(lambda z: z / -2)), ValueError, "temperature must be above 0 and finite; got -2"),
+    (lambda: loss(Hidden(lambda z: Output(z, ASIDE))), ValueError, "Hidden returns 'aux_loss', which would be left out"),
+    (lambda: loss(Hidden(lambda z: Outputs(z, ASIDE))), ValueError, "Hidden returns 'z_loss', which would be left out"),
+    (lambda: loss(Hidden(lambda z: {"loss": ASIDE, "logits": z})), ValueError, "Hidden returns 'loss', which would be left out"),
+    (lambda: loss(Hidden(lambda z: z / -2)), ValueError, r"Hidden applies div\(logits, -2\) to its logits"),
+    (lambda: loss(Hidden(lambda z: z * INF)), ValueError, r"Hidden applies mul\(logits, inf\) to its logits"),
+    (lambda: head_of(Plain(), head="output").loss(X), TypeError, r"objective must be a function of the logits; got float64 \(5, 4\)"),
+    (
+        lambda: head_of(_with(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, CLASSES))), head="output"),
+        TypeError,
+        "'output' is a Sequential, which is not known to be a linear map: name the one within it, head='output.1'",
+    ),
 ]
 
 
@@ -363,10 +401,23 @@ def test_the_stand_in_says_what_it_is():
 
 
 def test_what_the_model_returns_beside_its_logits():
-    model = Hidden(lambda z: Output(logits=z))
+    model = Hidden(lambda z: Output(z, torch.tensor(1.0)))
     head = head_of(model, head="output")
     found = head.loss(lambda z, out: focal(z) + out.aux_loss, X, with_output=True)
     assert_close(found, focal(model.output(X)) + 1)
+
+
+def test_a_head_within_a_container():
+    """A norm before it, a cast after it: both are done, or read off, as what a model does around its head."""
+    model = Plain()
+    model.output = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, CLASSES)).double()
+    assert_close(*both(model, lambda: head_of(model, head="output.1").loss(focal, X)), 1e-12)
+
+
+@pytest.mark.parametrize("output", [Output, lambda z: Output(z, None), lambda z: {"logits": z}, lambda z: [None, z]])
+def test_where_a_model_has_its_logits(output):
+    model = Hidden(output)
+    assert_close(head_of(model, head="output").loss(focal, X), focal(model.output(X)), 1e-12)
 
 
 def test_a_model_whose_head_is_tied_and_in_two_places():

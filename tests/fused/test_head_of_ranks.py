@@ -154,19 +154,48 @@ def train(case: Case, rank: int) -> tuple[list[Tensor], dict[str, Tensor]]:
     return losses, whole_gradients(shared, model)
 
 
-def mistakes(rank: int) -> dict[str, str]:
-    """What is refused, and how."""
+def across(case: Case, after: Any = None, **layouts: Any) -> nn.Module:
+    """The head alone under tensor parallelism."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
+    model = made(case)
+    parallelize_module(model.head, init_device_mesh("cpu", (WORLD,)), ColwiseParallel(**layouts))
+    if after is not None:
+        model.forward = lambda tokens: after(model.head(model.body(model.embedding(tokens))))
+    return model
+
+
+def split(rank: int) -> dict[str, Any]:
+    """Tensor parallelism: the same rows on both ranks, half of the classes (12 and 11) on each."""
+    from torch.distributed.tensor import Replicate
+
+    found = {}
+    for name, layouts in {"split logits": {}, "whole logits": {"output_layouts": Replicate()}}.items():
+        for objective in ("cross_entropy", "focal_loss"):
+            model = across(Case("DDP"), **layouts)
+            hooks = len(model.head._forward_hooks)
+            head = head_of(model, head="head")
+            loss = head.loss(lambda logits, o=objective: getattr(lossmith, o)(logits, targets()[0, 1]), tokens()[0, 1])
+            loss.backward()
+            assert len(model.head._forward_hooks) == hooks  # put back
+            gradients = {n: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for n, p in model.named_parameters()}
+            found[f"{name}, {objective}"] = loss.detach(), gradients
+    return found
+
+
+def mistakes(rank: int) -> dict[str, str]:
+    """What is refused, and how."""
     case, x = Case("DDP"), tokens()[rank, 0]
     sharded = Case("head in the root's group")
-    across = made(case)
-    parallelize_module(across.head, init_device_mesh("cpu", (WORLD,)), ColwiseParallel())
+    cut = across(case, lambda logits: logits[..., :20])
     calls = {
         "DDP": lambda: head_of(share(made(case), case), head="head").hidden_states(x),
         "fully_shard": lambda: head_of(share(made(sharded), sharded), head="head")(torch.zeros(2, WIDTH)),
-        "tensor parallel": lambda: head_of(across, head="head").loss(lambda logits: lossmith.cross_entropy(logits, x), x),
+        "tensor parallel, rows that differ": lambda: head_of(across(case), head="head").loss(
+            lambda logits: lossmith.cross_entropy(logits, x), x
+        ),
+        "tensor parallel, cut": lambda: head_of(cut, head="head").loss(lambda logits: lossmith.cross_entropy(logits, x), x),
     }
     found = {}
     for name, call in calls.items():
@@ -180,7 +209,7 @@ def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
     found = {name: train(case, rank) for name, case in CASES.items()}
-    torch.save((found, mistakes(rank)), Path(folder) / f"{rank}.pt")
+    torch.save((found, mistakes(rank), split(rank)), Path(folder) / f"{rank}.pt")
     torch.distributed.barrier()  # neither leaves while the other still speaks to it
     torch.distributed.destroy_process_group()
 
@@ -215,7 +244,7 @@ def work_deepspeed(rank: int, folder: str) -> None:
             engine.backward(loss)
             losses.append(loss.detach() / STEPS)
         found[name] = losses, {n: safe_get_full_grad(p) for n, p in model.named_parameters()}
-    torch.save((found, {}), Path(folder) / f"{rank}.pt")
+    torch.save((found, {}, {}), Path(folder) / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -254,13 +283,36 @@ gloo = pytest.mark.skipif(not torch.distributed.is_available() or not torch.dist
 @pytest.mark.subprocess
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_are_one_process(ranks, name):
-    assert_one_process(CASES[name], [found[name] for found, _ in ranks])
+    assert_one_process(CASES[name], [found[name] for found, *_ in ranks])
+
+
+@gloo
+@pytest.mark.subprocess
+@pytest.mark.parametrize("objective", ["cross_entropy", "focal_loss"])
+@pytest.mark.parametrize("logits", ["split logits", "whole logits"])
+def test_a_head_under_tensor_parallelism_is_one_process(ranks, logits, objective):
+    model = made(Case("DDP"))
+    loss = getattr(lossmith, objective)(model(tokens()[0, 1]).movedim(-1, 1), targets()[0, 1])
+    loss.backward()
+    for *_, found in ranks:
+        value, gradients = found[f"{logits}, {objective}"]
+        torch.testing.assert_close(value, loss.detach(), rtol=1e-12, atol=0)
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=0, atol=1e-11 * parameter.grad.abs().max().item())
+
+
+@gloo
+@pytest.mark.subprocess
+def test_rows_that_differ_under_tensor_parallelism_are_found_out(ranks):
+    for _, refused, _ in ranks:
+        assert "target must be the same on every rank of the group" in refused["tensor parallel, rows that differ"]
 
 
 REFUSED = {
     "DDP": "hidden_states cannot be had outside the forward pass of a model under DistributedDataParallel: use loss",
     "fully_shard": "the head by itself cannot be had outside the forward pass of a model under fully_shard: use loss",
-    "tensor parallel": "the weight of Model's head stays in pieces in its own forward pass, as under tensor parallelism",
+    "tensor parallel, cut": "Model adds to its logits, or cuts them, after a head under tensor parallelism, whose classes are split",
 }
 
 
@@ -268,7 +320,7 @@ REFUSED = {
 @pytest.mark.subprocess
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_had_is_refused(ranks, name):
-    assert [refused[name] for _, refused in ranks] == [f"head_of: {REFUSED[name]}"] * WORLD
+    assert [refused[name] for _, refused, _ in ranks] == [f"head_of: {REFUSED[name]}"] * WORLD
 
 
 @gloo
@@ -277,4 +329,4 @@ def test_what_cannot_be_had_is_refused(ranks, name):
 def test_two_ranks_of_deepspeed_are_one_process(tmp_path):
     ranks = spawned(work_deepspeed, tmp_path)
     for name, case in ZERO.items():
-        assert_one_process(case, [found[name] for found, _ in ranks])
+        assert_one_process(case, [found[name] for found, *_ in ranks])

@@ -115,7 +115,7 @@ def test_what_a_mixture_of_experts_returns_beside_its_logits():
     options = {**LLAMA, "num_local_experts": 2, "output_router_logits": True}
     model = transformers.MixtralForCausalLM(transformers.MixtralConfig(vocab_size=CLASSES, **options))
     head = head_of(model)
-    with pytest.raises(ValueError, match=r"MixtralForCausalLM returns an aux_loss, which would be left out"):
+    with pytest.raises(ValueError, match=r"MixtralForCausalLM returns 'aux_loss', which would be left out"):
         head.loss(log_probs, input_ids=TOKENS)
     found = head.loss(lambda logits, output: log_probs(logits).sum() + output.aux_loss, input_ids=TOKENS, with_output=True)
     own = model(input_ids=TOKENS)
@@ -148,6 +148,18 @@ class TestPeft:
         assert any("lora" in name for name in theirs)
         assert any("lm_head" in name for name in theirs) == bool(options)
         assert_same(mine, theirs)
+
+    def test_a_copy_of_the_head_that_is_laid_aside(self):
+        model = self.adapted(target_modules=["q_proj"], modules_to_save=["lm_head"])
+        head = head_of(model)
+        with torch.no_grad():
+            head.module.modules_to_save["default"].weight.mul_(2)
+        with model.disable_adapter():
+            expected = log_probs(model(input_ids=TOKENS).logits.movedim(-1, 1))
+            torch.testing.assert_close(head.loss(log_probs, input_ids=TOKENS), expected, rtol=0, atol=1e-5)
+        twice = log_probs(model(input_ids=TOKENS).logits.movedim(-1, 1))
+        assert (twice - expected).abs().max() > 1e-2
+        torch.testing.assert_close(head.loss(log_probs, input_ids=TOKENS), twice, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("options", [{}, {"use_dora": True}])
     def test_on_the_head(self, options):

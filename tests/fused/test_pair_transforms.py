@@ -161,3 +161,13 @@ def test_the_operators_are_what_they_say():
     torch.library.opcheck(indices._gathered, few, test_utils=checks)
     torch.library.opcheck(indices._gathered_gradients, (*few, AT.double()), test_utils=checks)
     torch.library.opcheck(indices.top_k, (*DETACHED[:3], None, 3, ""), test_utils=checks)
+
+
+@pairs
+def test_many_upstream_gradients_at_once(fused, plain):
+    upstream = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    how = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+    expected = tuple(torch.stack([u * g for u in upstream]) for g in gradients(plain(*INPUTS), INPUTS, **how))
+    value = fused(*INPUTS)
+    assert_close(torch.autograd.grad(value, INPUTS, upstream, is_grads_batched=True, **how), expected)
+    assert_close(vmap(lambda u: torch.autograd.grad(value, INPUTS, u, **how))(upstream), expected)

@@ -43,6 +43,61 @@ def test_the_path_and_the_reason(made, loss, path, products, why):
     assert f"{products} matrix product" in str(plan)
 
 
+TEACHER = source(problem(9, width=4, seed=1), asked=(False, False, False))
+
+
+@pytest.mark.parametrize(
+    ("made", "teacher", "loss", "path", "products", "why"),
+    [
+        (source(), TEACHER, "sum", "forward", 4, "a sum with known weights"),
+        (source(), source(), "sum", "forward", 6, "a sum with known weights"),
+        (source(asked=(True, False, False)), TEACHER, "sum", "forward", 3, "a sum with known weights"),
+        (source(), TEACHER, "rows", "recompute", 6, "what follows the rows' values is not a sum"),
+        (source(memory=100), TEACHER, "sum", "recompute", 8, "128 rows of both logits do not fit into 100 bytes"),
+        (source(schedule="recompute"), source(), "sum", "recompute", 8, "asks for it"),
+        (source(softcap=leaf(torch.tensor(3.0))), TEACHER, "sum", "recompute", 6, "softcap"),
+        (source(asked=(False, False, False)), TEACHER, "sum", "value", 2, "neither side asks for a gradient"),
+    ],
+)
+def test_the_path_of_two_heads(made, teacher, loss, path, products, why):
+    """The products are those that are done: counted where the engine multiplies."""
+    plan = explain(made, loss=loss, teacher=teacher)
+    assert (plan.path, plan.products) == (path, products)
+    assert why in str(plan)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        value = lossmith.divergence_distillation(made, teacher, generator="kl", reduction="none" if loss == "rows" else "mean")
+        if value.requires_grad:
+            value.sum().backward()
+    assert sum(event.count for event in seen.key_averages() if event.key in ("aten::mm", "aten::addmm", "aten::addmm_")) == products
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_memory_of_two_heads_is_what_the_plan_says(learns):
+    sides = [LinearLogits(leaf(torch.randn(1024, 64)), leaf(torch.randn(30_000, 64))) for _ in range(2)]
+    if not learns:
+        sides[1] = LinearLogits(sides[1].hidden.detach(), sides[1].weight.detach())
+    plan = explain(sides[0], teacher=sides[1])
+
+    def step():
+        for side in sides:
+            side.hidden.grad = side.weight.grad = None
+        lossmith.divergence_distillation(*sides, generator="kl").backward()
+
+    step()
+    for side in sides:
+        side.hidden.grad = side.weight.grad = None
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    step()
+    said = plan.gradients + plan.buffers
+    assert _status("VmHWM") - before < 1.1 * said + 8 * 2**20
+    kept = 4 * 2 * plan.rows * 30_000  # logits of both sides, of a block of rows
+    assert kept < plan.buffers < 1.2 * kept
+    assert plan.gradients == 4 * (1 + learns) * (1024 + 30_000) * 64
+    assert plan.dense == 4 * (3 + learns) * 1024 * 30_000
+
+
 def test_transforms_are_a_reason():
     seen = []
 
@@ -155,6 +210,22 @@ MISTAKES = [
     (lambda: linear_stats(H, W, Y, class_weight=torch.ones(5)), ValueError, "class_weight goes with 'mean_logit'"),
     (lambda: linear_stats(H, W, want=("mean_logit",), class_weight=torch.ones(4)), ValueError, r"class_weight must have shape \(5,\)"),
     (lambda: explain(LinearLogits(H, W), loss="mean"), ValueError, "loss must be 'sum', 'rows' or 'stats'; got 'mean'"),
+    (lambda: explain(H), TypeError, r"explain: source must be a LinearLogits; got float32 \(3, 4\)"),
+    (lambda: explain(LinearLogits(H, W), teacher=H), TypeError, "the teacher must be a LinearLogits too; got Tensor"),
+    (
+        lambda: explain(LinearLogits(H, W), loss="stats", teacher=LinearLogits(H, W)),
+        ValueError,
+        "loss must be 'sum' or 'rows' beside a teacher; got 'stats'",
+    ),
+    (lambda: LinearLogits(H, W, memory=-1), ValueError, "memory must be a whole number of bytes from 0, or None; got int -1"),
+    (lambda: LinearLogits(H, W, memory="1GB"), ValueError, "memory must be a whole number of bytes from 0, or None; got str '1GB'"),
+    (lambda: linear_stats(H, W, want="entropy"), TypeError, r"want must be a tuple of names, as \('entropy',\); got str 'entropy'"),
+    (lambda: linear_stats(H, W, Y, temperatures=2.0), TypeError, "temperatures must be a tuple of numbers; got float 2.0"),
+    (
+        lambda: linear_stats(H, W, want=("mean_logit",), class_weight=[1.0] * 5),
+        TypeError,
+        r"class_weight must be a tensor of shape \(5,\); got list",
+    ),
     (lambda: Logits(H.long()), TypeError, r"Logits: input must be a floating-point tensor of logits; got int64 \(3, 4\)"),
     (lambda: Logits(torch.tensor(1.0)), ValueError, r"Logits: input must have shape \(c,\), \(n, c\) or \(n, c, \*d\)"),
 ]

@@ -58,8 +58,31 @@ def test_the_threshold_is_in_units_of_the_final_gradient():
     larger = gradients(1024 * filtered(p, scaled), p.inputs)
     assert_close(larger, tuple(1024 * g for g in plain), 1e-12)
     assert_close(scaled.dropped, 1024 * by.dropped, 1e-12)
+    by.reset()
+    assert by.dropped is None
+    assert by.kept is None
     gradients(1024 * filtered(p, by), p.inputs)
     assert by.kept > scaled.kept
+
+
+@pytest.mark.parametrize("mode", ["columns", "random"])
+def test_a_filter_shared_by_several_calls_counts_them_all(mode):
+    """Two heads of one loss, as many backward passes, or both: what each left out by itself, added up."""
+    parts = [problem(20, classes=60, scale=1.5), problem(300, classes=40, scale=1.5, seed=1)]
+    filters = [GradientFilter(1e-3, mode, generator=None if mode == "columns" else torch.Generator().manual_seed(i)) for i in (0, 1)]
+    for p, by in zip(parts, filters, strict=True):
+        gradients(filtered(p, by), p.inputs)
+    shared = GradientFilter(1e-3, mode, generator=None if mode == "columns" else torch.Generator())
+    for seed, p in enumerate(parts):
+        if shared.generator is not None:
+            shared.generator.manual_seed(seed)
+        gradients(filtered(p, shared), p.inputs)
+    assert_close(shared.dropped, filters[0].dropped + filters[1].dropped)
+    entries = [int((p.target >= 0).sum()) * len(p.weight) for p in parts]
+    assert_close(shared.kept, sum(by.kept.double() * n for by, n in zip(filters, entries, strict=True)) / sum(entries), 1e-6)
+    if mode == "columns":
+        sum(filtered(p, shared) for p in parts).backward()
+        assert_close(shared.dropped, 2 * (filters[0].dropped + filters[1].dropped))
 
 
 @pytest.mark.parametrize("mode", ["columns", "random"])
@@ -140,6 +163,8 @@ def test_what_it_does_not_go_with_is_refused():
         filtered(p, by, softcap=cap)
     with pytest.raises(RuntimeError, match="LinearLogits: gradient_filter gives no second derivative"):
         torch.autograd.grad(filtered(p, by), p.hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="LinearLogits: gradient_filter gives one gradient at a time"):
+        torch.autograd.grad(filtered(p, by), p.hidden, torch.ones(2, dtype=torch.float64), is_grads_batched=True)
     assert explain(source).path == "recompute"
     assert "gradient_filter" in explain(source).why
     assert linear_stats(*p.inputs[:2], p.target).log_prob is not None

@@ -268,3 +268,17 @@ def test_second_derivatives_in_temperature_softcap_and_class_weights():
     at = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.5, 3.0, [0.0, 1, 2, 0, 1, 0.5, 1])]
     assert torch.autograd.gradcheck(found, at)
     assert torch.autograd.gradgradcheck(found, at)
+
+
+@heads
+def test_many_upstream_gradients_at_once(fused, plain):
+    """As `torch.autograd.functional.jacobian(..., vectorize=True)` asks for them, and vmap over `torch.autograd.grad`; twice each."""
+    upstream = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    expected = [torch.stack([u * g for u in upstream]) for g in gradients(plain(*INPUTS), INPUTS)]
+    value = fused(*INPUTS)
+    for _ in range(2):
+        found = torch.autograd.grad(value, INPUTS, upstream, is_grads_batched=True, retain_graph=True)
+        assert_close(found, tuple(expected))
+        assert_close(vmap(lambda u: torch.autograd.grad(value, INPUTS, u, retain_graph=True))(upstream), tuple(expected))
+    once = gradients(value, INPUTS)
+    assert_close(once, tuple(g[0] for g in expected))

@@ -167,10 +167,10 @@ def _read(name: str, logits: StandIn, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _is_number(value: object) -> bool:
-    """A number or a 0-d tensor, which may be learnt."""
+    """A number above 0 or a 0-d tensor, which may be learnt."""
     if isinstance(value, Tensor):
         return not isinstance(value, StandIn) and value.ndim == 0 and value.is_floating_point()
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _cut(after: Afterwards, index: Any, shape: torch.Size) -> Afterwards | None:

@@ -24,7 +24,8 @@ class backend:
     "auto" (the default) takes the Triton kernels for tensors on an NVIDIA GPU and chunked torch for all others; "torch" and "triton" ask
     for one, and "triton" is an error where it cannot be had. It holds for the whole process, all threads, as torch's own switches do, and
     counts when something is computed: a backward pass outside the block takes what holds there. :func:`explain` says what computes a
-    call, and why.
+    call, and why. There are kernels for the statistics of one head and their gradients; comparisons of two heads, the most likely classes,
+    logits of given classes, second derivatives and the gradients of a :class:`GradientFilter` are chunked torch whatever is chosen.
 
     Raises:
         ValueError: no such back end.

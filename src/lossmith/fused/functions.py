@@ -236,8 +236,18 @@ class _Weighted(_WeightedCompiled):
 
 
 def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient times a number, in place; on the CPU, where it costs nothing to look, not at all when that is 1."""
+    """The gradient times a number, in place; on the CPU, where it costs nothing to look, not at all when that is 1.
+
+    Times many numbers at once, as where autograd is asked for the gradients of a batch, it has no place.
+    """
+    if batched(upstream):
+        return gradient * upstream
     return gradient if upstream.device.type == "cpu" and upstream == 1 else gradient.mul_(upstream)
+
+
+def batched(upstream: Tensor) -> bool:
+    """Whether a backward pass is run for many upstream gradients at once, by vmap or by `is_grads_batched`."""
+    return torch._C._functorch.is_batchedtensor(upstream) or torch._C._functorch.is_legacy_batchedtensor(upstream)
 
 
 class _Frozen(Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,19 @@ from lossmith._typing import Float, Hyper
 from lossmith.fused.afterwards import Afterwards, StandIn
 from lossmith.fused.linear import LinearLogits
 from lossmith.fused.plan import Schedule
-from lossmith.fused.wrapped import in_pieces, in_words, innermost, is_compiled, layers, linear, places, refused, wrapper
+from lossmith.fused.shards import _is_dtensor
+from lossmith.fused.wrapped import (
+    in_pieces,
+    in_words,
+    innermost,
+    is_compiled,
+    layers,
+    linear,
+    places,
+    refused,
+    without_layouts,
+    wrapper,
+)
 
 
 def head_of(
@@ -84,7 +97,7 @@ def head_of(
     if not at:
         raise ValueError(f"head_of: head must be a module within {name}; got {type(found).__name__}, which is not")
     if why := refused(found):
-        raise TypeError(f"head_of: {name}'s head {at[0][1]!r} {why}")
+        raise TypeError(f"head_of: {name}'s head {at[0][1]!r} {why}{_within_it(inner, found)}")
     if any(is_compiled(layer) or layer._compiled_call_impl is not None for layer in layers(model)):
         warnings.warn(
             f"head_of: {name} is compiled as a whole, and its head runs apart: it is run uncompiled; compile its body instead",
@@ -128,15 +141,16 @@ class Head:
                 what no head can stand for.
         """
         self._check(kwargs)
+        if not callable(objective):
+            raise TypeError(f"head_of: objective must be a function of the logits; got {describe(objective)}")
 
         def whole(*args: Any, **kwargs: Any) -> Any:
             hidden, output, after = self._capture(forward, args, kwargs)
             if with_output:
                 return self._apply(lambda logits: _tensors(objective(logits, output)), hidden, after)
-            beside = getattr(output, "aux_loss", None)
-            if isinstance(beside, Tensor):
+            if beside := [name for name, value in _named(output).items() if name.endswith("loss") and isinstance(value, Tensor)]:
                 raise ValueError(
-                    f"head_of: {self._name} returns an aux_loss, which would be left out: "
+                    f"head_of: {self._name} returns {beside[0]!r}, which would be left out: "
                     "take it in the objective, lambda logits, output: ..., with_output=True"
                 )
             return self._apply(lambda logits: _tensors(objective(logits)), hidden, after)
@@ -202,20 +216,33 @@ class Head:
 
         def inside(hidden: Tensor) -> Any:
             if in_pieces(within.weight):
-                raise ValueError(
-                    f"head_of: the weight of {self._name}'s head stays in pieces in its own forward pass, as under tensor parallelism"
-                )
+                if not _is_dtensor(hidden):  # which tensor parallelism makes of it: all its ranks hold the same rows
+                    raise ValueError(f"head_of: the weight of {self._name}'s head stays in pieces in its own forward pass")
+                if after.shift is not None or after.classes is not None:
+                    raise ValueError(
+                        f"head_of: {self._name} adds to its logits, or cuts them, after a head under tensor parallelism, "
+                        "whose classes are split"
+                    )
             weight, bias, t, softcap = after.of_head(within.weight, within.bias)
             logits = LinearLogits(
                 hidden, weight, bias, temperature=t * self.temperature, softcap=softcap, schedule=self.schedule, memory=self.memory
             )
             return objective(logits)
 
-        with _forward_replaced(self.module, inside):
+        with _forward_replaced(self.module, inside), without_layouts(self.module):
             return self.module(hidden)
 
     def __repr__(self) -> str:
         return f"Head({self._name}, {in_words(self.module)})"
+
+
+def _within_it(model: nn.Module, head: nn.Module) -> str:
+    """What to name in place of a row of layers, one of which is a linear map."""
+    maps = [name for name, layer in head.named_modules() if name and type(layer) is nn.Linear]
+    if len(maps) != 1 or not isinstance(head, nn.Sequential):
+        return ""
+    path = next(name for name, layer in model.named_modules() if layer is head)
+    return f": name the one within it, head='{path}.{maps[0]}'"
 
 
 class _InPlace(nn.Module):
@@ -234,12 +261,23 @@ class _InPlace(nn.Module):
         self.seen.append(input)
         self.recorded = torch.is_grad_enabled()
         classes = linear(self.__dict__["_head"]).out_features
-        return StandIn(input.new_zeros(()), (*input.shape[:-1], classes), Afterwards(), self.model)
+        zero = torch.zeros((), dtype=input.dtype, device=input.device) if _is_dtensor(input) else input.new_zeros(())
+        return StandIn(zero, (*input.shape[:-1], classes), Afterwards(), self.model)
 
 
 @contextmanager
 def _forward_replaced(outermost: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`outermost(...)` runs every wrapper and hook around another innermost forward, and nothing that was compiled of the old one."""
+    """`outermost(...)` runs every wrapper and hook around another innermost forward, and nothing that was compiled of the old one.
+
+    A wrapper that calls something else than what is known to be inside it is found out.
+    """
+    called = False
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        nonlocal called
+        called = True
+        return forward(*args, **kwargs)
+
     with ExitStack() as stack:
         for module in layers(outermost):
             own = module.__dict__
@@ -247,7 +285,7 @@ def _forward_replaced(outermost: nn.Module, forward: Callable[..., Any]) -> Iter
             if is_compiled(module):
                 changed["forward"] = module._orig_mod
             elif module is innermost(outermost):
-                changed["forward"] = forward
+                changed["forward"] = seen
             for name, value in changed.items():
                 if name in own:
                     stack.callback(own.__setitem__, name, own[name])
@@ -255,6 +293,8 @@ def _forward_replaced(outermost: nn.Module, forward: Callable[..., Any]) -> Iter
                     stack.callback(own.pop, name, None)
                 own[name] = value
         yield
+        if not called:
+            raise ValueError(f"head_of: {type(outermost).__name__} does not call the {type(innermost(outermost)).__name__} within it")
 
 
 @contextmanager
@@ -271,10 +311,17 @@ def _module_replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> Iterat
 
 
 def _values(output: Any) -> list[Any]:
-    """What a model returns, one by one: a tensor, a tuple, or a dictionary as Hugging Face's outputs are."""
+    """What a model returns, one by one: a tensor, a tuple, or what has names."""
+    return list(_named(output).values()) or (list(output) if isinstance(output, (tuple, list)) else [output])
+
+
+def _named(output: Any) -> dict[str, Any]:
+    """What a model returns by name: a dictionary as Hugging Face's outputs are, a named tuple, a dataclass; else nothing."""
     if isinstance(output, dict):
-        return list(output.values())
-    return list(output) if isinstance(output, (tuple, list)) else [output]
+        return dict(output)
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True))
+    return {field.name: getattr(output, field.name) for field in fields(output)} if is_dataclass(output) else {}
 
 
 def _tensors(found: Any) -> Any:

@@ -19,8 +19,8 @@ from lossmith.fused.functions import LOG_PROB, frozen_log_prob, stats, transform
 from lossmith.fused.indices import logits_at, top_k
 from lossmith.fused.moments import linear_moments
 from lossmith.fused.pair_functions import Both
-from lossmith.fused.pair_plan import compare
-from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, choose, describe_plan
+from lossmith.fused.pair_plan import compare, explain_pair
+from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, check_memory, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats, softcapped
 from lossmith.fused.second import Arguments
 from lossmith.fused.shards import check_alike, coded, split_head
@@ -48,7 +48,7 @@ class LinearLogits:
     Args:
         hidden: hidden states `(*rows, d)`; a target has the shape of the rows.
         weight: the head `(c, d)`, one row a class, as in `torch.nn.Linear`.
-        bias: `(c,)`; -inf masks a class.
+        bias: `(c,)`; -inf masks a class, but under a softcap, which makes -s of it as of every logit far below.
         temperature: the T of the formula, above 0; a number or a 0-d tensor, which may be learnt.
         softcap: the s of the formula, above 0, or None; a number or a 0-d tensor, which may be learnt.
         schedule: "auto"; "forward", an error where gradients cannot be formed in the forward pass; or "recompute".
@@ -109,7 +109,7 @@ class LinearLogits:
         if schedule not in SCHEDULES:
             raise ValueError(f"LinearLogits: schedule must be one of {', '.join(map(repr, SCHEDULES))}; got {schedule!r}")
         self.hidden, self.weight, self.bias, self.shards = split_head(hidden, weight, bias, group, shards)
-        self.temperature, self.softcap, self.memory = temperature, softcap, memory
+        self.temperature, self.softcap, self.memory = temperature, softcap, check_memory(memory)
         self.schedule: Schedule = schedule
         if not (gradient_filter is None or isinstance(gradient_filter, GradientFilter)):
             raise TypeError(f"LinearLogits: gradient_filter must be a GradientFilter or None; got {describe(gradient_filter)}")
@@ -183,10 +183,14 @@ class LinearLogits:
 
     def _label(self, label: Tensor) -> Tensor:
         """Labels as a vector; where every rank has to hold the same and the user wants to know, it is found out."""
-        if self.shards is not None and validating() and not (torch.compiler.is_compiling() or transformed()):
-            check_alike("target", label, self.shards)
-            check_alike("hidden", torch.where((label < 0).unsqueeze(-1), 0, self.hidden), self.shards)
+        self._alike("target", label, label >= 0)
         return label.reshape(-1)
+
+    def _alike(self, name: str, given: Tensor, keep: Tensor) -> None:
+        """Under :func:`lossmith.validate`: what is given by this name, and the kept rows' hidden states, are the same on every rank."""
+        if self.shards is not None and validating() and not (torch.compiler.is_compiling() or transformed()):
+            check_alike(name, given, self.shards)
+            check_alike("hidden", torch.where(keep.unsqueeze(-1), self.hidden, 0), self.shards)
 
     def total_log_prob(
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None
@@ -227,6 +231,7 @@ class LinearLogits:
     def logits_at(self, classes: Integer[Tensor, "*rows m"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows m"]:
         """The logits of some classes of every kept row, without a pass over the vocabulary; 0 elsewhere, and where a class is negative."""
         self._unfiltered()
+        self._alike("at", classes, keep)
         at, flat = self._arguments(), keep.reshape(-1, 1)
         assert at.x is not None
         assert at.weight is not None
@@ -273,6 +278,16 @@ class LinearLogits:
     def _compared(
         self, teacher: Source, code: str, keep: Tensor, class_weight: Tensor | None, temperature: Hyper, weight: Tensor | None
     ) -> Tensor:
+        at = self._beside(teacher, class_weight, temperature)
+        assert isinstance(teacher, LinearLogits)  # for the type checker: the line above has seen to it
+        for side in (self, teacher):
+            side._alike("mask", keep, keep)
+        each = None if weight is None else weight.reshape(-1).to(self.dtype)
+        found = compare(at, keep.reshape(-1), code, each, self.schedule, self.memory, self.shards).to(self.dtype)
+        return found.reshape(self.rows) if weight is None else found
+
+    def _beside(self, teacher: Source, class_weight: Tensor | None = None, temperature: Hyper = 1.0) -> Both:
+        """Both sides of a comparison, at a further temperature, after the checks of one against the other."""
         if not isinstance(teacher, LinearLogits):
             raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
         for side in (self, teacher):
@@ -290,10 +305,7 @@ class LinearLogits:
             raise ValueError(f"LinearLogits: the teacher must be on {self.hidden.device}; it is on {teacher.hidden.device}")
         sides = (side if isinstance(temperature, (int, float)) and temperature == 1 else side.at(temperature) for side in (self, teacher))
         student, other = (side._arguments(v) for side, v in zip(sides, (class_weight, None), strict=True))
-        at = Both(*student[:4], *other[:4], student.class_weight)
-        each = None if weight is None else weight.reshape(-1).to(self.dtype)
-        found = compare(at, keep.reshape(-1), code, each, self.schedule, self.memory, self.shards).to(self.dtype)
-        return found.reshape(self.rows) if weight is None else found
+        return Both(*student[:4], *other[:4], student.class_weight)
 
     def at(self, temperature: Hyper) -> "LinearLogits":
         """The same logits divided by a further temperature."""
@@ -317,19 +329,21 @@ class LinearLogits:
         return f"LinearLogits({describe(self.hidden)}, {describe(self.weight)}{split})"
 
 
-def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
+def explain(source: LinearLogits, *, loss: str = "sum", teacher: LinearLogits | None = None) -> Plan:
     """Which way a call with these logits takes, why, and what memory it needs.
 
     Args:
         source: the logits as they would be given to an objective.
         loss: what is made of them: "sum" for cross-entropy's mean or sum; "rows" where log-probabilities are used one by one, as any
             other objective does; "stats" for other row statistics, label smoothing included.
+        teacher: the head that they are compared with, if they are: by a divergence, or as soft targets of cross-entropy. Then "sum" is
+            for a mean or sum of rows, "rows" for rows one by one.
 
     Returns:
         A `Plan`, which prints as a few lines of words.
 
     Raises:
-        ValueError: `loss` is none of these, or the source's schedule cannot be followed.
+        TypeError, ValueError: an argument is none of these, or the source's schedule cannot be followed.
 
     Example:
         >>> import torch
@@ -341,8 +355,14 @@ def explain(source: LinearLogits, *, loss: str = "sum") -> Plan:
         memory: 378 KiB of gradients and 3.055 MiB of buffers; the logits and their gradient would take 3.906 MiB
         tiles of 256 rows x 1000 classes, by chunked torch on the tensors' own device
     """
+    if not isinstance(source, LinearLogits):
+        raise TypeError(f"explain: source must be a LinearLogits; got {describe(source)}")
     if loss not in ("sum", "rows", "stats"):
         raise ValueError(f"explain: loss must be 'sum', 'rows' or 'stats'; got {loss!r}")
+    if teacher is not None:
+        if loss == "stats":
+            raise ValueError("explain: loss must be 'sum' or 'rows' beside a teacher; got 'stats'")
+        return explain_pair(source._beside(teacher), loss == "sum", source.schedule, source.memory, source.shards)
     at = source._arguments()
     path, why = source._choose(at, known=loss == "sum", log_prob_alone=loss != "stats")
     if source.gradient_filter is not None and path != "value":

@@ -10,9 +10,10 @@ from torch import Tensor
 from lossmith._reduce import times
 from lossmith.fused.functions import transformed
 from lossmith.fused.pair_functions import Both, _learnt, _working, values, weighted_value
-from lossmith.fused.plan import Path, Schedule, _recompute, _size, asks
+from lossmith.fused.pairs import _even
+from lossmith.fused.plan import Path, Plan, Schedule, _recompute, _size, asks
 from lossmith.fused.shards import Shards
-from lossmith.fused.tiles import ROWS
+from lossmith.fused.tiles import CLASSES, ROWS
 
 FEWEST = 128
 
@@ -65,3 +66,28 @@ def block_rows(at: Both, memory: int | None, shards: Shards | None = None) -> tu
     limit = memory if memory is not None else max(7 * 2**23, classes * width * each * 7 // 8)
     rows = min(ROWS, limit // (2 * classes * each))
     return (rows if rows >= FEWEST else 0), limit
+
+
+def explain_pair(at: Both, known: bool, schedule: Schedule, memory: int | None, shards: Shards | None) -> Plan:
+    """The plan in full, memory counted: on this rank, for its shards."""
+    path, why, rows = choose(at, known=known, schedule=schedule, memory=memory, shards=shards)
+    x, weight = at.x, at.weight
+    assert x is not None
+    assert weight is not None
+    assert at.teacher_x is not None
+    assert at.teacher_weight is not None
+    each = _working(x, weight, at.teacher_x, at.teacher_weight).itemsize
+    n, classes, width = x.shape[0], weight.shape[0], min(CLASSES, weight.shape[0])
+    asked = [] if path == "value" else [tensor for tensor in at if tensor is not None and tensor.requires_grad]
+    twice = 0 if rows else 2  # logits that are not kept are computed once more for the sums
+    by_gradients = 0 if path == "value" else sum(asks(tensor) for tensor in (x, weight, at.teacher_x, at.teacher_weight))
+    products = 2 + by_gradients if path == "forward" else 2 + twice + (2 + by_gradients if path == "recompute" else 0)
+    block = _even(n, rows or ROWS)
+    tiles = 8 * block * width  # shares, ratio and probabilities of both, and what they are made in
+    sides = 1 + any(asks(tensor) for tensor in at[4:8])
+    return Plan(
+        path, why, products, block, width, gradients=sum(t.numel() for t in asked) * each,
+        buffers=(2 * block * classes * bool(rows) + tiles + 2 * block * (x.shape[1] + at.teacher_x.shape[1])) * each,
+        dense=(2 + sides * (path != "value")) * n * classes * each,
+        backend="chunked torch" + (f", {shards.words()}," if shards is not None else ""),
+    )  # fmt: skip

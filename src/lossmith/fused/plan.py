@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lossmith._checks import describe
 from lossmith.fused.backends import chosen
 from lossmith.fused.functions import transformed
 from lossmith.fused.second import Arguments
@@ -106,6 +107,13 @@ def choose(
     if frozen:
         return "frozen", "the head asks for no gradient"
     return "forward", "the loss is a sum of log-probabilities with known weights"
+
+
+def check_memory(memory: object) -> int | None:
+    """What is given as `memory`, or one line of what is wrong with it."""
+    if memory is None or (isinstance(memory, int) and not isinstance(memory, bool) and memory >= 0):
+        return memory
+    raise ValueError(f"LinearLogits: memory must be a whole number of bytes from 0, or None; got {describe(memory)}")
 
 
 def asks(tensor: Tensor | None) -> bool:

@@ -148,6 +148,8 @@ def split_head(
     rank, world = group.rank(), group.size()
     if sizes is not None:
         sizes = tuple(sizes)
+        if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
+            raise ValueError(f"LinearLogits: shards must be whole numbers of classes from 0; got {sizes}")
         if len(sizes) != world:
             raise ValueError(f"LinearLogits: shards must have one number for each of the group's {world} ranks; got {sizes}")
         if sizes[rank] != weight.shape[0]:

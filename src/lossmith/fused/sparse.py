@@ -18,7 +18,7 @@ from lossmith._checks import describe
 from lossmith._reduce import full_precision
 from lossmith.fused import operators
 from lossmith.fused.engine import Gradients, _exponentials
-from lossmith.fused.functions import LOG_PROB, transformed
+from lossmith.fused.functions import LOG_PROB, batched, transformed
 from lossmith.fused.second import Arguments
 from lossmith.fused.tiles import ROWS, Head, blocks, working
 
@@ -33,9 +33,10 @@ class GradientFilter:
     "random"     an entry below the threshold t becomes :math:`t\, \mathrm{sign}\, s` with probability :math:`|s| / t`, else 0: unbiased
     ===========  ====================================================================================================================
 
-    Given to :class:`LinearLogits`. After a backward pass `dropped` is the sum of :math:`|s|` over what was left out and `kept` the share
-    of the entries that were not, as tensors on the device: looking at them is what waits for it. With "columns" the gradient of a hidden
-    state is off by at most `dropped` times the longest row of the head, and that of the head by `dropped` times the longest hidden state.
+    Given to :class:`LinearLogits`, to one or to several. `dropped` is the sum of :math:`|s|` over what was left out, and `kept` the share
+    of the entries that were not, in all backward passes since the last `reset()`, as the gradients of these add up; both are tensors on
+    the device, and looking at them is what waits for it. With "columns" the gradient of a hidden state is off by at most `dropped` times
+    the longest row of the head, and that of the head by `dropped` times the longest hidden state.
 
     Whether it saves time is a matter of the device and of how peaked the predictions are; in plain torch on a CPU it saves little or
     nothing (`benchmarks/sparse.py`). The threshold has the units of the loss: under a mean over n tokens, 1e-3 of a token is 1e-3 / n.
@@ -70,8 +71,24 @@ class GradientFilter:
         if generator is not None and mode != "random":
             raise ValueError("GradientFilter: generator goes with mode='random'; 'columns' draws nothing")
         self.threshold, self.mode, self.generator = threshold, mode, generator
+        self.reset()
+
+    def reset(self) -> None:
+        """Count anew, as after a step of the optimizer."""
         self.dropped: Tensor | None = None
-        self.kept: Tensor | None = None
+        self._kept: Tensor | None = None
+        self._entries = 0
+
+    @property
+    def kept(self) -> Tensor | None:
+        """The share of the entries that were not left out; None before a backward pass."""
+        return None if self._kept is None else self._kept / max(1, self._entries)
+
+    def _count(self, dropped: Tensor, kept: Tensor, entries: int) -> None:
+        """What one more backward pass left out, kept, and looked at."""
+        self.dropped = dropped if self.dropped is None else self.dropped + dropped.to(self.dropped)
+        self._kept = kept if self._kept is None else self._kept + kept.to(self._kept)
+        self._entries += entries
 
     def __repr__(self) -> str:
         return f"GradientFilter({self.threshold}, {self.mode!r})"
@@ -97,6 +114,8 @@ class _Filtered(Function):
     def backward(ctx: Any, *upstreams: Any) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("LinearLogits: gradient_filter gives no second derivative; leave it out where create_graph=True")
+        if batched(upstreams[0]):
+            raise RuntimeError("LinearLogits: gradient_filter gives one gradient at a time; leave it out where many are asked for")
         x, weight, bias, cap, label = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         with full_precision(x):
@@ -127,7 +146,7 @@ def _gradients(x: Tensor, head: Head, label: Tensor, upstream: Tensor, by: Gradi
             found.x[rows] = left @ head.weight[columns].to(dtype)
         if found.weight is not None:
             found.weight.index_add_(0, columns, right @ some)
-    by.dropped, by.kept = dropped, entries / max(1, rows_kept.numel() * head.classes)
+    by._count(dropped, entries, rows_kept.numel() * head.classes)
     return found
 
 

@@ -83,6 +83,10 @@ def linear_stats(
         torch.Size([6])
     """
     known = (*WANTED, *_OF_TEACHER, "top_k_mass")
+    if isinstance(want, str):
+        raise TypeError(f"linear_stats: want must be a tuple of names, as ({want!r},); got {describe(want)}")
+    if not isinstance(temperatures, Sequence):
+        raise TypeError(f"linear_stats: temperatures must be a tuple of numbers; got {describe(temperatures)}")
     for name in want:
         if name not in known:
             raise ValueError(f"linear_stats: want must name statistics of {', '.join(known)}; got {name!r}{nearest(name, known)}")
@@ -95,6 +99,8 @@ def linear_stats(
     if class_weight is not None:
         if "mean_logit" not in want:
             raise ValueError(f"linear_stats: class_weight goes with 'mean_logit'; got want={want!r}")
+        if not isinstance(class_weight, Tensor):
+            raise TypeError(f"linear_stats: class_weight must be a tensor of shape ({source.classes},); got {describe(class_weight)}")
         if class_weight.shape != (source.classes,):
             raise ValueError(f"linear_stats: class_weight must have shape ({source.classes},); got {describe(class_weight)}")
     if target is None:

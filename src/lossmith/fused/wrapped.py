@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from torch import Tensor, nn
@@ -32,6 +34,8 @@ def _within(module: nn.Module) -> nn.Module | None:
         if callable(base := getattr(module, "get_base_model", None)):
             return base()
         saved, active = getattr(module, "modules_to_save", None), getattr(module, "active_adapters", ())
+        if isinstance(saved, nn.ModuleDict) and getattr(module, "disable_adapters", False):
+            return cast(nn.Module, module.original_module)
         if isinstance(saved, nn.ModuleDict) and len(active) == 1 and active[0] in saved:  # a copy of the module that is trained whole
             return saved[active[0]]
     return None
@@ -95,6 +99,21 @@ def refused(head: nn.Module) -> str | None:
 def in_pieces(weight: Tensor) -> bool:
     """Whether a weight lies in pieces over ranks; inside the head's forward pass, hooks have put them together."""
     return type(weight).__name__ == "DTensor" or (hasattr(weight, "ds_id") and weight.numel() == 0)
+
+
+@contextmanager
+def without_layouts(head: nn.Module) -> Iterator[None]:
+    """A head called without what tensor parallelism does to its logits: how these are split says nothing of a loss."""
+    hooks = linear(head)._forward_hooks
+    kept = dict(hooks)
+    for key, hook in kept.items():
+        if getattr(hook, "__module__", "").startswith("torch.distributed.tensor."):
+            del hooks[key]
+    try:
+        yield
+    finally:
+        hooks.clear()
+        hooks.update(kept)
 
 
 def _quantised(weight: Tensor) -> str | None:
