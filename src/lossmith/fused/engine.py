@@ -16,6 +16,7 @@ A row with a negative label takes no part: it is not computed, and its statistic
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from lossmith.fused.reference import WANTED
 from lossmith.fused.shards import add_up, largest, total, total_of_labels
-from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, rows_of_logits, spans, working
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, exponentials, rows_of_logits, spans, working
 
 FEW = 16
 """Rows that are done again at once where a block's exponentials are kept: they are copied."""
@@ -154,8 +155,7 @@ def _sums(
         if labels is not None and (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
         for first, *doubled in chains:
-            torch.exp(z, out=e) if first == 0 else torch.mul(z, betas[first], out=e).exp_()
-            found[first] += e.sum(1)
+            found[first] += exponentials(z, e, betas[first]).sum(1)
             for i in doubled:
                 found[i] += e.mul_(e).sum(1)
         if "entropy" in spec.want:
@@ -278,30 +278,62 @@ class BlockSlope:
         return Labels(head.local(label), head.classes, head.width)
 
     def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
-        """The slope, in one of the two; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
-        if not self.further:
-            return self._of_p(z, beside, class_weight, start, stop)
-        kept = z.clone()
-        slope = self._of_p(z, beside, class_weight, start, stop)
-        for beta, minus_lse, weight in self.further:
-            e = torch.add(minus_lse, kept, alpha=beta, out=beside).exp_()
-            slope.addcmul_(e, weight.expand_as(e))
-        return slope
-
-    def _of_p(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
-        """The slope at temperature 1, in z."""
+        """The slope, in one of the two or anew; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
         z.sub_(self.lse.unsqueeze(1))
-        if self.on_h is None:
-            slope = z.exp_().mul_(self.on_p)
+        hit = None if self.labels is None else self.labels.within(start)
+        if self.further:
+            slope = self._of_every_p(z, beside, hit)
         else:
-            torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
-            slope = z.exp_().mul_(torch.sub(self.on_p, beside, out=beside))
-        if self.labels is not None and (hit := self.labels.within(start)) is not None:
-            slope[hit] = self.at_label[hit[0]]
+            slope = self._of_p(z, beside)
+            if hit is not None:
+                slope[hit] = self.at_label[hit[0]]
         if self.mean is not None:
             v = 1 / self.classes if class_weight is None else class_weight[start:stop].to(z.dtype)
             slope += self.mean.unsqueeze(1) * v
         return slope
+
+    def _of_p(self, z: Tensor, beside: Tensor) -> Tensor:
+        """The slope at temperature 1 but for the labels, in z, from log-probabilities."""
+        if self.on_h is None:
+            return exponentials(z, z).mul_(self.on_p)
+        torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
+        return exponentials(z, z).mul_(torch.sub(self.on_p, beside, out=beside))
+
+    def _of_every_p(self, z: Tensor, beside: Tensor, hit: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The slope at all temperatures, anew: where one is half another, its exponentials are squared."""
+        slope = None
+        for beta, shift, weights in self.chains:
+            e = exponentials(z, beside, beta) if shift is None else exponentials(torch.add(shift, z, alpha=beta, out=beside), beside)
+            for k, weight in enumerate(weights):
+                if k:
+                    e.mul_(e)
+                if weight is None:  # temperature 1, last of all: z is free
+                    weight = self.on_p if self.on_h is None else torch.sub(self.on_p, z.clamp_min_(NOTHING).mul_(self.on_h), out=z)
+                    if hit is not None:
+                        e[hit] = 0
+                slope = e * weight if slope is None else slope.addcmul_(e, weight)
+        assert slope is not None
+        if hit is not None:
+            slope[hit] += self.at_label[hit[0]]
+        return slope
+
+    @cached_property
+    def chains(self) -> list[tuple[float, Tensor | None, list[Tensor | None]]]:
+        """Of the further temperatures and 1: the first inverse of a chain, what is added to it times log p, and a weight for each power.
+
+        A chain that ends at 1 has powers of p itself, and None for its weight; any other has those of its first probability.
+        """
+        betas, lse, found = (1.0, *(beta for beta, _, _ in self.further)), self.lse.unsqueeze(1), []
+        for chain in _doublings(betas):
+            first, to_one = betas[chain[0]], chain[-1] == 0
+            relative_to = first * lse if to_one else -self.further[chain[0] - 1][1]
+            shift = None if to_one else first * lse - relative_to
+            weights: list[Tensor | None] = []
+            for i in chain:
+                _, minus_lse, weight = self.further[i - 1]
+                weights.append(weight * torch.exp(betas[i] / first * relative_to + minus_lse) if i else None)
+            found.append((first, shift, weights))
+        return found
 
     @property
     def needs_two(self) -> bool:
@@ -374,7 +406,7 @@ def _exponentials(x: Tensor, head: Head, label: Tensor, chosen: Tensor, e: Tenso
         z -= chosen.unsqueeze(1)
         if (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
-        others += z.exp_().sum(1)
+        others += exponentials(z, z).sum(1)
         if curb is not None:
             z *= curb
     others = total(others, head.shards)
