@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lossmith.fused.shards import Shards
 
-LOG2E = 1 / math.log(2)
 ROWS = 256
 CLASSES = 512
 PAGE = 4096
@@ -140,16 +139,24 @@ def rows_of_logits(rows: int, classes: int, like: Tensor) -> Tensor:
     return like.new_empty(rows, classes + apart)[:, :classes]
 
 
-def exponentials(z: Tensor, out: Tensor, times: float = 1.0) -> Tensor:
-    """e^(times z), in `out`, which may be z.
+def unit(like: Tensor) -> float:
+    """What exponents are multiplied by so that :func:`raised` gives their exponentials: on the CPU in float32 these are powers of 2.
 
-    On the CPU in float32 by powers of 2: torch.exp is there a library's that takes two to three times as long on processors that it was not
-    tuned for, and thirty times as long wherever the result is subnormal, as those of unlikely classes are. The exponent is rounded once
-    more: e^-69, which is 1e-30, is right to 4e-6, and e^-10 to 5e-7.
+    torch.exp is there a library's that takes two to three times as long as exp2 on processors that it was not tuned for, and thirty
+    times as long wherever the result is subnormal, as those of unlikely classes are.
     """
-    if z.dtype == torch.float32 and z.device.type == "cpu":
-        return torch.mul(z, times * LOG2E, out=out).exp2_()
-    return torch.exp(z, out=out) if times == 1 else torch.mul(z, times, out=out).exp_()
+    return 1 / math.log(2) if like.dtype == torch.float32 and like.device.type == "cpu" else 1.0
+
+
+def raised(z: Tensor) -> Tensor:
+    """e^(z / unit), in place."""
+    return z.exp_() if unit(z) == 1 else z.exp2_()
+
+
+def exponentials(z: Tensor, out: Tensor, times: float = 1.0) -> Tensor:
+    """e^(times z), in `out`, which may be z. In powers of 2 the exponent is rounded once more: e^-69, 1e-30, is right to 4e-6."""
+    times *= unit(z)
+    return torch.exp(z, out=out) if times == 1 else raised(torch.mul(z, times, out=out))
 
 
 def capped(u: Tensor, cap: Tensor | None) -> Tensor:
