@@ -33,6 +33,8 @@ SAFE = 1e20
 """S beyond which a row is done again: its reciprocal and products with it are to stay far from the ends of float32."""
 
 
+CANCELLED = 1e-2
+"""The share of log(1 + S) below which an entropy, the difference of that and the moment, has lost the digits that it is to have."""
 NOTHING = -1e30
 """A logit whose exponential is 0, and 0 still when multiplied by it, which with -inf would be NaN."""
 
@@ -95,7 +97,7 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
     if not parts:
         return x.new_empty(0, spec.columns, dtype=head.working(x))
     if chosen is None:
-        reference = largest(torch.cat([_maximum(head.block(x, part), head, tiles=1) for part in parts]), head.shards)
+        reference = largest(torch.cat([_maximum(head.block(x, part), head, tiles=1)[0] for part in parts]), head.shards)
     else:
         reference = torch.cat([chosen[part] for part in parts])
     each = zip(parts, reference.split(sizes), [None] * len(parts) if chosen is None else labels, strict=True)
@@ -103,12 +105,20 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
     at_label = None if chosen is None else reference
     found = _assemble(sums, reference, at_label, spec, aside=chosen is not None)
     lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite() & sums.moment.isfinite())
+    if (entropy := spec.column(found, "entropy")) is not None:
+        lost |= entropy < CANCELLED * sums.exponentials[0].log1p()
     if lost.any():
         again = [(part, rows) for part, rows in zip(parts, lost.split(sizes), strict=True) if rows.any()]
-        reference = largest(torch.cat([_maximum(head.block(x, part)[rows], head) for part, rows in again]), head.shards)
-        each = zip(again, reference.split([int(rows.sum()) for _, rows in again]), strict=True)
-        sums = _sums_of(((head.block(x, part)[rows], about, None) for (part, rows), about in each), head, class_weight, spec, careful=True)
-        found[lost] = _assemble(sums, reference, None if at_label is None else at_label[lost], spec, aside=False)
+        tops = [_maximum(head.block(x, part)[rows], head) for part, rows in again]
+        mine, at = (torch.cat(each) for each in zip(*tops, strict=True))
+        reference = largest(mine.clone(), head.shards)
+        top = largest(torch.where(mine == reference, at, -1), head.shards)  # one of them, where several ranks hold one
+        sizes = [int(rows.sum()) for _, rows in again]
+        each = zip(again, reference.split(sizes), top.split(sizes), strict=True)
+        sums = _sums_of(
+            ((head.block(x, part)[rows], about, at) for (part, rows), about, at in each), head, class_weight, spec, careful=True
+        )
+        found[lost] = _assemble(sums, reference, None if at_label is None else at_label[lost], spec, aside=True, top=True)
     return found
 
 
@@ -185,24 +195,31 @@ def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, cla
     return torch.where(v == 0, 0, z) @ v
 
 
-def _maximum(x: Tensor, head: Head | Given, tiles: int | None = None) -> Tensor:
-    """Every row's largest logit here, of all tiles or of the first ones; -inf where there is no class."""
+def _maximum(x: Tensor, head: Head | Given, tiles: int | None = None) -> tuple[Tensor, Tensor]:
+    """Every row's largest logit here, of all tiles or of the first ones, and its class; -inf where there is no class."""
     buffer, best = x.new_empty(x.shape[0], head.width), x.new_full((x.shape[0],), -torch.inf)
+    at = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
     for start, stop in islice(spans(head.classes, head.width), tiles):
-        best = torch.maximum(best, head.logits(x, start, stop, buffer[:, : stop - start]).amax(1))
-    return best
+        here, column = head.logits(x, start, stop, buffer[:, : stop - start]).max(1)
+        at, best = torch.where(here > best, column + start, at), torch.maximum(best, here)
+    return best, at if head.shards is None else at + head.shards.first
 
 
-def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec, *, aside: bool) -> Tensor:
-    """Columns of statistics from sums; `aside`: the label's own exponential, which is 1, is not among them."""
+def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec, *, aside: bool, top: bool = False) -> Tensor:
+    """Columns of statistics from sums; `aside`: the reference's own exponential, which is 1, is not among them.
+
+    The reference is the label's logit if there is one, or with `top` the largest.
+    """
     betas = torch.tensor((1.0, *spec.betas), dtype=reference.dtype, device=reference.device).unsqueeze(1)
     logs = torch.log1p(sums.exponentials) if aside else sums.exponentials.log()
+    if top:
+        logs = torch.where(reference.isfinite(), logs, torch.nan)
     lse = betas * reference + logs
     columns = {"logsumexp": lse[0], "mean_logit": sums.mean}
     columns["entropy"] = logs[0] - sums.moment / (sums.exponentials[0] + float(aside))
     if chosen is not None:
         columns["target_logit"] = chosen
-        columns["log_prob"] = -logs[0] if aside else (chosen - reference) - logs[0]
+        columns["log_prob"] = (chosen - reference) - logs[0] if top else -logs[0]
     return torch.stack([*(columns[name] for name in spec.want), *lse[1:]], 1)
 
 

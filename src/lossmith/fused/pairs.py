@@ -141,9 +141,7 @@ class _Block:
         (top, delta), (top_t, delta_t) = self.norm
         return z.sub_(top).sub_(delta), t.sub_(top_t).sub_(delta_t)
 
-    def tile(
-        self, b: Tensor, a: Tensor, start: int, stop: int, *, in_place: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def tile(self, b: Tensor, a: Tensor, start: int, stop: int, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(p, q, A, B, log ratio) of a tile of log-probabilities; `in_place`: p and A take the room of b and a, and q is overwritten."""
         ratio = a - b
         if self.unit != 1:

@@ -196,9 +196,9 @@ def _mixture(w: float, c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
             e.mul_(w)
         else:
             e.mul_(torch.gt(r, 0, out=torch.empty_like(r)).mul_(1 - 2 * w).add_(w))
-        l, up = e.log1p_(), r.clamp_min(0)
-        reverse_link = (up + l).mul_(-c * (1 - w))
-        return reverse_link, up.sub_(r).add_(l).mul_(-c * w)
+        low, up = e.log1p_(), r.clamp_min(0)
+        reverse_link = (up + low).mul_(-c * (1 - w))
+        return reverse_link, up.sub_(r).add_(low).mul_(-c * w)
 
     return together
 
