@@ -16,16 +16,16 @@ A row with a negative label takes no part: it is not computed, and its statistic
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossmith.fused.reference import WANTED
 from lossmith.fused.shards import add_up, largest, total, total_of_labels
-from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, exponentials, rows_of_logits, spans, working
+from lossmith.fused.slopes import NOTHING, BlockSlope, Gradients, _block_gradients, _curb
+from lossmith.fused.spec import Spec, doublings
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, exponentials, rows_of_logits, spans, working
 
 FEW = 16
 """Rows that are done again at once where a block's exponentials are kept: they are copied."""
@@ -35,42 +35,6 @@ SAFE = 1e20
 
 CANCELLED = 1e-2
 """The share of log(1 + S) below which an entropy, the difference of that and the moment, has lost the digits that it is to have."""
-NOTHING = -1e30
-"""A logit whose exponential is 0, and 0 still when multiplied by it, which with -inf would be NaN."""
-
-
-class Spec(NamedTuple):
-    """Which statistics, in the columns they are kept in: those of `WANTED` in its order, then one a further inverse temperature."""
-
-    want: tuple[str, ...]
-    betas: tuple[float, ...]
-
-    @property
-    def code(self) -> str:
-        """The same as a word: operators and transforms take no tuples that are not of tensors."""
-        return " ".join([*self.want, *(f"@{beta!r}" for beta in self.betas)])
-
-    @classmethod
-    def read(cls, code: str) -> "Spec":
-        words = code.split()
-        return cls(tuple(w for w in words if w[0] != "@"), tuple(float(w[1:]) for w in words if w[0] == "@"))
-
-    @property
-    def columns(self) -> int:
-        return len(self.want) + len(self.betas)
-
-    @property
-    def whole(self) -> "Spec":
-        """With what a backward pass has to know: the logsumexp always, the log-probability wherever there is a label."""
-        extra = {"logsumexp", "log_prob"} if self.labelled else {"logsumexp"}
-        return Spec(tuple(name for name in WANTED if name in self.want or name in extra), self.betas)
-
-    @property
-    def labelled(self) -> bool:
-        return "log_prob" in self.want or "target_logit" in self.want
-
-    def column(self, of: Tensor, name: str) -> Tensor | None:
-        return of[:, self.want.index(name)] if name in self.want else None
 
 
 def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
@@ -156,7 +120,7 @@ def _sums(
     buffer = x.new_empty(x.shape[0], head.width)
     beside = torch.empty_like(buffer) if spec.betas or "entropy" in spec.want else buffer
     betas = (1.0, *spec.betas)
-    chains = _doublings(betas)  # the last ends with the exponentials at 1
+    chains = doublings(betas)  # the last ends with the exponentials at 1
     for start, stop in spans(head.classes, head.width):
         z, e = head.logits(x, start, stop, buffer[:, : stop - start]), beside[:, : stop - start]
         if "mean_logit" in spec.want:
@@ -173,18 +137,6 @@ def _sums(
                 z.clamp_min_(NOTHING)
             moment += e.mul_(z).sum(1)
     return found
-
-
-def _doublings(betas: Sequence[float]) -> list[list[int]]:
-    """Inverse temperatures, the first of which is 1, in chains of which each is twice the one before: its exponentials are the squares.
-
-    Three at most, since a square has twice the rounding; and what is twice 1 begins a chain, so that the last of all is 1 itself.
-    """
-    chains: list[list[int]] = []
-    for i in sorted(range(len(betas)), key=betas.__getitem__):
-        chain = next((c for c in chains if 2 * betas[c[-1]] == betas[i] and c[-1] != 0 and len(c) < 3), None)
-        chains.append([i]) if chain is None else chain.append(i)
-    return sorted(chains, key=lambda chain: 0 in chain)
 
 
 def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, classes: int) -> Tensor:
@@ -223,27 +175,6 @@ def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec,
     return torch.stack([*(columns[name] for name in spec.want), *lse[1:]], 1)
 
 
-class Gradients(NamedTuple):
-    """Gradients, in the working dtype; None where not wanted. `wanted` has a letter each, "y" or "n"."""
-
-    x: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    cap: Tensor | None
-    class_weight: Tensor | None
-
-    @classmethod
-    def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: str) -> "Gradients":
-        dtype = working(x, head.weight)
-        sources = (x, head.weight, head.bias, head.cap, class_weight)
-        return cls(
-            *(
-                torch.zeros(source.shape, dtype=dtype, device=x.device) if source is not None and want == "y" else None
-                for source, want in zip(sources, wanted, strict=True)
-            )
-        )
-
-
 def row_stats_gradients(
     x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, stats: Tensor, upstream: Tensor, spec: Spec, wanted: str
 ) -> Gradients:
@@ -258,140 +189,6 @@ def row_stats_gradients(
         _block_gradients(head.block(x, rows), rows, head, class_weight, block, found)
     add_up((found.x, found.cap), head.shards)  # every class has its part in these
     return found
-
-
-class BlockSlope:
-    """The derivative of a block's weighted statistics by its logits, a tile at a time."""
-
-    def __init__(self, spec: Spec, stats: Tensor, upstream: Tensor, label: Tensor, head: Head | Given) -> None:
-        zero = upstream.new_zeros(upstream.shape[0])
-
-        def given(name: str) -> Tensor:
-            column = spec.column(upstream, name)
-            return zero if column is None else column
-
-        lse = spec.column(stats, "logsumexp")
-        assert lse is not None
-        self.lse, self.classes = lse, head.all_classes
-        on_log_prob, on_lse, on_h = given("log_prob"), given("logsumexp"), given("entropy")
-        h = spec.column(stats, "entropy")
-        on_p = on_lse - on_log_prob if h is None else on_lse - on_log_prob - on_h * h
-        self.on_p, self.on_h = on_p.unsqueeze(1), None if h is None else on_h.unsqueeze(1)
-        self.mean = given("mean_logit") if "mean_logit" in spec.want else None
-        self.further = [
-            (beta, -stats[:, i : i + 1], upstream[:, i : i + 1] * beta) for i, beta in enumerate(spec.betas, len(spec.want))
-        ]  # (inverse temperature, minus its logsumexp, its weight)
-        log_p = spec.column(stats, "log_prob")
-        self.labels = None
-        if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
-            self.labels = self._located(label, head)
-            p = log_p.exp()
-            self.at_label = on_log_prob * -torch.expm1(log_p) + on_lse * p + given("target_logit")
-            if h is not None:
-                self.at_label = self.at_label - on_h * p * (log_p.clamp_min(NOTHING) + h)
-
-    def _located(self, label: Tensor, head: Head | Given) -> Labels | None:
-        """Where the labels are; a kernel compares for itself."""
-        return Labels(head.local(label), head.classes, head.width)
-
-    def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
-        """The slope, in one of the two or anew; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
-        z.sub_(self.lse.unsqueeze(1))
-        hit = None if self.labels is None else self.labels.within(start)
-        if self.further:
-            slope = self._of_every_p(z, beside, hit)
-        else:
-            slope = self._of_p(z, beside)
-            if hit is not None:
-                slope[hit] = self.at_label[hit[0]]
-        if self.mean is not None:
-            v = 1 / self.classes if class_weight is None else class_weight[start:stop].to(z.dtype)
-            slope += self.mean.unsqueeze(1) * v
-        return slope
-
-    def _of_p(self, z: Tensor, beside: Tensor) -> Tensor:
-        """The slope at temperature 1 but for the labels, in z, from log-probabilities."""
-        if self.on_h is None:
-            return exponentials(z, z).mul_(self.on_p)
-        torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
-        return exponentials(z, z).mul_(torch.sub(self.on_p, beside, out=beside))
-
-    def _of_every_p(self, z: Tensor, beside: Tensor, hit: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The slope at all temperatures, anew: where one is half another, its exponentials are squared."""
-        slope = None
-        for beta, shift, weights in self.chains:
-            e = exponentials(z, beside, beta) if shift is None else exponentials(torch.add(shift, z, alpha=beta, out=beside), beside)
-            for k, weight in enumerate(weights):
-                if k:
-                    e.mul_(e)
-                if weight is None:  # temperature 1, last of all: z is free
-                    weight = self.on_p if self.on_h is None else torch.sub(self.on_p, z.clamp_min_(NOTHING).mul_(self.on_h), out=z)
-                    if hit is not None:
-                        e[hit] = 0
-                slope = e * weight if slope is None else slope.addcmul_(e, weight)
-        assert slope is not None
-        if hit is not None:
-            slope[hit] += self.at_label[hit[0]]
-        return slope
-
-    @cached_property
-    def chains(self) -> list[tuple[float, Tensor | None, list[Tensor | None]]]:
-        """Of the further temperatures and 1: the first inverse of a chain, what is added to it times log p, and a weight for each power.
-
-        A chain that ends at 1 has powers of p itself, and None for its weight; any other has those of its first probability.
-        """
-        betas, lse, found = (1.0, *(beta for beta, _, _ in self.further)), self.lse.unsqueeze(1), []
-        for chain in _doublings(betas):
-            first, to_one = betas[chain[0]], chain[-1] == 0
-            relative_to = first * lse if to_one else -self.further[chain[0] - 1][1]
-            shift = None if to_one else first * lse - relative_to
-            weights: list[Tensor | None] = []
-            for i in chain:
-                _, minus_lse, weight = self.further[i - 1]
-                weights.append(weight * torch.exp(betas[i] / first * relative_to + minus_lse) if i else None)
-            found.append((first, shift, weights))
-        return found
-
-    @property
-    def needs_two(self) -> bool:
-        """Whether a second buffer is looked at."""
-        return bool(self.further) or self.on_h is not None
-
-
-def _block_gradients(x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients) -> None:
-    buffer = x.new_empty(x.shape[0], head.width)
-    beside = torch.empty_like(buffer) if block.needs_two else buffer
-    dx = torch.zeros_like(x)
-    for start, stop in spans(head.classes, head.width):
-        u = head.raw(x, start, stop, buffer[:, : stop - start])
-        ratio = None if head.cap is None else u / head.cap
-        z = capped(u, head.cap)
-        t = None if head.cap is None else z / head.cap
-        if found.class_weight is not None and block.mean is not None:
-            found.class_weight[start:stop] += block.mean @ z
-        slope = block.tile(z, beside[:, : stop - start], class_weight, start, stop)
-        if t is not None and ratio is not None:
-            curb = 1 - t * t
-            if found.cap is not None:
-                found.cap.add_((slope * (t - _product(ratio, curb))).sum())
-            slope *= curb
-        _accumulate(slope, x, dx, head, start, stop, found)
-    if found.x is not None:
-        found.x[rows] = dx
-
-
-def _product(ratio: Tensor, curb: Tensor) -> Tensor:
-    """ratio * curb, 0 where the cap is saturated altogether and the ratio may be infinite."""
-    return torch.where(curb == 0, 0, ratio) * curb
-
-
-def _accumulate(slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients) -> None:
-    if found.x is not None:
-        dx.addmm_(slope, head.columns(start, stop, x.dtype))
-    if found.weight is not None:
-        found.weight[start:stop].addmm_(slope.mT, x)
-    if found.bias is not None:
-        found.bias[start:stop] += slope.sum(0)
 
 
 def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tensor, wanted: str) -> tuple[Tensor, Gradients]:
@@ -434,12 +231,6 @@ def _exponentials(x: Tensor, head: Head, label: Tensor, chosen: Tensor, e: Tenso
     for some in blocks(lost.nonzero().squeeze(1), FEW):
         e[some], log_prob[some] = _softmax_again(x[some], head, label[some], chosen[some])
     return log_prob, torch.where(lost, 1, scale)
-
-
-def _curb(z: Tensor, cap: Tensor) -> Tensor:
-    """The slope of the softcap at the capped logit: 1 - (z / cap)^2."""
-    ratio = z / cap
-    return 1 - ratio * ratio
 
 
 def _softmax_again(x: Tensor, head: Head, label: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

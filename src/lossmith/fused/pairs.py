@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from lossmith.fused.collectives import log_softmax
-from lossmith.fused.engine import FEW, NOTHING, SAFE, Gradients, _accumulate, _curb, _from_exponentials, _product
+from lossmith.fused.engine import FEW, SAFE, _from_exponentials
 from lossmith.fused.shards import Shards, add_up, largest, total, total_of_labels
+from lossmith.fused.slopes import NOTHING, Gradients, _accumulate, _curb, _product
 from lossmith.fused.terms import CrossEntropy, Divergence
 from lossmith.fused.tiles import ROWS, Head, blocks, capped, raised, rows_of_logits, spans, unit, working
 
