@@ -31,10 +31,8 @@ FEW = 16
 """Rows that are done again at once where a block's exponentials are kept: they are copied."""
 SAFE = 1e20
 """S beyond which a row is done again: its reciprocal and products with it are to stay far from the ends of float32."""
-
-
-CANCELLED = 1e-2
-"""The share of log(1 + S) below which an entropy, the difference of that and the moment, has lost the digits that it is to have."""
+RIGHT = 1e-5
+"""What an entropy is right to: the difference of log(1 + S) and a moment, it is taken anew where rounding of these leaves less."""
 
 
 def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
@@ -70,7 +68,7 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
     found = _assemble(sums, reference, at_label, spec, aside=chosen is not None)
     lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite() & sums.moment.isfinite())
     if (entropy := spec.column(found, "entropy")) is not None:
-        lost |= entropy < CANCELLED * sums.exponentials[0].log1p()
+        lost |= entropy < torch.finfo(entropy.dtype).eps / RIGHT * sums.exponentials[0].log1p()
     if lost.any():
         again = [(part, rows) for part, rows in zip(parts, lost.split(sizes), strict=True) if rows.any()]
         tops = [_maximum(head.block(x, part)[rows], head) for part, rows in again]
