@@ -14,7 +14,6 @@ merged in three messages.
 Everything here is called from behind an opaque operator (:mod:`lossmith.fused.pair_functions`): it may look at values, and works in place.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,95 +21,16 @@ from torch import Tensor
 
 from lossmith.fused.collectives import log_softmax
 from lossmith.fused.engine import FEW, SAFE, _from_exponentials
-from lossmith.fused.shards import Shards, add_up, largest, total, total_of_labels
+from lossmith.fused.shards import add_up, total, total_of_labels
+from lossmith.fused.sides import Normaliser, Side, both_working, over_ranks
 from lossmith.fused.slopes import NOTHING, Gradients, _accumulate, _curb, _product
 from lossmith.fused.terms import CrossEntropy, Divergence
-from lossmith.fused.tiles import ROWS, Head, blocks, capped, raised, rows_of_logits, spans, unit, working
+from lossmith.fused.tiles import ROWS, blocks, raised, rows_of_logits, spans, unit
 
 Terms = Divergence | CrossEntropy
 
 COLUMNS = 8
 """What is kept of a row: its value, reference and log(1 + S) of student and teacher, both sums of shares, whether it was done again."""
-
-
-class Side(NamedTuple):
-    """Student or teacher."""
-
-    x: Tensor
-    head: Head
-
-    def rows(self, at: Tensor, dtype: torch.dtype) -> "Side":
-        return Side(self.x[at].to(dtype), self.head)
-
-    def scaled(self, by: float) -> "Side":
-        """The same with every logit multiplied by a number."""
-        if by == 1:
-            return self
-        bias, cap = (None if part is None else part.to(self.x.dtype) * by for part in (self.head.bias, self.head.cap))
-        return Side(self.x * by, self.head._replace(bias=bias, cap=cap))
-
-    def zeros(self, wanted: str, dtype: torch.dtype) -> Gradients:
-        """Room for this side's gradients, in what both are computed in."""
-        found = Gradients.zeros(self.x, self.head, None, wanted)
-        return Gradients(*(None if gradient is None else gradient.to(dtype) for gradient in found))
-
-    def raw(self, start: int, stop: int, out: Tensor) -> Tensor:
-        """Some logits before the softcap."""
-        return self.head.raw(self.x, start, stop, out)
-
-    def logits(self, start: int, stop: int, out: Tensor) -> Tensor:
-        """Some logits; a class at -inf at a number that no probability survives."""
-        return self.settled(self.raw(start, stop, out))
-
-    def settled(self, u: Tensor) -> Tensor:
-        z = capped(u, self.head.cap)
-        return z if self.head.bias is None else z.clamp_min_(NOTHING)
-
-    def dense(self) -> Tensor:
-        """All logits of the rows."""
-        return self.head.logits(self.x, 0, self.head.classes, self.x.new_empty(self.x.shape[0], self.head.classes))
-
-
-def both_working(student: Side, teacher: Side) -> torch.dtype:
-    """What is computed in: float32 at least, float64 where either side is."""
-    return torch.promote_types(working(student.x, student.head.weight), working(teacher.x, teacher.head.weight))
-
-
-class _Normaliser:
-    """The largest logit of every row, and the sum of the other exponentials relative to it, from tiles that are seen one by one."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.top, self.others = x.new_full((x.shape[0],), -torch.inf), x.new_zeros(x.shape[0])
-
-    def see(self, z: Tensor, beside: Tensor) -> None:
-        top = z.amax(1)
-        rises = top > self.top
-        rise = rises.nonzero().squeeze(1)
-        if rise.numel():
-            before, self.top = self.top, torch.where(rises, top, self.top)
-            self.others = torch.where(rises, (self.others + 1) * raised(before - self.top), self.others)
-        e = raised(torch.sub(z, self.top.unsqueeze(1), out=beside))
-        if rise.numel():
-            e[rise, z[rise].argmax(1)] = 0
-        self.others += e.sum(1)
-
-    def found(self) -> tuple[Tensor, Tensor]:
-        """The reference and log(1 + S) as columns, times the unit."""
-        return self.top.unsqueeze(1), torch.log1p(self.others).mul_(unit(self.others)).unsqueeze(1)
-
-
-def _over_ranks(of: Sequence[_Normaliser], shards: Shards | None) -> None:
-    """The same of all ranks' classes: the largest exponential, 1, is left out where it is, and counted where it is found once more."""
-    if shards is None:
-        return
-    tops = torch.stack([each.top for each in of])
-    highest = largest(tops.clone(), shards)
-    at_top = tops == highest
-    mine = torch.stack([each.others for each in of])
-    mine = torch.where(at_top, mine, torch.where(tops == -torch.inf, 0, (mine + 1) * raised(tops - highest)))
-    others, found = total(torch.stack([mine, at_top.to(mine.dtype)]), shards)
-    for each, top, sum_ in zip(of, highest, others + (found - 1), strict=True):
-        each.top, each.others = top, sum_
 
 
 class _Block:
@@ -129,12 +49,12 @@ class _Block:
 
     def normalise(self, z: Tensor | None, t: Tensor | None) -> None:
         """Find the normalisation of both, and fill z and t, as wide as the classes, with the logits if they are there."""
-        of = _Normaliser(self.student.x), _Normaliser(self.teacher.x)
+        of = Normaliser(self.student.x), Normaliser(self.teacher.x)
         for start, stop in spans(self.classes, self.width):
             for side, kept, normaliser in zip(self.scaled, (z, t), of, strict=True):
                 out = self.student.x.new_empty(self.beside.shape[0], stop - start) if kept is None else kept[:, start:stop]
                 normaliser.see(side.logits(start, stop, out), self.beside[:, : stop - start])
-        _over_ranks(of, self.student.head.shards)
+        over_ranks(of, self.student.head.shards)
         self.norm = of[0].found(), of[1].found()
 
     def logs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
