@@ -1,17 +1,24 @@
-"""Time and memory of the fused linear head, as ratios: to its floor and to what else PyTorch offers.
+"""Time, memory and rounding of the fused linear head, as ratios: to its floor and to what else PyTorch offers.
 
-    python benchmarks/fused.py --rows 2048 --width 512 --classes 32768
-    python benchmarks/fused.py --rows 512 --width 512 --classes 131072 --rounds 15 --memory
+    python benchmarks/fused.py --table cross-entropy --memory
+    python benchmarks/fused.py --table cross-entropy --rows 512 --vocab 131072
+    python benchmarks/fused.py --table composed --memory
+    python benchmarks/fused.py --table distillation --memory
+    python benchmarks/fused.py --table composed --dtype bfloat16 --errors
 
 **Time** is CPU time of this process (`time.process_time`, one thread), forward and backward. All variants are interleaved in one process,
 one call each a round, in an order that changes from round to round, so that a busy machine is busy for all of them; a ratio is the median
-over the rounds of the ratio to the floor in the same round, with a 95 % interval of that median from its order statistics. The floor
-is the three matrix products alone, on 256 rows at a time into buffers that exist: no exponential, no sum. Distillation has a floor
-of its own, the four products that it needs; its variants are divided by that one.
+over the rounds of the ratio to the floor in the same round, with a 95 % interval of that median from its order statistics. Of
+PyTorch's own head, what takes more than five times the floor runs in every fifth round alone. The floor is the three matrix products, in
+float32, on 256 rows at a time into buffers that exist, laid out as the engine's are: no exponential, no sum. Distillation has a floor of
+its own, the four products that it needs; its variants are divided by that one.
 
 **Memory** (`--memory`) is the most that was resident beyond the inputs, gradients included, of one call in a fresh process: the
 high-water mark that the kernel keeps (VmHWM), set back just before the call. Pages are counted when they are touched; blocks of more
 than 1 MiB go back to the system when they are freed (MALLOC_MMAP_THRESHOLD_). A small call first loads the libraries. Linux only.
+
+**Errors** (`--errors`) are against the definition in float64 on the same inputs: of the loss, relative; of both gradients, the largest
+relative to the largest entry, beside what the exact gradient loses when it is rounded to its dtype.
 
 Variants that cannot be run (a PyTorch without `F.linear_cross_entropy`, no compiler) are left out, and said so.
 """
@@ -26,15 +33,17 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fused_errors import errors, row_weights
 from torch import Tensor
 
 import lossmith
-from lossmith.fused import LinearLogits, Logits, explain, linear_stats
+from lossmith.fused import LinearLogits, Logits, explain, linear_log_prob, linear_stats
+from lossmith.fused.tiles import rows_of_logits
 
 MIB = 2**20
 
@@ -74,7 +83,7 @@ def backward(loss: Callable[[Problem], Tensor]) -> Step:
 def floor(p: Problem, rows: int = 256) -> Step:
     """The three products: logits, gradient of the hidden states, gradient of the head."""
     x, w = p.hidden.detach().float(), p.weight.detach().float()
-    z, dx, dw = torch.empty(rows, w.shape[0]), torch.empty_like(x), torch.zeros_like(w)
+    z, dx, dw = rows_of_logits(rows, w.shape[0], x), torch.empty_like(x), torch.zeros_like(w)
 
     def step(_: Problem) -> None:
         for start in range(0, x.shape[0], rows):
@@ -90,7 +99,7 @@ def floor(p: Problem, rows: int = 256) -> Step:
 def distillation_floor(p: Problem, rows: int = 256) -> Step:
     """The four products of distillation: both sides' logits, and the student's two gradients."""
     x, w, t, v = (tensor.detach().float() for tensor in (p.hidden, p.weight, p.teacher_hidden, p.teacher_weight))
-    z, q, dx, dw = torch.empty(rows, w.shape[0]), torch.empty(rows, w.shape[0]), torch.empty_like(x), torch.zeros_like(w)
+    z, q, dx, dw = *(rows_of_logits(rows, w.shape[0], x) for _ in range(2)), torch.empty_like(x), torch.zeros_like(w)
 
     def step(_: Problem) -> None:
         for start in range(0, x.shape[0], rows):
@@ -129,6 +138,11 @@ def of_torch(**options: object) -> Callable[[Problem], Tensor]:
     return lambda p: F.linear_cross_entropy(p.hidden, p.weight, p.target, options=chosen)
 
 
+def weighted(p: Problem) -> Tensor:
+    """What follows the log-probabilities is not known beforehand, as in the objectives of alignment."""
+    return -(row_weights(p.target) * linear_log_prob(p.hidden, p.weight, p.target)).mean()
+
+
 def smoothed(p: Problem) -> Tensor:
     return lossmith.cross_entropy(LinearLogits(p.hidden, p.weight), p.target, label_smoothing=0.1)
 
@@ -146,31 +160,38 @@ def three_temperatures(p: Problem) -> Tensor:
 OURS: dict[str, Callable[[Problem], Tensor]] = {
     "cross_entropy": lambda p: lossmith.cross_entropy(LinearLogits(p.hidden, p.weight), p.target),
     "cross_entropy, recompute": lambda p: lossmith.cross_entropy(LinearLogits(p.hidden, p.weight, schedule="recompute"), p.target),
+    "per-token weights": weighted,
     "focal_loss": lambda p: lossmith.focal_loss(LinearLogits(p.hidden, p.weight), p.target),
     "smoothing": smoothed,
     "z-loss and entropy": with_z_loss_and_entropy,
     "three temperatures": three_temperatures,
 }
 
-DISTILLED = ("kl", "reverse_kl", "jensen_shannon", "skew_kl(skew=0.1)", "total_variation")
+DISTILLED = ("kl", "reverse_kl", "jensen_shannon", "skew_kl(skew=0.1)", "total_variation", "squared_hellinger", "triangular")
 """Generators that distillation is timed with, against the floor of its own products."""
 
 
-def steps(p: Problem, *, compiled: bool = True) -> tuple[dict[str, Step], list[str]]:
-    """Everything to be timed on a problem, and what had to be left out."""
-    found: dict[str, Step] = {"floor": floor(p), **{f"lossmith {name}": backward(loss) for name, loss in OURS.items()}}
+TABLES = {
+    "cross-entropy": ("lossmith cross_entropy", "half the rows", "eager", "torch.compile", "F.linear_cross_entropy"),
+    "composed": (*(f"lossmith {name}" for name in OURS if name != "cross_entropy"), "frozen"),
+    "distillation": ("distillation",),
+}
+
+
+def steps(p: Problem, *, compiled: bool = True) -> tuple[dict[str, Callable[[Problem], Tensor]], list[str]]:
+    """The loss of everything to be timed on a problem, and what had to be left out."""
+    found = {f"lossmith {name}": loss for name, loss in OURS.items()}
     left_out = []
-    found["distillation floor"] = distillation_floor(p)
-    found |= {f"lossmith distillation, {name}": backward(distilled(name)) for name in DISTILLED}
-    found["distillation, eager F.kl_div"] = backward(distilled("kl", dense=True))
-    found["eager"] = backward(eager)
+    found |= {f"lossmith distillation, {name}": distilled(name) for name in DISTILLED}
+    found["distillation, dense F.kl_div"] = distilled("kl", dense=True)
+    found["eager"] = eager
     if compiled:
-        found["torch.compile"] = backward(torch.compile(eager))
+        found["torch.compile"] = torch.compile(eager)
     if hasattr(F, "linear_cross_entropy"):
-        found["F.linear_cross_entropy auto"] = backward(of_torch())
+        found["F.linear_cross_entropy auto"] = of_torch()
         for rows in (256, 512, 1024):
             if rows < 2 * p.hidden.shape[0]:
-                found[f"F.linear_cross_entropy {rows} rows"] = backward(of_torch(batch_chunk_size=rows))
+                found[f"F.linear_cross_entropy {rows} rows"] = of_torch(batch_chunk_size=rows)
     else:
         left_out.append("F.linear_cross_entropy: this PyTorch has none")
     return found, left_out
@@ -189,34 +210,39 @@ def interval(values: list[float]) -> tuple[float, float]:
     return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach) - 1)]
 
 
-def timed(found: dict[str, Step], problems: dict[str, Problem], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of every step in every round; each runs once before, unmeasured. What fails to run is dropped."""
-    ready = {}
+SLOW = 5
+"""PyTorch's own head, where it takes this many times the floor, runs in every so many rounds alone."""
+
+
+def timed(found: dict[str, Step], problems: dict[str, Problem], rounds: int) -> dict[str, list[float | None]]:
+    """CPU seconds of every step in every round, None where it sat out; each runs once before. What fails to run is dropped."""
+    ready, first = {}, {}
     for name, step in found.items():
         try:
-            step(problems[name])
+            first[name] = seconds(step, problems[name])
             ready[name] = step
         except Exception as error:
             print(f"left out: {name}: {str(error).splitlines()[0]}")
-    spent: dict[str, list[float]] = {name: [] for name in ready}
+    slow = {name for name in ready if "F.linear" in name and first[name] > SLOW * first["floor"]}
+    spent: dict[str, list[float | None]] = {name: [] for name in ready}
     order, shuffle = list(ready), random.Random(0)
     for done in range(rounds):
         shuffle.shuffle(order)
         for name in order:
-            spent[name].append(seconds(ready[name], problems[name]))
+            spent[name].append(seconds(ready[name], problems[name]) if name not in slow or done % SLOW == 0 else None)
         print(f"\rround {done + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return spent
 
 
-def table(spent: dict[str, list[float]]) -> None:
-    base = spent["floor"]
-    print(f"{'':38}{'x floor':>8}  {'95 % of the median':>20}{'ms':>10}")
+def table(spent: dict[str, list[float | None]]) -> None:
+    print(f"{'':42}{'x floor':>8}  {'95 % of the median':>20}{'ms':>10}{'rounds':>8}")
     for name, values in spent.items():
-        of = spent["distillation floor"] if "distillation" in name else base
-        ratios = [value / least for value, least in zip(values, of, strict=True)]
+        floors = spent["distillation floor" if "distillation" in name else "floor"]
+        ratios = [value / least for value, least in zip(values, floors, strict=True) if value is not None and least is not None]
         low, high = interval(ratios)
-        print(f"{name:38}{statistics.median(ratios):8.2f}  {f'[{low:.2f}, {high:.2f}]':>20}{1000 * statistics.median(values):10.0f}")
+        each = statistics.median(value for value in values if value is not None)
+        print(f"{name:42}{statistics.median(ratios):8.2f}  {f'[{low:.2f}, {high:.2f}]':>20}{1000 * each:10.0f}{len(ratios):8}")
 
 
 def status(field: str) -> int:
@@ -229,8 +255,8 @@ def peak(name: str, p: Problem) -> int:
     """The most resident memory beyond what there was before the call."""
     small = problem(300, p.hidden.shape[1], 512, p.hidden.dtype)
     made, _ = steps(small, compiled=name == "torch.compile")
-    made[name](small)
-    step = steps(p, compiled=False)[0].get(name) or made[name]
+    backward(made[name])(small)
+    step = backward(steps(p, compiled=False)[0].get(name) or made[name])
     if name == "torch.compile":
         step(p)  # compiled again for these shapes
         p.hidden.grad = p.weight.grad = None
@@ -245,15 +271,15 @@ def peaks(names: list[str], arguments: argparse.Namespace) -> None:
     """Every variant's peak, in a process of its own."""
     size = arguments.classes * arguments.width + arguments.rows * arguments.width
     item = torch.finfo(getattr(torch, arguments.dtype)).bits // 8
-    print(f"\n{'peak memory, MiB':38}{'in all':>10}{'beyond the gradients':>24}    (gradients: {size * item / MIB:.0f})")
+    print(f"\n{'peak memory, MiB':42}{'in all':>10}{'beyond the gradients':>24}    (gradients: {size * item / MIB:.0f})")
     for name in names:
         command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", name]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB)})
         if done.returncode:
-            print(f"{name:38}{'failed: ' + done.stderr.strip().splitlines()[-1]}")
+            print(f"{name:42}{'failed: ' + done.stderr.strip().splitlines()[-1]}")
             continue
         most = json.loads(done.stdout.splitlines()[-1])
-        print(f"{name:38}{most / MIB:10.0f}{(most - size * item) / MIB:24.0f}")
+        print(f"{name:42}{most / MIB:10.0f}{(most - size * item) / MIB:24.0f}")
 
 
 def given_logits(rows: int, classes: int, rounds: int) -> None:
@@ -278,17 +304,24 @@ def given_logits(rows: int, classes: int, rounds: int) -> None:
     print(f"\ngiven logits, {rows} x {classes}: peak as a multiple of the logits, time as a ratio to torch")
     for name, values in found.items():
         ratios = [mine[0] / theirs[0] for mine, theirs in zip(values[1:], found["F.cross_entropy"][1:], strict=True)]
-        print(f"{name:38}{statistics.median(v[1] for v in values[1:]):8.2f} x{statistics.median(ratios):10.2f}")
+        print(f"{name:42}{statistics.median(v[1] for v in values[1:]):8.2f} x{statistics.median(ratios):10.2f}")
+
+
+def belongs(name: str, parts: Sequence[str]) -> bool:
+    """Whether a variant's name contains one of these."""
+    return any(part in name for part in parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--table", choices=tuple(TABLES), help="a part of the variants; all by default")
+    parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=32768)
+    parser.add_argument("--vocab", "--classes", dest="classes", type=int, default=32768)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--errors", action="store_true", help="errors against float64 too")
     parser.add_argument("--given", action="store_true", help="fused.Logits too")
     parser.add_argument("--only", nargs="*", default=[], help="variants whose name contains one of these, and the floor")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -302,19 +335,23 @@ def main() -> None:
         return
     print(f"{arguments.rows} rows, {arguments.width} wide, {arguments.classes} classes, {arguments.dtype}; torch {torch.__version__}")
     print(explain(LinearLogits(p.hidden, p.weight)), end="\n\n")
-    found, left_out = steps(p)
+    found, left_out = steps(p, compiled=arguments.table in (None, "cross-entropy"))
     half, frozen = (problem(*p.hidden.shape, p.weight.shape[0], dtype, **how) for how in ({"ignored": 0.5}, {"frozen": True}))
-    found["lossmith, half the rows ignored"] = backward(OURS["cross_entropy"])
-    found["lossmith focal_loss, frozen head"] = backward(OURS["focal_loss"])
-    problems = {name: half if "ignored" in name else frozen if "frozen" in name else p for name in found}
-    if arguments.only:
-        found = {name: step for name, step in found.items() if "floor" in name or any(part in name for part in arguments.only)}
+    others = {"half the rows ignored": ("cross_entropy", half), "focal_loss, frozen head": ("focal_loss", frozen)}
+    parts = arguments.only or TABLES.get(arguments.table, ("",))
+    found, others = ({name: way for name, way in of.items() if belongs(name, parts)} for of in (found, others))
     if arguments.rounds:
-        table(timed(found, problems, arguments.rounds))
+        every = {"floor": floor(p)}
+        if any("distillation" in name for name in found):
+            every["distillation floor"] = distillation_floor(p)
+        every |= {name: backward(loss) for name, loss in found.items()} | {name: backward(OURS[loss]) for name, (loss, _) in others.items()}
+        table(timed(every, dict.fromkeys(every, p) | {name: on for name, (_, on) in others.items()}, arguments.rounds))
     for line in left_out:
         print(f"left out: {line}")
     if arguments.memory:
-        peaks([name for name in found if problems[name] is p and "floor" not in name], arguments)
+        peaks(list(found), arguments)
+    if arguments.errors:
+        errors(found, p)
     if arguments.given:
         given_logits(arguments.rows, arguments.classes, arguments.rounds)
 

@@ -197,3 +197,45 @@ def test_temperatures_that_are_doubled_keep_float32s_digits(temperatures):
     assert_close(found.logsumexp_at.double(), expected, 2e-6)
     assert_close(found.logsumexp.double(), z.logsumexp(-1), 2e-6)
     assert_close(found.entropy.double(), torch.distributions.Categorical(logits=z).entropy(), 4e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("likely", [0, 1, -1])
+def test_an_entropy_keeps_its_digits_whatever_the_label(dtype, likely):
+    """Rows sure of another class than the label, logits of 90: log(1 + S) and the moment are two numbers near 90, and H is 1e-9."""
+    torch.manual_seed(22)
+    hidden, weight = torch.randn(400, 64).to(dtype), (torch.randn(300, 64) * 3).to(dtype)
+    z, order = (hidden.double() @ weight.double().T).sort(1, descending=True)
+    label, below = order[:, likely], z[:, 1:] - z[:, :1]
+    others = below.exp().sum(1)
+    exact = others.log1p() - (below.exp() * below).sum(1) / (1 + others)  # float64 would lose it in -sum p log p
+    found = linear_stats(hidden, weight, label, want=("log_prob", "entropy")).entropy
+    assert (exact < 1e-6).any()
+    assert found.min() >= 0
+    torch.testing.assert_close(found.double(), exact, rtol=1e-3, atol=0)  # the logits, of up to 100, are rounded
+
+
+@pytest.mark.parametrize("temperatures", [(2.0, 4.0), (0.5, 0.25, 3.0), (8.0, 4.0, 2.0, 0.01, 100.0), (1.0, 1.0)])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_further_temperatures_in_float32(temperatures, scale):
+    """Exponentials of one temperature are squares of another's; logits reach 1e4, and inverse temperatures 100."""
+    torch.manual_seed(5)
+    hidden, weight, label = torch.randn(40, 16) * scale, torch.randn(700, 16), torch.randint(700, (40,))
+    upstream = torch.randn(40, len(temperatures) + 2, dtype=torch.float64)
+
+    def value(dtype):
+        inputs = leaf(hidden.to(dtype)), leaf(weight.to(dtype))
+        if dtype == torch.float32:
+            found = linear_stats(*inputs, label, want=("log_prob", "entropy"), temperatures=temperatures)
+            columns = [found.log_prob, found.entropy, *found.logsumexp_at.unbind(1)]
+        else:
+            z = inputs[0] @ inputs[1].T
+            log_p = z.log_softmax(1)
+            entropy = -(log_p.exp() * log_p).sum(1)
+            columns = [log_p.gather(1, label[:, None])[:, 0], entropy, *((z / t).logsumexp(1) for t in temperatures)]
+        return torch.stack(columns, 1), gradients((torch.stack(columns, 1) * upstream).sum(), inputs)
+
+    (mine, by_mine), (exact, by_exact) = value(torch.float32), value(torch.float64)
+    assert_close(mine.double(), exact, 1e-6 * scale)
+    for a, b in zip(by_mine, by_exact, strict=True):
+        assert_close(a.double(), b, 1e-5 * scale * max(1.0, 1 / min(temperatures)))  # an exponent's own rounding

@@ -22,52 +22,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossmith.fused.reference import WANTED
 from lossmith.fused.shards import add_up, largest, total, total_of_labels
-from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, capped, rows_of_logits, spans, working
+from lossmith.fused.slopes import NOTHING, BlockSlope, Gradients, _block_gradients, _curb
+from lossmith.fused.spec import Spec, doublings
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, exponentials, rows_of_logits, spans, working
 
 FEW = 16
 """Rows that are done again at once where a block's exponentials are kept: they are copied."""
 SAFE = 1e20
 """S beyond which a row is done again: its reciprocal and products with it are to stay far from the ends of float32."""
-
-
-NOTHING = -1e30
-"""A logit whose exponential is 0, and 0 still when multiplied by it, which with -inf would be NaN."""
-
-
-class Spec(NamedTuple):
-    """Which statistics, in the columns they are kept in: those of `WANTED` in its order, then one a further inverse temperature."""
-
-    want: tuple[str, ...]
-    betas: tuple[float, ...]
-
-    @property
-    def code(self) -> str:
-        """The same as a word: operators and transforms take no tuples that are not of tensors."""
-        return " ".join([*self.want, *(f"@{beta!r}" for beta in self.betas)])
-
-    @classmethod
-    def read(cls, code: str) -> "Spec":
-        words = code.split()
-        return cls(tuple(w for w in words if w[0] != "@"), tuple(float(w[1:]) for w in words if w[0] == "@"))
-
-    @property
-    def columns(self) -> int:
-        return len(self.want) + len(self.betas)
-
-    @property
-    def whole(self) -> "Spec":
-        """With what a backward pass has to know: the logsumexp always, the log-probability wherever there is a label."""
-        extra = {"logsumexp", "log_prob"} if self.labelled else {"logsumexp"}
-        return Spec(tuple(name for name in WANTED if name in self.want or name in extra), self.betas)
-
-    @property
-    def labelled(self) -> bool:
-        return "log_prob" in self.want or "target_logit" in self.want
-
-    def column(self, of: Tensor, name: str) -> Tensor | None:
-        return of[:, self.want.index(name)] if name in self.want else None
+RIGHT = 1e-5
+"""What an entropy is right to: the difference of log(1 + S) and a moment, it is taken anew where rounding of these leaves less."""
 
 
 def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
@@ -94,7 +59,7 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
     if not parts:
         return x.new_empty(0, spec.columns, dtype=head.working(x))
     if chosen is None:
-        reference = largest(torch.cat([_maximum(head.block(x, part), head, tiles=1) for part in parts]), head.shards)
+        reference = largest(torch.cat([_maximum(head.block(x, part), head, tiles=1)[0] for part in parts]), head.shards)
     else:
         reference = torch.cat([chosen[part] for part in parts])
     each = zip(parts, reference.split(sizes), [None] * len(parts) if chosen is None else labels, strict=True)
@@ -102,12 +67,20 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
     at_label = None if chosen is None else reference
     found = _assemble(sums, reference, at_label, spec, aside=chosen is not None)
     lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite() & sums.moment.isfinite())
+    if (entropy := spec.column(found, "entropy")) is not None:
+        lost |= entropy < torch.finfo(entropy.dtype).eps / RIGHT * sums.exponentials[0].log1p()
     if lost.any():
         again = [(part, rows) for part, rows in zip(parts, lost.split(sizes), strict=True) if rows.any()]
-        reference = largest(torch.cat([_maximum(head.block(x, part)[rows], head) for part, rows in again]), head.shards)
-        each = zip(again, reference.split([int(rows.sum()) for _, rows in again]), strict=True)
-        sums = _sums_of(((head.block(x, part)[rows], about, None) for (part, rows), about in each), head, class_weight, spec, careful=True)
-        found[lost] = _assemble(sums, reference, None if at_label is None else at_label[lost], spec, aside=False)
+        tops = [_maximum(head.block(x, part)[rows], head) for part, rows in again]
+        mine, at = (torch.cat(each) for each in zip(*tops, strict=True))
+        reference = largest(mine.clone(), head.shards)
+        top = largest(torch.where(mine == reference, at, -1), head.shards)  # one of them, where several ranks hold one
+        sizes = [int(rows.sum()) for _, rows in again]
+        each = zip(again, reference.split(sizes), top.split(sizes), strict=True)
+        sums = _sums_of(
+            ((head.block(x, part)[rows], about, at) for (part, rows), about, at in each), head, class_weight, spec, careful=True
+        )
+        found[lost] = _assemble(sums, reference, None if at_label is None else at_label[lost], spec, aside=True, top=True)
     return found
 
 
@@ -145,7 +118,7 @@ def _sums(
     buffer = x.new_empty(x.shape[0], head.width)
     beside = torch.empty_like(buffer) if spec.betas or "entropy" in spec.want else buffer
     betas = (1.0, *spec.betas)
-    chains = _doublings(betas)  # the last ends with the exponentials at 1
+    chains = doublings(betas)  # the last ends with the exponentials at 1
     for start, stop in spans(head.classes, head.width):
         z, e = head.logits(x, start, stop, buffer[:, : stop - start]), beside[:, : stop - start]
         if "mean_logit" in spec.want:
@@ -154,8 +127,7 @@ def _sums(
         if labels is not None and (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
         for first, *doubled in chains:
-            torch.exp(z, out=e) if first == 0 else torch.mul(z, betas[first], out=e).exp_()
-            found[first] += e.sum(1)
+            found[first] += exponentials(z, e, betas[first]).sum(1)
             for i in doubled:
                 found[i] += e.mul_(e).sum(1)
         if "entropy" in spec.want:
@@ -163,18 +135,6 @@ def _sums(
                 z.clamp_min_(NOTHING)
             moment += e.mul_(z).sum(1)
     return found
-
-
-def _doublings(betas: Sequence[float]) -> list[list[int]]:
-    """Inverse temperatures, the first of which is 1, in chains of which each is twice the one before: its exponentials are the squares.
-
-    Three at most, since a square has twice the rounding; and what is twice 1 begins a chain, so that the last of all is 1 itself.
-    """
-    chains: list[list[int]] = []
-    for i in sorted(range(len(betas)), key=betas.__getitem__):
-        chain = next((c for c in chains if 2 * betas[c[-1]] == betas[i] and c[-1] != 0 and len(c) < 3), None)
-        chains.append([i]) if chain is None else chain.append(i)
-    return sorted(chains, key=lambda chain: 0 in chain)
 
 
 def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, classes: int) -> Tensor:
@@ -185,46 +145,32 @@ def _weighted(z: Tensor, class_weight: Tensor | None, start: int, stop: int, cla
     return torch.where(v == 0, 0, z) @ v
 
 
-def _maximum(x: Tensor, head: Head | Given, tiles: int | None = None) -> Tensor:
-    """Every row's largest logit here, of all tiles or of the first ones; -inf where there is no class."""
+def _maximum(x: Tensor, head: Head | Given, tiles: int | None = None) -> tuple[Tensor, Tensor]:
+    """Every row's largest logit here, of all tiles or of the first ones, and its class; -inf where there is no class."""
     buffer, best = x.new_empty(x.shape[0], head.width), x.new_full((x.shape[0],), -torch.inf)
+    at = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
     for start, stop in islice(spans(head.classes, head.width), tiles):
-        best = torch.maximum(best, head.logits(x, start, stop, buffer[:, : stop - start]).amax(1))
-    return best
+        here, column = head.logits(x, start, stop, buffer[:, : stop - start]).max(1)
+        at, best = torch.where(here > best, column + start, at), torch.maximum(best, here)
+    return best, at if head.shards is None else at + head.shards.first
 
 
-def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec, *, aside: bool) -> Tensor:
-    """Columns of statistics from sums; `aside`: the label's own exponential, which is 1, is not among them."""
+def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec, *, aside: bool, top: bool = False) -> Tensor:
+    """Columns of statistics from sums; `aside`: the reference's own exponential, which is 1, is not among them.
+
+    The reference is the label's logit if there is one, or with `top` the largest.
+    """
     betas = torch.tensor((1.0, *spec.betas), dtype=reference.dtype, device=reference.device).unsqueeze(1)
     logs = torch.log1p(sums.exponentials) if aside else sums.exponentials.log()
+    if top:
+        logs = torch.where(reference.isfinite(), logs, torch.nan)
     lse = betas * reference + logs
     columns = {"logsumexp": lse[0], "mean_logit": sums.mean}
     columns["entropy"] = logs[0] - sums.moment / (sums.exponentials[0] + float(aside))
     if chosen is not None:
         columns["target_logit"] = chosen
-        columns["log_prob"] = -logs[0] if aside else (chosen - reference) - logs[0]
+        columns["log_prob"] = (chosen - reference) - logs[0] if top else -logs[0]
     return torch.stack([*(columns[name] for name in spec.want), *lse[1:]], 1)
-
-
-class Gradients(NamedTuple):
-    """Gradients, in the working dtype; None where not wanted. `wanted` has a letter each, "y" or "n"."""
-
-    x: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    cap: Tensor | None
-    class_weight: Tensor | None
-
-    @classmethod
-    def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: str) -> "Gradients":
-        dtype = working(x, head.weight)
-        sources = (x, head.weight, head.bias, head.cap, class_weight)
-        return cls(
-            *(
-                torch.zeros(source.shape, dtype=dtype, device=x.device) if source is not None and want == "y" else None
-                for source, want in zip(sources, wanted, strict=True)
-            )
-        )
 
 
 def row_stats_gradients(
@@ -241,108 +187,6 @@ def row_stats_gradients(
         _block_gradients(head.block(x, rows), rows, head, class_weight, block, found)
     add_up((found.x, found.cap), head.shards)  # every class has its part in these
     return found
-
-
-class BlockSlope:
-    """The derivative of a block's weighted statistics by its logits, a tile at a time."""
-
-    def __init__(self, spec: Spec, stats: Tensor, upstream: Tensor, label: Tensor, head: Head | Given) -> None:
-        zero = upstream.new_zeros(upstream.shape[0])
-
-        def given(name: str) -> Tensor:
-            column = spec.column(upstream, name)
-            return zero if column is None else column
-
-        lse = spec.column(stats, "logsumexp")
-        assert lse is not None
-        self.lse, self.classes = lse, head.all_classes
-        on_log_prob, on_lse, on_h = given("log_prob"), given("logsumexp"), given("entropy")
-        h = spec.column(stats, "entropy")
-        on_p = on_lse - on_log_prob if h is None else on_lse - on_log_prob - on_h * h
-        self.on_p, self.on_h = on_p.unsqueeze(1), None if h is None else on_h.unsqueeze(1)
-        self.mean = given("mean_logit") if "mean_logit" in spec.want else None
-        self.further = [
-            (beta, -stats[:, i : i + 1], upstream[:, i : i + 1] * beta) for i, beta in enumerate(spec.betas, len(spec.want))
-        ]  # (inverse temperature, minus its logsumexp, its weight)
-        log_p = spec.column(stats, "log_prob")
-        self.labels = None
-        if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
-            self.labels = self._located(label, head)
-            p = log_p.exp()
-            self.at_label = on_log_prob * -torch.expm1(log_p) + on_lse * p + given("target_logit")
-            if h is not None:
-                self.at_label = self.at_label - on_h * p * (log_p.clamp_min(NOTHING) + h)
-
-    def _located(self, label: Tensor, head: Head | Given) -> Labels | None:
-        """Where the labels are; a kernel compares for itself."""
-        return Labels(head.local(label), head.classes, head.width)
-
-    def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
-        """The slope, in one of the two; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
-        if not self.further:
-            return self._of_p(z, beside, class_weight, start, stop)
-        kept = z.clone()
-        slope = self._of_p(z, beside, class_weight, start, stop)
-        for beta, minus_lse, weight in self.further:
-            e = torch.add(minus_lse, kept, alpha=beta, out=beside).exp_()
-            slope.addcmul_(e, weight.expand_as(e))
-        return slope
-
-    def _of_p(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
-        """The slope at temperature 1, in z."""
-        z.sub_(self.lse.unsqueeze(1))
-        if self.on_h is None:
-            slope = z.exp_().mul_(self.on_p)
-        else:
-            torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
-            slope = z.exp_().mul_(torch.sub(self.on_p, beside, out=beside))
-        if self.labels is not None and (hit := self.labels.within(start)) is not None:
-            slope[hit] = self.at_label[hit[0]]
-        if self.mean is not None:
-            v = 1 / self.classes if class_weight is None else class_weight[start:stop].to(z.dtype)
-            slope += self.mean.unsqueeze(1) * v
-        return slope
-
-    @property
-    def needs_two(self) -> bool:
-        """Whether a second buffer is looked at."""
-        return bool(self.further) or self.on_h is not None
-
-
-def _block_gradients(x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients) -> None:
-    buffer = x.new_empty(x.shape[0], head.width)
-    beside = torch.empty_like(buffer) if block.needs_two else buffer
-    dx = torch.zeros_like(x)
-    for start, stop in spans(head.classes, head.width):
-        u = head.raw(x, start, stop, buffer[:, : stop - start])
-        ratio = None if head.cap is None else u / head.cap
-        z = capped(u, head.cap)
-        t = None if head.cap is None else z / head.cap
-        if found.class_weight is not None and block.mean is not None:
-            found.class_weight[start:stop] += block.mean @ z
-        slope = block.tile(z, beside[:, : stop - start], class_weight, start, stop)
-        if t is not None and ratio is not None:
-            curb = 1 - t * t
-            if found.cap is not None:
-                found.cap.add_((slope * (t - _product(ratio, curb))).sum())
-            slope *= curb
-        _accumulate(slope, x, dx, head, start, stop, found)
-    if found.x is not None:
-        found.x[rows] = dx
-
-
-def _product(ratio: Tensor, curb: Tensor) -> Tensor:
-    """ratio * curb, 0 where the cap is saturated altogether and the ratio may be infinite."""
-    return torch.where(curb == 0, 0, ratio) * curb
-
-
-def _accumulate(slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients) -> None:
-    if found.x is not None:
-        dx.addmm_(slope, head.columns(start, stop, x.dtype))
-    if found.weight is not None:
-        found.weight[start:stop].addmm_(slope.mT, x)
-    if found.bias is not None:
-        found.bias[start:stop] += slope.sum(0)
 
 
 def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tensor, wanted: str) -> tuple[Tensor, Gradients]:
@@ -374,7 +218,7 @@ def _exponentials(x: Tensor, head: Head, label: Tensor, chosen: Tensor, e: Tenso
         z -= chosen.unsqueeze(1)
         if (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
-        others += z.exp_().sum(1)
+        others += exponentials(z, z).sum(1)
         if curb is not None:
             z *= curb
     others = total(others, head.shards)
@@ -385,12 +229,6 @@ def _exponentials(x: Tensor, head: Head, label: Tensor, chosen: Tensor, e: Tenso
     for some in blocks(lost.nonzero().squeeze(1), FEW):
         e[some], log_prob[some] = _softmax_again(x[some], head, label[some], chosen[some])
     return log_prob, torch.where(lost, 1, scale)
-
-
-def _curb(z: Tensor, cap: Tensor) -> Tensor:
-    """The slope of the softcap at the capped logit: 1 - (z / cap)^2."""
-    ratio = z / cap
-    return 1 - ratio * ratio
 
 
 def _softmax_again(x: Tensor, head: Head, label: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

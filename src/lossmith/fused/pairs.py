@@ -14,17 +14,18 @@ merged in three messages.
 Everything here is called from behind an opaque operator (:mod:`lossmith.fused.pair_functions`): it may look at values, and works in place.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lossmith.fused.collectives import log_softmax
-from lossmith.fused.engine import FEW, NOTHING, SAFE, Gradients, _accumulate, _curb, _from_exponentials, _product
-from lossmith.fused.shards import Shards, add_up, largest, total, total_of_labels
+from lossmith.fused.engine import FEW, SAFE, _from_exponentials
+from lossmith.fused.shards import add_up, total, total_of_labels
+from lossmith.fused.sides import Normaliser, Side, both_working, over_ranks
+from lossmith.fused.slopes import NOTHING, Gradients, _accumulate, _curb, _product
 from lossmith.fused.terms import CrossEntropy, Divergence
-from lossmith.fused.tiles import ROWS, Head, blocks, capped, rows_of_logits, spans, working
+from lossmith.fused.tiles import ROWS, blocks, raised, rows_of_logits, spans, unit
 
 Terms = Divergence | CrossEntropy
 
@@ -32,96 +33,28 @@ COLUMNS = 8
 """What is kept of a row: its value, reference and log(1 + S) of student and teacher, both sums of shares, whether it was done again."""
 
 
-class Side(NamedTuple):
-    """Student or teacher."""
-
-    x: Tensor
-    head: Head
-
-    def rows(self, at: Tensor, dtype: torch.dtype) -> "Side":
-        return Side(self.x[at].to(dtype), self.head)
-
-    def zeros(self, wanted: str, dtype: torch.dtype) -> Gradients:
-        """Room for this side's gradients, in what both are computed in."""
-        found = Gradients.zeros(self.x, self.head, None, wanted)
-        return Gradients(*(None if gradient is None else gradient.to(dtype) for gradient in found))
-
-    def raw(self, start: int, stop: int, out: Tensor) -> Tensor:
-        """Some logits before the softcap."""
-        return self.head.raw(self.x, start, stop, out)
-
-    def logits(self, start: int, stop: int, out: Tensor) -> Tensor:
-        """Some logits; a class at -inf at a number that no probability survives."""
-        return self.settled(self.raw(start, stop, out))
-
-    def settled(self, u: Tensor) -> Tensor:
-        z = capped(u, self.head.cap)
-        return z if self.head.bias is None else z.clamp_min_(NOTHING)
-
-    def dense(self) -> Tensor:
-        """All logits of the rows."""
-        return self.head.logits(self.x, 0, self.head.classes, self.x.new_empty(self.x.shape[0], self.head.classes))
-
-
-def both_working(student: Side, teacher: Side) -> torch.dtype:
-    """What is computed in: float32 at least, float64 where either side is."""
-    return torch.promote_types(working(student.x, student.head.weight), working(teacher.x, teacher.head.weight))
-
-
-class _Normaliser:
-    """The largest logit of every row, and the sum of the other exponentials relative to it, from tiles that are seen one by one."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.top, self.others = x.new_full((x.shape[0],), -torch.inf), x.new_zeros(x.shape[0])
-
-    def see(self, z: Tensor, beside: Tensor) -> None:
-        top = z.amax(1)
-        rises = top > self.top
-        rise = rises.nonzero().squeeze(1)
-        if rise.numel():
-            before, self.top = self.top, torch.where(rises, top, self.top)
-            self.others = torch.where(rises, (self.others + 1) * (before - self.top).exp_(), self.others)
-        e = torch.sub(z, self.top.unsqueeze(1), out=beside).exp_()
-        if rise.numel():
-            e[rise, z[rise].argmax(1)] = 0
-        self.others += e.sum(1)
-
-    def found(self) -> tuple[Tensor, Tensor]:
-        """The reference and log(1 + S) as columns."""
-        return self.top.unsqueeze(1), torch.log1p(self.others).unsqueeze(1)
-
-
-def _over_ranks(of: Sequence[_Normaliser], shards: Shards | None) -> None:
-    """The same of all ranks' classes: the largest exponential, 1, is left out where it is, and counted where it is found once more."""
-    if shards is None:
-        return
-    tops = torch.stack([each.top for each in of])
-    highest = largest(tops.clone(), shards)
-    at_top = tops == highest
-    mine = torch.stack([each.others for each in of])
-    mine = torch.where(at_top, mine, torch.where(tops == -torch.inf, 0, (mine + 1) * (tops - highest).exp()))
-    others, found = total(torch.stack([mine, at_top.to(mine.dtype)]), shards)
-    for each, top, sum_ in zip(of, highest, others + (found - 1), strict=True):
-        each.top, each.others = top, sum_
-
-
 class _Block:
-    """A block of rows of both sides with what is known of them."""
+    """A block of rows of both sides with what is known of them.
+
+    Its logits, and what is subtracted from them, are in the unit whose exponentials are raised: the hidden states are multiplied by it and
+    not the differences that are exponentiated, so that p, q and their log ratio agree to the last digits. Shares of close rows cancel.
+    """
 
     def __init__(self, student: Side, teacher: Side, v: Tensor | None, terms: Terms) -> None:
         self.student, self.teacher, self.v, self.terms = student, teacher, v, terms
-        head = student.head
+        head, self.unit = student.head, unit(student.x)
+        self.scaled = student.scaled(self.unit), teacher.scaled(self.unit)
         self.classes, self.width = head.classes, head.width
         self.beside = student.x.new_empty(student.x.shape[0], self.width)
 
     def normalise(self, z: Tensor | None, t: Tensor | None) -> None:
         """Find the normalisation of both, and fill z and t, as wide as the classes, with the logits if they are there."""
-        of = _Normaliser(self.student.x), _Normaliser(self.teacher.x)
+        of = Normaliser(self.student.x), Normaliser(self.teacher.x)
         for start, stop in spans(self.classes, self.width):
-            for side, kept, normaliser in ((self.student, z, of[0]), (self.teacher, t, of[1])):
+            for side, kept, normaliser in zip(self.scaled, (z, t), of, strict=True):
                 out = self.student.x.new_empty(self.beside.shape[0], stop - start) if kept is None else kept[:, start:stop]
                 normaliser.see(side.logits(start, stop, out), self.beside[:, : stop - start])
-        _over_ranks(of, self.student.head.shards)
+        over_ranks(of, self.student.head.shards)
         self.norm = of[0].found(), of[1].found()
 
     def logs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,11 +62,16 @@ class _Block:
         (top, delta), (top_t, delta_t) = self.norm
         return z.sub_(top).sub_(delta), t.sub_(top_t).sub_(delta_t)
 
-    def tile(self, b: Tensor, a: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(p, q, A, B, log ratio) of a tile of log-probabilities."""
-        ratio, p, q = a - b, b.exp(), a.exp()
+    def tile(self, b: Tensor, a: Tensor, start: int, stop: int, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(p, q, A, B, log ratio) of a tile of log-probabilities; `in_place`: p and A take the room of b and a, and q is overwritten."""
+        ratio = a - b
+        if self.unit != 1:
+            ratio.mul_(1 / self.unit)
+        log_p = torch.mul(b, 1 / self.unit) if self.terms.of_logs else b
+        p, q = raised(b), raised(a)
         v = None if self.v is None else self.v[start:stop].to(b.dtype)
-        share_a, share_b = self.terms.of_tile(a, b, p, q, ratio, v)
+        into = (a, self.beside[:, : stop - start]) if in_place else (torch.empty_like(a), torch.empty_like(a))
+        share_a, share_b = self.terms.of_tile(log_p, p, q, ratio, v, into)
         return p, q, share_a, share_b, ratio
 
     def start_sums(self) -> None:
@@ -179,8 +117,8 @@ def again(student: Side, teacher: Side, v: Tensor | None, terms: Terms) -> tuple
     return value, share_a - b.exp() * sum_a.unsqueeze(1), share_b - a.exp() * sum_b.unsqueeze(1)
 
 
-def _curbed(slope: Tensor, z: Tensor, cap: Tensor | None) -> Tensor:
-    return slope if cap is None else slope * _curb(z, cap)
+def _curbed(slope: Tensor, side: Side) -> Tensor:
+    return slope if side.head.cap is None else slope * _curb(side.dense(), side.head.cap)
 
 
 def pair_stats(student: Side, teacher: Side, v: Tensor | None, keep: Tensor, terms: Terms, rows: int) -> Tensor:
@@ -208,9 +146,9 @@ def _block_stats(block: _Block, *, kept: bool) -> Tensor:
     for start, stop in spans(block.classes, block.width):
         here = slice(start, stop) if kept else slice(0, stop - start)
         if not kept:
-            block.student.logits(start, stop, z[:, here])
-            block.teacher.logits(start, stop, t[:, here])
-        _, _, share_a, share_b, ratio = block.tile(*block.logs(z[:, here], t[:, here]), start, stop)
+            for side, out in zip(block.scaled, (z, t), strict=True):
+                side.logits(start, stop, out[:, here])
+        _, _, share_a, share_b, ratio = block.tile(*block.logs(z[:, here], t[:, here]), start, stop, in_place=True)
         block.add(share_a, share_b, ratio)
     block.add_ranks()
     out = block.columns()
@@ -240,54 +178,64 @@ def pair_and_gradients(
     for at in blocks(kept, rows):
         z, t = (buffer[: at.numel()] for buffer in buffers)
         block = _Block(student.rows(at, dtype), teacher.rows(at, dtype), v, terms)
-        out[at] = _slopes(block, z, t, both="y" in wanted[3:])
+        out[at], by_z, by_t = _slopes(block, z, t) if "y" in wanted[3:] else (*_student_slope(block, z, t), None)
         scale = upstream[at].to(dtype)
-        _from_exponentials(z, scale, block.student.x, at, student.head, found[0])
-        if "y" in wanted[3:]:
-            _from_exponentials(t, scale, block.teacher.x, at, teacher.head, found[1])
+        _from_exponentials(by_z, scale, block.student.x, at, student.head, found[0])
+        if by_t is not None:
+            _from_exponentials(by_t, scale, block.teacher.x, at, teacher.head, found[1])
     add_up((found[0].x, found[1].x), student.head.shards)
     return out, *found
 
 
-def _slopes(block: _Block, z: Tensor, t: Tensor, *, both: bool) -> Tensor:
-    """Fill z with the slope by the student's logits before the softcap, and t with the teacher's if `both`; return the values."""
+def _student_slope(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(values, slope by the student's logits before the softcap), the latter in place of the teacher's logits: p has the student's."""
     block.normalise(z, t)
     block.start_sums()
-    cap, cap_t = block.student.head.cap, block.teacher.head.cap
+    cap = block.scaled[0].head.cap
     for start, stop in spans(block.classes, block.width):
         some, other = z[:, start:stop], t[:, start:stop]
-        curb = None if cap is None or both else _curb(some, cap)
-        p, q, share_a, share_b, ratio = block.tile(
-            *block.logs(some.clone(), other.clone()) if both else block.logs(some, other), start, stop
-        )
+        curb = None if cap is None else _curb(some, cap)
+        p, _, share_a, share_b, ratio = block.tile(*block.logs(some, other), start, stop, in_place=True)
         block.add(share_a, share_b, ratio)
-        if not both:  # A and p are all that is needed: the teacher's logits make room
-            some.copy_(share_a if curb is None else share_a.mul_(curb))
-            if not block.terms.level:
-                other.copy_(p if curb is None else p.mul_(curb))
+        if curb is not None:
+            share_a *= curb
+            p *= curb
     block.add_ranks()
     value, lost = block.columns()[:, 0], block.lost()
-    if both:
-        sum_a, sum_b = block.sum_a.unsqueeze(1), block.sum_b.unsqueeze(1)
-        for start, stop in spans(block.classes, block.width):
-            some, other = z[:, start:stop], t[:, start:stop]
-            curb, curb_t = (None if c is None else _curb(tile, c) for tile, c in ((some, cap), (other, cap_t)))
-            p, q, share_a, share_b, _ = block.tile(*block.logs(some, other), start, stop)
-            torch.addcmul(share_a, p, -sum_a, out=some)
-            torch.addcmul(share_b, q, -sum_b, out=other)
-            if curb is not None:
-                some *= curb
-            if curb_t is not None:
-                other *= curb_t
-    elif not block.terms.level:
-        z.addcmul_(t, -block.sum_a.unsqueeze(1))
+    if not block.terms.level:
+        t.addcmul_(z, -block.sum_a.unsqueeze(1))
+    for some in blocks(lost.nonzero().squeeze(1), FEW):
+        few, few_t = block.student.rows(some, z.dtype), block.teacher.rows(some, z.dtype)
+        value[some], by_z, _ = again(few, few_t, block.v, block.terms)
+        t[some] = _curbed(by_z, few)
+    return value, t
+
+
+def _slopes(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(values, slope by the student's logits before the softcap, the same by the teacher's), each in its logits' place."""
+    block.normalise(z, t)
+    block.start_sums()
+    cap, cap_t = (side.head.cap for side in block.scaled)
+    for start, stop in spans(block.classes, block.width):
+        block.add(*block.tile(*block.logs(z[:, start:stop].clone(), t[:, start:stop].clone()), start, stop)[2:])
+    block.add_ranks()
+    value, lost = block.columns()[:, 0], block.lost()
+    sum_a, sum_b = block.sum_a.unsqueeze(1), block.sum_b.unsqueeze(1)
+    for start, stop in spans(block.classes, block.width):
+        some, other = z[:, start:stop], t[:, start:stop]
+        curb, curb_t = (None if c is None else _curb(tile, c) for tile, c in ((some, cap), (other, cap_t)))
+        p, q, share_a, share_b, _ = block.tile(*block.logs(some, other), start, stop)
+        torch.addcmul(share_a, p, -sum_a, out=some)
+        torch.addcmul(share_b, q, -sum_b, out=other)
+        if curb is not None:
+            some *= curb
+        if curb_t is not None:
+            other *= curb_t
     for some in blocks(lost.nonzero().squeeze(1), FEW):
         few, few_t = block.student.rows(some, z.dtype), block.teacher.rows(some, z.dtype)
         value[some], by_z, by_t = again(few, few_t, block.v, block.terms)
-        z[some] = _curbed(by_z, few.dense() if cap is not None else by_z, cap)
-        if both:
-            t[some] = _curbed(by_t, few_t.dense() if cap_t is not None else by_t, cap_t)
-    return value
+        z[some], t[some] = _curbed(by_z, few), _curbed(by_t, few_t)
+    return value, z, t
 
 
 class PairGradients(NamedTuple):
@@ -332,14 +280,14 @@ def _tiles_gradients(
     outs = [(side, gradients, torch.zeros_like(side.x)) for side, gradients in zip((block.student, block.teacher), found[:2], strict=True)]
     for start, stop in spans(block.classes, block.width):
         here = slice(0, stop - start)
-        raw = block.student.raw(start, stop, z[:, here]), block.teacher.raw(start, stop, t[:, here])
-        bends = [_Bend(u, side.head.cap) for u, side in zip(raw, (student, teacher), strict=True)]
-        logits = [side.settled(u) for u, side in zip(raw, (block.student, block.teacher), strict=True)]
+        raw = [side.raw(start, stop, out[:, here]) for side, out in zip(block.scaled, (z, t), strict=True)]
+        bends = [_Bend(u, side.head.cap) for u, side in zip(raw, block.scaled, strict=True)]
+        logits = [side.settled(u) for u, side in zip(raw, block.scaled, strict=True)]
         for bend, capped_logits in zip(bends, logits, strict=True):
             bend.see(capped_logits)
         b, a = block.logs(*logits)
         if found.class_weight is not None:
-            found.class_weight[start:stop] -= upstream @ (a.exp() * b)
+            found.class_weight[start:stop] -= upstream @ (raised(a.clone()) * b) / block.unit
         p, q, share_a, share_b, _ = block.tile(b, a, start, stop)
         slopes = share_a.addcmul_(p, -sum_a).mul_(g), None if _none(found.teacher) else share_b.addcmul_(q, -sum_b).mul_(g)
         for slope, bend, (side, gradients, dx) in zip(slopes, bends, outs, strict=True):

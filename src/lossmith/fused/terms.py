@@ -48,15 +48,23 @@ def terms_of(code: str, dtype: torch.dtype) -> "Divergence | CrossEntropy":
 class Divergence:
     """The terms of an f-divergence of the teacher's row from the student's."""
 
+    of_logs = False
+    """Whether a tile's shares are made of log-probabilities themselves."""
+
     def __init__(self, g: FGenerator, dtype: torch.dtype) -> None:
         self.g = g.centred()
         self.link, self.reverse_link = centred_links(g)
+        self.links = links_together(self.link, self.reverse_link)
         self.low, self.high = _limits(self.link, self.reverse_link, dtype)
         self.level = g.alphas is not None and all(order == 1 for order, _ in g.alphas)  # of KL, the sum of A = p - q is 0
 
-    def of_tile(self, a: Tensor, b: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The shares (A, B) of a tile, new tensors, of log ratios within the limits."""
-        return self.reverse_link(ratio) * p, self.link(ratio) * q
+    def of_tile(
+        self, log_p: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None, out: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The shares (A, B) of a tile, of log ratios within the limits, in `out`, whose first may be q."""
+        reverse_link, link = self.links(ratio)
+        share_b = torch.mul(link, q, out=out[1])
+        return torch.mul(reverse_link, p, out=out[0]), share_b
 
     def value(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
         """The divergence, by the sums of its shares."""
@@ -84,11 +92,14 @@ class CrossEntropy:
     """The terms -v q log p of the cross-entropy to the teacher's prediction, weighted by class where there are weights v."""
 
     level = False
+    of_logs = True
     low, high = -float("inf"), 1e29  # beyond, a class that the student excludes and the teacher does not
 
-    def of_tile(self, a: Tensor, b: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-        share = -q if v is None else q * -v
-        return share, b * share
+    def of_tile(
+        self, log_p: Tensor, p: Tensor, q: Tensor, ratio: Tensor, v: Tensor | None, out: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        share = torch.neg(q, out=out[0]) if v is None else torch.mul(q, -v, out=out[0])
+        return share, torch.mul(log_p, share, out=out[1])
 
     def value(self, sum_a: Tensor, sum_b: Tensor) -> Tensor:
         return sum_b
@@ -132,6 +143,64 @@ def _total(parts: list[tuple[Elementwise, float]]) -> Elementwise:
         return value
 
     return total
+
+
+def links_together(link: Elementwise, reverse_link: Elementwise) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    r"""(reverse link, link) of log ratios by one transcendental function, where one is enough: elsewhere by one each.
+
+    A multiple of a comparison with a mixture (all Jensen-Shannons are), of the triangular discrimination or of the total variation is
+    known by its links, whatever it is called.
+    """
+    r = torch.linspace(-40, 40, 161, dtype=torch.float64)
+    expected = reverse_link(r), link(r)
+    slopes = [((of[-1] - of[-2]) / (r[-1] - r[-2])).abs().item() for of in (expected[0], expected[1].flip(0))]  # towards infinite ratios
+    scale, end = sum(slopes), expected[1][-1].item()
+    candidates = [_signs(end), _triangle(end), *([_mixture(slopes[1] / scale, scale)] if min(slopes) > 0 else [])]
+    for together in candidates:
+        if all(torch.allclose(mine, exact, rtol=1e-12, atol=1e-14) for mine, exact in zip(together(r), expected, strict=True)):
+            return together
+    return lambda r: (reverse_link(r), link(r))
+
+
+def _signs(c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The total variation's: c sign(r) and its negative."""
+
+    def together(r: Tensor) -> tuple[Tensor, Tensor]:
+        link = r.sign().mul_(c)
+        return -link, link
+
+    return together
+
+
+def _triangle(c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The triangular discrimination's: with t = tanh(r/2), which is 1 - 2/(u + 1), c t (2 - t) and -c t (2 + t)."""
+
+    def together(r: Tensor) -> tuple[Tensor, Tensor]:
+        e = r.abs().neg_().expm1_()
+        t = torch.copysign(e.div_(e + 2), r)
+        square, twice = (t * t).mul_(c), t.mul_(2 * c)
+        return (twice + square).neg_(), twice.sub_(square)
+
+    return together
+
+
+def _mixture(w: float, c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Jensen-Shannon's: with m = log(w u + 1 - w), c w (r - m) and -c (1 - w) m, both exact near r = 0 and far from it.
+
+    With l = log(1 + w (e^-|r| - 1)), where for positive r 1 - w takes the place of w, m is max(r, 0) + l.
+    """
+
+    def together(r: Tensor) -> tuple[Tensor, Tensor]:
+        e = r.abs().neg_().expm1_()
+        if w == 0.5:
+            e.mul_(w)
+        else:
+            e.mul_(torch.gt(r, 0, out=torch.empty_like(r)).mul_(1 - 2 * w).add_(w))
+        low, up = e.log1p_(), r.clamp_min(0)
+        reverse_link = (up + low).mul_(-c * (1 - w))
+        return reverse_link, up.sub_(r).add_(low).mul_(-c * w)
+
+    return together
 
 
 def _limits(link: Callable[[Tensor], Tensor], reverse_link: Callable[[Tensor], Tensor], dtype: torch.dtype) -> tuple[float, float]:
