@@ -66,15 +66,17 @@ class Criterion:
                 known.card.check(numbers)  # of a tensor, an objective itself does not ask where it lies
             if has_state:
                 size = {"num_samples": n_train} if "num_samples" in inspect.signature(known.function).parameters else {}
-                self.function, self.fixed = known.function(**size, **self.fixed, **self.numbers), {}
+                self.function = known.function(**size, **self.fixed, **self.numbers)
+                self.fixed = {}
         except (ValueError, TypeError) as error:
             raise StudyError(f"objective {self.label}: {one_line(error)}") from error
+        self._keywords = {} if has_state else {**self.fixed, **self.numbers}
 
     def __call__(self, logits: Tensor, target: Tensor, index: Tensor) -> Tensor:
         """The loss of a batch; `index` numbers its rows within the training set."""
         if self._indexed:
-            return self.function(logits, target, index=index, **self.fixed)
-        return self.function(logits, target, **self.fixed, **self.numbers)
+            return self.function(logits, target, index=index, **self._keywords)
+        return self.function(logits, target, **self._keywords)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What the objective itself learns, if it does."""
