@@ -66,7 +66,8 @@ class Criterion:
                 known.card.check(numbers)  # of a tensor, an objective itself does not ask where it lies
             if has_state:
                 size = {"num_samples": n_train} if "num_samples" in inspect.signature(known.function).parameters else {}
-                self.function = known.function(**size, **self.fixed, **self.numbers)
+                made: Any = known.function(**size, **self.fixed, **self.numbers)
+                self.function = made
                 self.fixed = {}
         except (ValueError, TypeError) as error:
             raise StudyError(f"objective {self.label}: {one_line(error)}") from error
