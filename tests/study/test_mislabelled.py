@@ -12,9 +12,9 @@ from lossmith import study
 from lossmith.study import Dataset, StudyError, StudySpec, mislabelled, run
 from lossmith.study import suspects as search
 from lossmith.study.data.splits import noisy_labels
-from lossmith.study.mislabelled import BEFORE, FOLDS, Check, Suspects
 from lossmith.study.report import suspected
 from lossmith.study.report.page import render
+from lossmith.study.report.suspected import BEFORE, FOLDS, Check, Suspects
 from lossmith.study.summary import Summary
 from lossmith.study.training.trial import run_trial, split_of
 

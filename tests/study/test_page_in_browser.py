@@ -8,8 +8,8 @@ import pytest
 
 from lossmith.study import Noise
 from lossmith.study.grid import GridSummary
-from lossmith.study.mislabelled import Check, Suspects
 from lossmith.study.report.page import write_report
+from lossmith.study.report.suspected import Check, Suspects
 from lossmith.study.summary import Summary
 
 from .made_up import around, result, several

@@ -16,8 +16,8 @@ from markupsafe import Markup, escape
 
 import lossmith
 from lossmith.study.grid import GridSummary
-from lossmith.study.mislabelled import Suspects
 from lossmith.study.report import grid_sections, sections
+from lossmith.study.report.suspected import Suspects
 from lossmith.study.report.writing import write_whole
 from lossmith.study.summary import Summary
 

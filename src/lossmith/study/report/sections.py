@@ -10,9 +10,9 @@ from typing import Any
 from lossmith.study import protocol
 from lossmith.study.data.splits import MAX_CATEGORIES
 from lossmith.study.grid import without_grid
-from lossmith.study.mislabelled import Suspects
 from lossmith.study.report import beside, design, methods, numbers, plots, suspected, winner, words
 from lossmith.study.report.command import command
+from lossmith.study.report.suspected import Suspects
 from lossmith.study.standing import Standing
 from lossmith.study.statistics.paired import Comparison
 from lossmith.study.summary import Line, Summary

@@ -1,20 +1,30 @@
-"""What is said of labels that are probably wrong: in a sentence, in a section of the report, and in a file for spreadsheets."""
+"""Labels that are probably wrong, and what is said of them: in a sentence, in a section of the report, and in a file for spreadsheets."""
 
 import csv
 import io
+import math
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossmith.study.mislabelled import BEFORE, FOLDS, Check, Suspects
+import numpy as np
+from numpy.typing import NDArray
+
+from lossmith.study.data.corruption import Noise
 from lossmith.study.report.exports import harmless
 from lossmith.study.report.writing import write_whole
 from lossmith.study.spec import StudySpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FOLDS = 5
+"""Every model learns from four fifths of the rows, validation rows included."""
+
+BEFORE = "before the noise"
+"""What the labels are called that the data have, where the study replaced some."""
 
 FILE = "suspects.csv"
 
@@ -27,6 +37,87 @@ CAVEAT = (
 )
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Check:
+    """How right the suspicions are, over the rows that have another label to compare with.
+
+    Attributes:
+        against: which labels count as right: those of the column of trusted ones, or ``"before the noise"`` that the study put in.
+        known: how many rows have one.
+        wrong: how many labels differ from it.
+        suspect: how many are suspect.
+        found: how many are both.
+    """
+
+    against: str
+    known: int
+    wrong: int
+    suspect: int
+    found: int
+
+    @property
+    def precision(self) -> float:
+        """The share of the suspects that is wrong; NaN without any."""
+        return self.found / self.suspect if self.suspect else math.nan
+
+    @property
+    def recall(self) -> float:
+        """The share of the wrong labels that is suspect; NaN without any."""
+        return self.found / self.wrong if self.wrong else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Suspects:
+    """Labels that are probably wrong, the likeliest to be wrong first.
+
+    Attributes:
+        objective: what the models minimised, with the hyper-parameters chosen.
+        rows: positions in the data as they were given, counted from 0.
+        given, likely: what the label says, and the class that the row is confidently of.
+        probability: of the given label, by a model that did not see the row.
+        noise_rate: the estimated share of wrong labels, of all rows.
+        probabilities: `(n, c)` of all rows that were looked at, each by the model that did not see it.
+        labels: `(n,)` theirs, as looked at: positions in `class_names`.
+        class_names: what they mean.
+        noise: that was put into the labels before they were looked at; None for the labels as they stand.
+        right: the suspects' labels that count as right, None where a row has none; None altogether where there are none.
+        check: how right the suspicions are, by these; None where there are none.
+        files: the suspects' images, of images in folders; empty otherwise.
+        cells: the suspects' rows as they stand in the file, without the target; None where the data are no file with columns.
+    """
+
+    objective: str
+    rows: NDArray[np.int64]
+    given: tuple[str, ...]
+    likely: tuple[str, ...]
+    probability: NDArray[np.float64]
+    noise_rate: float
+    probabilities: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    noise: Noise | None = None
+    right: tuple[str | None, ...] | None = None
+    check: Check | None = None
+    files: tuple[str, ...] = ()
+    cells: "pd.DataFrame | None" = None
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in words."""
+        return sentence(self)
+
+    def table(self) -> "pd.DataFrame":
+        """The suspects, one a row, with their own columns where they have some; rows are counted from 1."""
+        return table(self)
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``suspects.csv`` into a folder, made when absent, and return its path."""
+        return write_suspects(self, folder)
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(index=False)
 
 
 def afterwards(spec: StudySpec) -> str:
