@@ -89,8 +89,8 @@ class Row(NamedTuple):
         texts = (self.key, self.spec, self.result, self.versions)
         if not all(isinstance(text, str) for text in texts):
             return f"a value of the wrong type, {', '.join(sorted({type(text).__name__ for text in texts} - {'str'}))}"
-        if self.digest is not None and self.digest != digest_of(*texts):
-            return "its digest does not fit"
+        if self.digest is not None:  # a row that is whole is what was written, and need not be read to know so
+            return "" if self.digest == digest_of(*texts) else "its digest does not fit"
         try:
             result, versions = json.loads(self.result), json.loads(self.versions)
         except ValueError as error:
