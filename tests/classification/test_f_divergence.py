@@ -175,6 +175,25 @@ def test_a_class_impossible_in_every_view(rows) -> None:
     assert all(slope.isfinite().all() for slope in torch.autograd.grad(loss, views))
 
 
+@pytest.mark.parametrize("label_weight", [0.1, 0.5, 0.9])
+def test_slopes_of_hopeless_rows(label_weight) -> None:
+    """A label of probability p, where 1 - p rounds to 1 in float32: the slope by log p is that of the definition, by mpmath."""
+    for log_p in (-18.0, -25.0, -60.0):
+        z = torch.tensor([[log_p, 0.0]], requires_grad=True)
+        (slope,) = torch.autograd.grad(lossmith.generalized_jensen_shannon(z, torch.tensor([0]), label_weight=label_weight), z)
+        with mpmath.workdps(60):
+            w = mpmath.mpf(label_weight)
+
+            def loss(x, w=w):
+                p = 1 / (1 + mpmath.exp(-x))
+                m = w + (1 - w) * p
+                kl = w * -mpmath.log(m) + (1 - w) * (p * mpmath.log(p / m) - (1 - p) * mpmath.log(1 - w))
+                return kl / (-(1 - w) * mpmath.log(1 - w))
+
+            expected = float(mpmath.diff(loss, log_p))
+        assert slope[0, 0].item() == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.untyped
 @pytest.mark.parametrize(
     ("call", "error", "said"),

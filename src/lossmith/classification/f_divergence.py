@@ -19,6 +19,7 @@ from lossmith._rows import LogitSource, expected, frame, log_probabilities, of_l
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Claims, Instance, Limit, Range, objective
 from lossmith.divergences import divergence, from_certainty
+from lossmith.divergences.certainty import doubt
 from lossmith.generators import FGenerator, jensen_shannon_skewed
 from lossmith.generators.registry import ANY
 
@@ -127,10 +128,9 @@ def _log_rest(label_weight: Hyper) -> Hyper:
 
 def _scaled_jensen_shannon(log_p: Float[Tensor, "*rows"], label_weight: Hyper) -> Float[Tensor, "*rows"]:
     """The entropy of the mixture, of which the label has all that is not the other classes', less the mean entropy of what is mixed."""
-    rest, doubt = 1 - label_weight, -torch.expm1(log_p)
-    p = 1 - doubt
-    of_prediction = p * torch.where(p > 0, log_p, 0) - doubt * _log_rest(label_weight)
-    return (rest * of_prediction - (1 - rest * doubt) * torch.log1p(-rest * doubt)) / _scale(label_weight)
+    rest, p, others = 1 - label_weight, log_p.exp(), doubt(log_p)
+    of_prediction = p * torch.where(p > 0, log_p, 0) - others * _log_rest(label_weight)
+    return (rest * of_prediction - (1 - rest * others) * torch.log1p(-rest * others)) / _scale(label_weight)
 
 
 def _highest(label_weight: float) -> float:

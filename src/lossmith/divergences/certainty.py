@@ -29,6 +29,12 @@ def from_certainty(log_p: Float[Tensor, "*rows"], generator: FGenerator) -> Floa
         >>> from_certainty(p[1].log(), jensen_shannon), divergence(torch.tensor([0.0, 1.0, 0.0]), p, jensen_shannon)
         (tensor(0.2158), tensor(0.2158))
     """
-    doubt = -torch.expm1(log_p)
-    elsewhere = doubt * generator.at_zero if generator.at_zero < torch.inf else torch.where(doubt > 0, torch.inf, 0.0)
+    others = doubt(log_p)
+    elsewhere = others * generator.at_zero if generator.at_zero < torch.inf else torch.where(others > 0, torch.inf, 0.0)
     return generator.reverse().f_log(log_p) + elsewhere
+
+
+def doubt(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """1 - p, exact where p is nearly 1, with a slope that is exact where p is small: torch's of expm1 is expm1 + 1, and rounds p away."""
+    p = log_p.exp()
+    return torch.where(p < 0.5, 1 - p, -torch.expm1(log_p))

@@ -45,10 +45,10 @@ class Criterion:
         self.label = objective.label
         self.function: Callable[..., Any] = known.function
         self.mean = dict(objective.hyper).get("reduction", "mean") == "mean"
-        self._indexed = "sample_index" in known.needs
+        self.indexed = "sample_index" in known.needs
         has_state = inspect.isclass(known.function)
         own_state = inspect.isclass(known.function) and issubclass(known.function, torch.nn.Module)
-        of_rows = known.form in ROW_FORMS and not has_state and not self._indexed
+        of_rows = known.form in ROW_FORMS and not has_state and not self.indexed
         self.shared = not is_reference(objective.name) and (of_rows or own_state)
         """Whether the batches of several trials can be put to it in one call: it is known to be the mean or sum of losses of single rows,
         or a module. Nobody has said so of a user's function."""
@@ -75,7 +75,7 @@ class Criterion:
 
     def __call__(self, logits: Tensor, target: Tensor, index: Tensor) -> Tensor:
         """The loss of a batch; `index` numbers its rows within the training set."""
-        if self._indexed:
+        if self.indexed:
             return self.function(logits, target, index=index, **self._keywords)
         return self.function(logits, target, **self._keywords)
 
@@ -89,12 +89,14 @@ class Together:
 
     def __init__(self, criteria: Sequence[Criterion]) -> None:
         first = criteria[0]
-        self._mean, self._fixed = first.mean, first.fixed
+        self._mean, self._indexed, self._fixed = first.mean, first.indexed, first.fixed
         self._numbers = {name: torch.stack([criterion.numbers[name] for criterion in criteria]) for name in first.numbers}
         self._function: Callable[..., Any] = first.function
         self._state: dict[str, Tensor] | None = None
         if isinstance(first.function, torch.nn.Module):
             modules = [cast(torch.nn.Module, criterion.function) for criterion in criteria]
+            if any(getattr(first.function, name, None) is not number for name, number in first.numbers.items()):
+                raise TypeError(f"objective {first.label} keeps its hyper-parameters elsewhere than in attributes of their names")
             self._function = copy(first.function)  # it is given the numbers of one and then of another
             self._state = {name: torch.stack([module.get_buffer(name) for module in modules]) for name, _ in first.function.named_buffers()}
             for name, states in self._state.items():  # what moves in the one call moves in each of them
@@ -119,4 +121,4 @@ class Together:
         module = cast(torch.nn.Module, self._function)
         for name, number in numbers.items():
             setattr(module, name, number)
-        return functional_call(module, state, (logits, target), {"index": index})
+        return functional_call(module, state, (logits, target), {"index": index} if self._indexed else {})

@@ -194,7 +194,10 @@ def same_rows(objective: ObjectiveSpec, n_classes: int, n: int, k: int) -> bool:
     counts, index = torch.arange(1, n_classes + 1), torch.arange(n)
     specs = _spread(objective, k)
     alone = [Criterion(one, counts, n) for one in specs]
-    together = Together([Criterion(one, counts, n) for one in specs])
+    try:
+        together = Together([Criterion(one, counts, n) for one in specs])
+    except TypeError:
+        return False
     for _ in range(2):  # the second time with whatever state the first has left
         logits = (3 * torch.randn(k, n, n_classes, generator=draw)).requires_grad_()
         targets = torch.randint(n_classes, (k, n), generator=draw)
