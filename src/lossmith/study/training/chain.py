@@ -1,8 +1,8 @@
 """Linear maps and ReLUs in a row, trained without autograd, to the very bits that autograd and `torch.optim.AdamW` give.
 
 A training step of a small network is mostly overhead: graphs built and thrown away, hooks looked for, lists of parameters sorted. A
-`Chain` calls the same kernels on the same shapes in the same order, into buffers that it keeps, and nothing else. The matrix products stay
-one a model: batched over models they run no faster (one already fills the processor) and their operands leave the cache.
+`Chain` calls the same kernels on the same shapes in the same order, into buffers that it keeps, and nothing else. Several models that read
+the same rows are one chain: a layer's matrix products of all of them are one call, as long as what they work on stays in the cache.
 """
 
 import math
@@ -17,6 +17,9 @@ from lossmith.study.tuning.configuration import WEIGHT_DECAY
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """The defaults of `torch.optim.AdamW`, which every trial is optimised with."""
+
+ALIGNED = 16
+"""Single-precision numbers in the 64 bytes at whose multiples torch's allocations begin."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -63,6 +66,17 @@ def _pieces(model: nn.Module) -> Iterator[nn.Module]:
             yield from _pieces(part)
 
 
+def _aligned(*shape: int) -> Tensor:
+    """An empty tensor `(k, ...)` whose k items each begin where an allocation might: how a product is rounded may depend on that.
+
+    Where this leaves gaps between the items, torch multiplies them one by one, else in one call.
+    """
+    k, *item = shape
+    size = math.prod(item)
+    stride = -(-size // ALIGNED) * ALIGNED
+    return torch.empty(k * stride, dtype=torch.float32).view(k, stride)[:, :size].view(shape)
+
+
 class Scratch:
     """Buffers for what is needed within one step only; chains that step in turn share them."""
 
@@ -71,106 +85,176 @@ class Scratch:
 
     def buffer(self, purpose: str, *shape: int) -> Tensor:
         if (purpose, shape) not in self._buffers:
-            self._buffers[purpose, shape] = torch.empty(shape, dtype=torch.float32)
+            self._buffers[purpose, shape] = _aligned(*shape)
         return self._buffers[purpose, shape]
 
 
 class _Rows(NamedTuple):
-    """What passes between the layers for a batch of some number of rows: each layer's output, and the gradient in it."""
+    """What passes between the layers for a batch of some number of rows: each layer's outputs, and the gradient in them."""
 
     outputs: list[Tensor]
     gradients: list[Tensor]
 
 
 class Chain:
-    """The training of one model: `forward` gives logits, `step` takes their gradient and moves the weights, those of the model itself.
+    """The training of k models on the same rows: `forward` gives their logits, `step` takes the gradients in them and moves the weights.
 
-    Every buffer begins where an allocation does, since how a product is rounded may depend on how its operands are aligned.
+    The weights are copies; `hand_back` gives them to the models.
 
     Args:
-        layers: of the model.
-        learning_rate: of AdamW.
+        models: the layers of each, alike in shape.
+        learning_rates: of AdamW, one a model.
         scratch: shared with the chains that step in turn with this one.
-        weight_decay: of AdamW; the rest is as in every trial.
+        weight_decays: of AdamW, one a model; the rest is as in every trial.
     """
 
-    def __init__(self, layers: Sequence[Layer], learning_rate: float, scratch: Scratch, weight_decay: float = WEIGHT_DECAY) -> None:
-        self._layers, self._rate, self._decay, self._scratch = layers, learning_rate, weight_decay, scratch
-        self._transposed = [layer.weight.t() for layer in layers]
-        self.parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-        self._means = [torch.zeros_like(p) for p in self.parameters]
-        self._squares = [torch.zeros_like(p) for p in self.parameters]
+    def __init__(
+        self, models: Sequence[Sequence[Layer]], learning_rates: Sequence[float], scratch: Scratch, weight_decays: Sequence[float]
+    ) -> None:
+        self._models, self._rates, self._decays, self._scratch = list(models), list(learning_rates), list(weight_decays), scratch
+        self._parameters = [_stacked(alike) for alike in zip(*map(_parameters, models), strict=True)]
+        self._means = [torch.zeros_like(p) for p in self._parameters]
+        self._squares = [torch.zeros_like(p) for p in self._parameters]
         self._time = torch.zeros((), dtype=torch.float32)
-        self._times = [self._time] * len(self.parameters)
-        self._slopes = [scratch.buffer(f"parameter {i}", *p.shape) for i, p in enumerate(self.parameters)]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """What follows from the tensors that are kept from step to step."""
+        self._relus = [layer.relu for layer in self._models[0]]
+        self._weights, biases = self._parameters[::2], self._parameters[1::2]
+        self._widths = [bias.shape[1] for bias in biases]
+        self._maps = [(bias.unsqueeze(1), weight.transpose(1, 2)) for weight, bias in zip(self._weights, biases, strict=True)]
+        self._slopes = [self._scratch.buffer(f"parameter {i}", *p.shape) for i, p in enumerate(self._parameters)]
+        states = (self._parameters, self._slopes, self._means, self._squares)
+        self._states = [[[tensor[j] for tensor in state] for state in states] for j in range(len(self))]
+        self._times = [self._time] * len(self._parameters)
         self._rows: dict[int, _Rows] = {}
-        self._memory: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the models in these places alone."""
+        self._models, self._rates, self._decays = ([some[j] for j in places] for some in (self._models, self._rates, self._decays))
+        self._parameters, self._means, self._squares = (
+            [_stacked([tensor[j] for j in places]) for tensor in state] for state in (self._parameters, self._means, self._squares)
+        )
+        self._arrange()
+
+    def hand_back(self) -> None:
+        """Give the models the weights as they are."""
+        for model, (parameters, *_) in zip(self._models, self._states, strict=True):
+            for theirs, ours in zip(_parameters(model), parameters, strict=True):
+                theirs.copy_(ours)
 
     def _buffers(self, n: int) -> _Rows:
-        """The buffers of a batch of n rows. A trial's batches differ by one row, and use the same memory."""
+        """The buffers of a batch of n rows. A trial's batches differ by one row."""
         if n not in self._rows:
-            widths = [len(layer.bias) for layer in self._layers]
-            if not self._memory or len(self._memory[0]) < n * widths[0]:
-                self._memory = [torch.empty(n * width, dtype=torch.float32) for width in widths]
-                self._rows.clear()
-            outputs = [memory[: n * width].view(n, width) for memory, width in zip(self._memory, widths, strict=True)]
-            self._rows[n] = _Rows(outputs, [self._scratch.buffer(f"output {i}", n, width) for i, width in enumerate(widths)])
+            k, widths = len(self), self._widths
+            outputs = [_aligned(k, n, width) for width in widths]
+            self._rows[n] = _Rows(outputs, [self._scratch.buffer(f"output {i}", k, n, width) for i, width in enumerate(widths)])
         return self._rows[n]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a batch `(n, d)`, in a buffer that the next call reuses, as it does what `step` needs of the way there."""
-        for layer, transposed, out in zip(self._layers, self._transposed, self._buffers(len(x)).outputs, strict=True):
-            torch.addmm(layer.bias, x, transposed, out=out)
-            if layer.relu:
+        """The logits `(k, n, c)` of a batch `(n, d)`, in a buffer that the next call reuses, as it does what `step` needs of the way."""
+        return self._forward(x, self._buffers(x.shape[0]).outputs)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The logits `(k, n, c)` of rows that are not trained on, of any number and shape."""
+        x = x.flatten(1)
+        return self._forward(x, [_aligned(len(self), x.shape[0], width) for width in self._widths])
+
+    def _forward(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        x = x.expand(len(self), *x.shape)
+        for (bias, transposed), relu, out in zip(self._maps, self._relus, outputs, strict=True):
+            torch.baddbmm(bias, x, transposed, out=out)
+            if relu:
                 out.relu_()
             x = out
         return x
 
-    def predict(self, x: Tensor) -> Tensor:
-        """The logits of rows that are not trained on, of any number and shape."""
-        x = x.flatten(1)
-        for layer, transposed in zip(self._layers, self._transposed, strict=True):
-            x = torch.addmm(layer.bias, x, transposed)
-            if layer.relu:
-                x.relu_()
-        return x
-
-    def step(self, x: Tensor, gradient: Tensor) -> None:
-        """One step of AdamW on the loss that has this gradient in the logits of the latest `forward`, which was of `x`."""
-        outputs, gradients = self._buffers(len(x))
-        back = gradients[-1].copy_(gradient)
-        for i in range(len(self._layers) - 1, -1, -1):
-            layer, enters = self._layers[i], outputs[i - 1] if i else x
-            if layer.relu:
+    def step(self, x: Tensor, slopes: Sequence[Tensor]) -> None:
+        """One step of AdamW on losses that have these k gradients `(n, c)` in the logits of the latest `forward`, which was of `x`."""
+        outputs, gradients = self._buffers(x.shape[0])
+        back = gradients[-1]
+        for mine, slope in zip(back, slopes, strict=True):
+            mine.copy_(slope)
+        for i in range(len(self._weights) - 1, -1, -1):
+            enters = outputs[i - 1] if i else x.expand(len(self), *x.shape)
+            if self._relus[i]:
                 torch.ops.aten.threshold_backward.grad_input(back, outputs[i], 0, grad_input=back)
-            torch.mm(back.t(), enters, out=self._slopes[2 * i])
-            torch.sum(back, 0, out=self._slopes[2 * i + 1])
+            torch.bmm(back.transpose(1, 2), enters, out=self._slopes[2 * i])
+            torch.sum(back, 1, out=self._slopes[2 * i + 1])
             if i:
-                back = torch.mm(back, layer.weight, out=gradients[i - 1])
+                back = torch.bmm(back, self._weights[i], out=gradients[i - 1])
         self._time += 1
-        torch._fused_adamw_(
-            self.parameters, self._slopes, self._means, self._squares, [], self._times, lr=self._rate, beta1=BETAS[0], beta2=BETAS[1],
-            weight_decay=self._decay, eps=EPSILON, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
-        )  # fmt: skip
+        for (parameters, gradient, means, squares), rate, decay in zip(self._states, self._rates, self._decays, strict=True):
+            torch._fused_adamw_(
+                parameters, gradient, means, squares, [], self._times, lr=rate, beta1=BETAS[0], beta2=BETAS[1],
+                weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
+            )  # fmt: skip
+
+
+def _stacked(items: Sequence[Tensor]) -> Tensor:
+    stacked = _aligned(len(items), *items[0].shape)
+    for mine, item in zip(stacked, items, strict=True):
+        mine.copy_(item)
+    return stacked
+
+
+def _parameters(model: Sequence[Layer]) -> list[Tensor]:
+    return [parameter for layer in model for parameter in (layer.weight, layer.bias)]
 
 
 def bytes_of(layers: Sequence[Layer], batch_size: int) -> int:
-    """The memory a chain holds on to: its weights, AdamW's two means of each, and the outputs of a batch."""
-    weights = sum(layer.weight.numel() + layer.bias.numel() for layer in layers)
+    """The memory a model in a chain holds on to: its weights, AdamW's two means of each, and the outputs of a batch."""
+    weights = sum(parameter.numel() for parameter in _parameters(layers))
     return 4 * (3 * weights + batch_size * sum(len(layer.bias) for layer in layers))
 
 
-def same_bits(layers: Sequence[Layer], n: int) -> bool:
-    """Whether, on this machine and with this torch, a chain of such layers on n rows gives the weights that autograd and AdamW give.
+def same_bits(layers: Sequence[Layer], n: int, k: int = 1) -> bool:
+    """Whether, on this machine and with this torch, a chain of k models of such layers on n rows gives the weights that autograd and AdamW
+    give each of them.
 
     Tried on made-up weights and rows. Which kernel multiplies depends on the shapes, so each combination is tried once.
     """
-    return _same_bits(tuple((*layer.weight.shape, layer.relu) for layer in layers), n)
+    return _same_bits(tuple((*layer.weight.shape, layer.relu) for layer in layers), n, k)
 
 
 @lru_cache(maxsize=1024)
-def _same_bits(shapes: tuple[tuple[int, int, bool], ...], n: int) -> bool:
+def _same_bits(shapes: tuple[tuple[int, int, bool], ...], n: int, k: int) -> bool:
     draw = torch.Generator().manual_seed(n)
+    models = [_made_up(shapes, draw) for _ in range(k)]
+    rates = [0.01 / (j + 1) for j in range(k)]
+    copies = [_copied(model, shapes[0][1]) for model in models]
+    chain = Chain(copies, rates, Scratch(), [WEIGHT_DECAY] * k)
+    optimizers = [
+        torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=WEIGHT_DECAY, fused=True)
+        for model, rate in zip(models, rates, strict=True)
+    ]
+    for _ in range(2):
+        x, gradients = torch.randn(n, shapes[0][1], generator=draw), torch.randn(k, n, shapes[-1][0], generator=draw)
+        for got, model, optimizer, gradient in zip(chain.forward(x), models, optimizers, gradients, strict=True):
+            wanted = model(x)
+            if not torch.equal(got, wanted):
+                return False
+            optimizer.zero_grad()
+            wanted.backward(gradient)
+            optimizer.step()
+        chain.step(x, gradients.unbind())
+    chain.hand_back()
+    trained = zip(models, copies, strict=True)
+    return all(torch.equal(p, q) for model, copy in trained for p, q in zip(model.parameters(), _parameters(copy), strict=True))
+
+
+def _copied(model: nn.Module, inputs: int) -> list[Layer]:
+    layers = layers_of(model, (inputs,))
+    assert layers is not None
+    return [Layer(layer.weight.clone(), layer.bias.clone(), layer.relu) for layer in layers]
+
+
+def _made_up(shapes: Sequence[tuple[int, int, bool]], draw: torch.Generator) -> nn.Sequential:
+    """A network of such linear maps, and ReLUs behind those that have one."""
     model = nn.Sequential()
     for outputs, inputs, relu in shapes:
         model.append(linear := nn.utils.skip_init(nn.Linear, inputs, outputs))
@@ -178,19 +262,4 @@ def _same_bits(shapes: tuple[tuple[int, int, bool], ...], n: int) -> bool:
             nn.init.normal_(parameter, std=1 / math.sqrt(inputs), generator=draw)
         if relu:
             model.append(nn.ReLU())
-    layers = [
-        Layer(linear.weight.detach().clone(), linear.bias.detach().clone(), relu)
-        for linear, (*_, relu) in zip((part for part in model if isinstance(part, nn.Linear)), shapes, strict=True)
-    ]
-    chain = Chain(layers, 0.01, Scratch())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=WEIGHT_DECAY, fused=True)
-    for _ in range(2):
-        x, gradient = torch.randn(n, shapes[0][1], generator=draw), torch.randn(n, shapes[-1][0], generator=draw)
-        wanted = model(x)
-        if not torch.equal(chain.forward(x), wanted):
-            return False
-        optimizer.zero_grad()
-        wanted.backward(gradient)
-        optimizer.step()
-        chain.step(x, gradient)
-    return all(torch.equal(p, q) for p, q in zip(model.parameters(), chain.parameters, strict=True))
+    return model

@@ -9,15 +9,21 @@ trained beside it.
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from lossmith.study.training.chain import Chain, Layer, Scratch, layers_of, same_bits
+from lossmith.study.training.chain import Chain, Layer, Scratch, bytes_of, layers_of, same_bits
 from lossmith.study.training.criterion import Criterion, Together, numbers_of
 from lossmith.study.training.objectives import ObjectiveSpec, facts
-from lossmith.study.training.run import Run, batches
+from lossmith.study.training.run import ROWS_AT_ONCE, Run, batches
 from lossmith.study.tuning.space import Interval, space_of
+
+
+CHAIN_BYTES = 1 << 20
+"""What the models of a chain hold on to: about what stays in the cache of one core from the forward to the backward pass."""
 
 
 def batch_sizes(n: int, batch_size: int) -> set[int]:
@@ -31,8 +37,13 @@ def stackable(run: Run) -> list[Layer] | None:
     layers = layers_of(run.model, run.split.x_train.shape[1:])
     if layers is None or any(True for _ in run.criterion.parameters()):
         return None
-    alike = all(same_bits(layers, n) for n in batch_sizes(len(run.split.y_train), run.trial.batch_size))
-    return layers if alike else None
+    return layers if _same_bits(run, layers, 1) else None
+
+
+def _same_bits(run: Run, layers: Sequence[Layer], k: int) -> bool:
+    """Whether k such models can be one chain on the rows of a run."""
+    looked_at = {len(rows) for x in (run.split.x_validation, run.split.x_test) for rows in x.split(ROWS_AT_ONCE)}
+    return all(same_bits(layers, n, k) for n in looked_at | batch_sizes(len(run.split.y_train), run.trial.batch_size))
 
 
 def train_stack(runs: Sequence[Run], layers: Sequence[Sequence[Layer]]) -> None:
@@ -40,22 +51,18 @@ def train_stack(runs: Sequence[Run], layers: Sequence[Sequence[Layer]]) -> None:
 
     A run that fails keeps the exception as its `failure` and leaves; a run that diverges leaves after its epoch; the others go on.
     """
-    scratch = Scratch()
-    feeds: dict[int, _Feed] = {}
-    members = [
-        _Member(run, Chain(own, run.trial.learning_rate, scratch, run.trial.weight_decay), feeds.setdefault(id(run.split), _Feed(run)))
-        for run, own in zip(runs, layers, strict=True)
-    ]
     often = Counter(run.criterion.kind for run in runs)
-    members = [member for member in members if member.guarded(member.run.begin)]
-    members = [member for member in members if member.guarded(member.settle, often[member.run.criterion.kind])]
+    feeds: dict[int, _Feed] = {}
+    members = [_Member(run, own, feeds.setdefault(id(run.split), _Feed(run))) for run, own in zip(runs, layers, strict=True)]
+    teams = _teams(members)
+    teams = [team for team in teams if team.come_through(lambda member: member.begin(often[member.run.criterion.kind]))]
     for epoch in range(1, runs[0].trial.epochs + 1):
-        if not members:
+        if not teams:
             return
-        for feed in {id(member.feed): member.feed for member in members}.values():
+        for feed in {id(team.feed): team.feed for team in teams}.values():
             feed.turn()
-        members = _epoch(members)
-        members = [member for member in members if member.guarded(member.finish, epoch) and member.run.status == "ok"]
+        _epoch(teams)
+        teams = [team for team in teams if team.finish(epoch)]
 
 
 class _Feed:
@@ -73,24 +80,24 @@ class _Feed:
 class _Member:
     """A run in a stack."""
 
-    def __init__(self, run: Run, chain: Chain, feed: _Feed) -> None:
-        self.run, self.chain, self.feed = run, chain, feed
-        run.predict = chain.predict
+    def __init__(self, run: Run, layers: Sequence[Layer], feed: _Feed) -> None:
+        self.run, self.layers, self.feed = run, layers, feed
         self.random = run.random_state()
         self.logits = self.gradient = torch.empty(0)
         self.total = 0.0
         self.shared = False
 
-    def guarded(self, action: Callable[..., None], *arguments: int) -> bool:
+    def guarded(self, action: Callable[[], None]) -> bool:
         """Whether an action on behalf of this run went well; what it raised otherwise is the run's failure."""
         try:
-            action(*arguments)
+            action()
         except Exception as error:  # a user's objective or model may raise anything
             self.run.failure = error
         return self.run.failure is None
 
-    def settle(self, often: int) -> None:
-        """Find out whether the objective, that of so many members, can be evaluated for all of them in one call."""
+    def begin(self, often: int) -> None:
+        """Measure the untrained model, and find out whether the objective, that of so many members, can be evaluated for all in one call."""
+        self.run.begin()
         if often > 1 and self.run.criterion.shared:
             sizes = batch_sizes(self.feed.rows, self.run.trial.batch_size)
             # 15 rows are all end of an array, and many small batches find what is seldom rounded otherwise there
@@ -99,10 +106,6 @@ class _Member:
 
     def finish(self, epoch: int) -> None:
         self.run.finish(epoch, self.total / self.feed.rows)
-
-    def forward(self, i: int) -> None:
-        """The logits of batch i."""
-        self.logits = self.chain.forward(self.feed.batches[i][0])
 
     def evaluate(self, i: int) -> None:
         """The objective and its gradient on the logits of batch i alone, with the random numbers of this run."""
@@ -114,26 +117,93 @@ class _Member:
         self.random = torch.get_rng_state()
         self.total += loss.item() * len(target)
 
+
+class _Team:
+    """Members of one seed, whose models are one chain."""
+
+    def __init__(self, members: Sequence[_Member], scratch: Scratch) -> None:
+        self.members, self.feed = list(members), members[0].feed
+        trials = [member.run.trial for member in members]
+        rates, decays = [trial.learning_rate for trial in trials], [trial.weight_decay for trial in trials]
+        self._chain = Chain([member.layers for member in members], rates, scratch, decays)
+        self._looks: dict[tuple[int, int], Tensor] = {}
+        for member in members:
+            member.run.predict = partial(self._predict, member)
+
+    def _predict(self, member: _Member, x: Tensor) -> Tensor:
+        """The logits of one member. Those of the others come with them, and are kept for them until the weights move."""
+        key = x.data_ptr(), x.shape[0]
+        if key not in self._looks:
+            self._looks[key] = self._chain.predict(x)
+        return self._looks[key][self.members.index(member)].clone()
+
+    def forward(self, i: int) -> None:
+        """The logits of batch i."""
+        for member, logits in zip(self.members, self._chain.forward(self.feed.batches[i][0]).unbind(), strict=True):
+            member.logits = logits
+
     def step(self, i: int) -> None:
-        self.chain.step(self.feed.batches[i][0], self.gradient)
+        """A step on the gradients in them; nobody will ask where those of the members that failed lead."""
+        gradients = [member.gradient if member.run.failure is None else torch.zeros_like(member.logits) for member in self.members]
+        self._chain.step(self.feed.batches[i][0], gradients)
+        self._looks.clear()
+
+    def finish(self, epoch: int) -> bool:
+        """Measure the members after an epoch. False when none goes on."""
+        trials = [member.run.trial for member in self.members]
+        if epoch == trials[0].epochs or any(trial.probes for trial in trials):  # probes are asked of the models themselves
+            self._chain.hand_back()
+        return self.come_through(lambda member: member.finish(epoch))
+
+    def come_through(self, action: Callable[[_Member], None]) -> bool:
+        """Do something on behalf of each member that has not failed, and go on with those that neither fail nor diverge. False when none does."""
+        going = [
+            place
+            for place, member in enumerate(self.members)
+            if member.run.failure is None and member.guarded(lambda member=member: action(member)) and member.run.status == "ok"
+        ]
+        if 0 < len(going) < len(self.members):
+            self.members = [self.members[place] for place in going]
+            self._chain.keep(going)
+            self._looks.clear()
+        return bool(going)
 
 
-def _epoch(members: list[_Member]) -> list[_Member]:
-    """One pass over the training rows; the members that came through."""
+def _teams(members: Sequence[_Member]) -> list[_Team]:
+    """The members by seed and shape of model, as many in a team as keep what they work on in the cache."""
+    alike: dict[tuple[Any, ...], list[_Member]] = {}
+    for member in members:
+        shapes = tuple((*layer.weight.shape, layer.relu) for layer in member.layers)
+        alike.setdefault((id(member.feed), shapes), []).append(member)
+    scratch = Scratch()
+    teams = []
+    for some in alike.values():
+        run, layers = some[0].run, some[0].layers
+        size = max(1, CHAIN_BYTES // bytes_of(layers, run.trial.batch_size))
+        for start in range(0, len(some), size):
+            team = some[start : start + size]
+            pieces = [team] if _same_bits(run, layers, len(team)) else [[member] for member in team]
+            teams += [_Team(piece, scratch) for piece in pieces]
+    return teams
+
+
+def _epoch(teams: Sequence[_Team]) -> None:
+    """One pass over the training rows."""
+    members = [member for team in teams for member in team.members]
     together, alone = _by_objective(members)
     for member in members:
         member.total = 0.0
-    for i in range(len(members[0].feed.batches)):
-        for member in members:
-            member.forward(i)
+    for i in range(len(teams[0].feed.batches)):
+        for team in teams:
+            team.forward(i)
         for group in together:
             group.evaluate(i)
-        if not all([member.guarded(member.evaluate, i) for member in alone]) or any(group.failed for group in together):
-            members, alone = ([member for member in some if member.run.failure is None] for some in (members, alone))
-            together = [group for group in together if not group.failed]
-        for member in reversed(members):  # the latest logits are still in the cache
-            member.step(i)
-    return members
+        for member in alone:
+            member.guarded(partial(member.evaluate, i))
+        alone = [member for member in alone if member.run.failure is None]
+        together = [group for group in together if not group.failed]
+        for team in reversed(teams):  # the latest logits are still in the cache
+            team.step(i)
 
 
 def _by_objective(members: Sequence[_Member]) -> tuple[list["_Group"], list[_Member]]:
