@@ -13,7 +13,10 @@ from lossmith._rows import of_log_prob
 from lossmith.card import Claims, objective
 from lossmith.study import Dataset, ObjectiveSpec, StudySpec, TrialSpec, load_data, run_trial, run_trials
 from lossmith.study.errors import StudyError
+from lossmith.study.training import run as run_module
+from lossmith.study.training import stacked
 from lossmith.study.training import trial as trial_module
+from lossmith.study.training.chain import same_bits
 from lossmith.study.training.criterion import Criterion, Together
 from lossmith.study.training.run import batches
 from lossmith.study.training.stacked import batch_sizes, same_rows
@@ -39,9 +42,9 @@ def numbers(outcomes: list[Any]) -> list[str]:
 
 def compared(asked: list[TrialSpec], dataset: Dataset) -> list[Any]:
     """The outcomes, after making sure that they are those of the plain loop."""
-    stacked = run_trials(asked, dataset)
-    assert numbers(stacked) == numbers(run_trials(asked, dataset, together=False))
-    return stacked
+    outcomes = run_trials(asked, dataset)
+    assert numbers(outcomes) == numbers(run_trials(asked, dataset, together=False))
+    return outcomes
 
 
 ROWS = ",".join(name for name, card in cards.all_cards().items() if card.form in ("log_prob", "log_probs", "logits"))
@@ -87,6 +90,35 @@ def test_no_trial_depends_on_its_neighbours(user: ModuleType, wine: Dataset) -> 
 def test_trials_of_different_shapes_may_be_asked_for_at_once(wine: Dataset) -> None:
     asked = [*trials(wine), *trials(wine, imbalance=0.3), *trials(wine, epochs=2, batch_size=20), *trials(wine, model="mlp")]
     assert numbers(run_trials(asked, wine)) == numbers([run_trial(trial, wine) for trial in asked])
+
+
+def test_rows_looked_at_in_pieces_give_the_numbers_of_the_plain_loop(wine: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (run_module, stacked):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    compared(trials(wine, model="mlp", seeds=1), wine)
+
+
+def test_probes_are_asked_of_the_weights_of_their_epoch(wine: Dataset) -> None:
+    compared(trials(wine, model="mlp", seeds=1, probes="margins", learning_rates=[0.01, 0.1]), wine)
+
+
+@pytest.mark.parametrize("reason", ["bits", "bytes"])
+def test_models_of_a_seed_that_cannot_be_one_chain_are_chains_of_their_own(
+    reason: str, wine: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    real = stacked.Chain
+    monkeypatch.setattr(stacked, "Chain", lambda models, *rest: sizes.append(len(models)) or real(models, *rest))
+    asked = trials(wine, model="mlp")
+    compared(asked, wine)
+    assert sizes == [2, 2]
+    if reason == "bits":
+        monkeypatch.setattr(stacked, "same_bits", lambda layers, n, k: k == 1 and same_bits(layers, n, k))
+    else:
+        monkeypatch.setattr(stacked, "CHAIN_BYTES", 1)
+    sizes.clear()
+    compared(asked, wine)
+    assert sizes == [1] * 4
 
 
 def test_a_diverged_trial_ends_and_leaves_the_others_alone(user: ModuleType, wine: Dataset) -> None:

@@ -90,10 +90,15 @@ class Scratch:
 
 
 class _Rows(NamedTuple):
-    """What passes between the layers for a batch of some number of rows: each layer's outputs, and the gradient in them."""
+    """What passes between the layers for a batch of some number of rows: each layer's outputs, and the gradient in them.
+
+    Of the last ones, the logits, also model by model.
+    """
 
     outputs: list[Tensor]
     gradients: list[Tensor]
+    logits: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
 
 
 class Chain:
@@ -135,7 +140,8 @@ class Chain:
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the models in these places alone."""
-        self._models, self._rates, self._decays = ([some[j] for j in places] for some in (self._models, self._rates, self._decays))
+        self._models = [self._models[j] for j in places]
+        self._rates, self._decays = ([numbers[j] for j in places] for numbers in (self._rates, self._decays))
         self._parameters, self._means, self._squares = (
             [_stacked([tensor[j] for j in places]) for tensor in state] for state in (self._parameters, self._means, self._squares)
         )
@@ -152,12 +158,15 @@ class Chain:
         if n not in self._rows:
             k, widths = len(self), self._widths
             outputs = [_aligned(k, n, width) for width in widths]
-            self._rows[n] = _Rows(outputs, [self._scratch.buffer(f"output {i}", k, n, width) for i, width in enumerate(widths)])
+            gradients = [self._scratch.buffer(f"output {i}", k, n, width) for i, width in enumerate(widths)]
+            self._rows[n] = _Rows(outputs, gradients, outputs[-1].unbind(), gradients[-1].unbind())
         return self._rows[n]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits `(k, n, c)` of a batch `(n, d)`, in a buffer that the next call reuses, as it does what `step` needs of the way."""
-        return self._forward(x, self._buffers(x.shape[0]).outputs)
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
+        """The logits `(n, c)` of each model for a batch `(n, d)`, in buffers that the next call reuses, as it does what `step` needs."""
+        buffers = self._buffers(x.shape[0])
+        self._forward(x, buffers.outputs)
+        return buffers.logits
 
     def predict(self, x: Tensor) -> Tensor:
         """The logits `(k, n, c)` of rows that are not trained on, of any number and shape."""
@@ -167,7 +176,7 @@ class Chain:
     def _forward(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         x = x.expand(len(self), *x.shape)
         for (bias, transposed), relu, out in zip(self._maps, self._relus, outputs, strict=True):
-            torch.baddbmm(bias, x, transposed, out=out)
+            _products(x, transposed, out, bias)
             if relu:
                 out.relu_()
             x = out
@@ -175,24 +184,34 @@ class Chain:
 
     def step(self, x: Tensor, slopes: Sequence[Tensor]) -> None:
         """One step of AdamW on losses that have these k gradients `(n, c)` in the logits of the latest `forward`, which was of `x`."""
-        outputs, gradients = self._buffers(x.shape[0])
+        outputs, gradients, _, of_logits = self._buffers(x.shape[0])
+        torch._foreach_copy_(of_logits, list(slopes))
         back = gradients[-1]
-        for mine, slope in zip(back, slopes, strict=True):
-            mine.copy_(slope)
         for i in range(len(self._weights) - 1, -1, -1):
             enters = outputs[i - 1] if i else x.expand(len(self), *x.shape)
             if self._relus[i]:
                 torch.ops.aten.threshold_backward.grad_input(back, outputs[i], 0, grad_input=back)
-            torch.bmm(back.transpose(1, 2), enters, out=self._slopes[2 * i])
+            _products(back.transpose(1, 2), enters, self._slopes[2 * i])
             torch.sum(back, 1, out=self._slopes[2 * i + 1])
             if i:
-                back = torch.bmm(back, self._weights[i], out=gradients[i - 1])
+                back = _products(back, self._weights[i], gradients[i - 1])
         self._time += 1
         for (parameters, gradient, means, squares), rate, decay in zip(self._states, self._rates, self._decays, strict=True):
             torch._fused_adamw_(
                 parameters, gradient, means, squares, [], self._times, lr=rate, beta1=BETAS[0], beta2=BETAS[1],
                 weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False, grad_scale=None, found_inf=None,
             )  # fmt: skip
+
+
+def _products(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The products of the items of a and b, and a bias to each, into `out`; of one item, by the kernel that a model's own call takes."""
+    if len(out) > 1:
+        return torch.bmm(a, b, out=out) if bias is None else torch.baddbmm(bias, a, b, out=out)
+    if bias is None:
+        torch.mm(a[0], b[0], out=out[0])
+    else:
+        torch.addmm(bias[0, 0], a[0], b[0], out=out[0])
+    return out
 
 
 def _stacked(items: Sequence[Tensor]) -> Tensor:

@@ -145,10 +145,10 @@ def _area_under_precision(positive: np.ndarray, score: np.ndarray) -> float:
     """scikit-learn's `average_precision_score` to the bit, without the checks of its arguments, which take fifty times as long."""
     order = np.argsort(score, kind="stable")[::-1]
     score = score[order]
-    last = np.r_[np.flatnonzero(score[1:] != score[:-1]), len(score) - 1]  # of every group of equal scores
+    last = np.append(np.flatnonzero(score[1:] != score[:-1]), len(score) - 1)  # of every group of equal scores
     hits = np.cumsum(positive[order], dtype=np.float64)[last]
     precision, recall = hits / (1 + last), hits / hits[-1]
-    return max(0.0, float(-np.sum(np.diff(np.r_[recall[::-1], 0.0]) * precision[::-1])))
+    return max(0.0, float(-np.sum(np.diff(np.append(recall[::-1], 0.0)) * precision[::-1])))
 
 
 def _log_loss(p: _Predictions) -> float:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -151,7 +150,7 @@ class Run:
     def _measure(self, seen: "_Seen") -> dict[str, Any]:
         temperature = self._temperature(seen.validation)
         curve = reliability_curve(torch.softmax(seen.test.double() / temperature, 1), self.split.y_test)
-        bins = {name: values.tolist() for name, values in asdict(curve).items()}
+        bins = {name: values.tolist() for name, values in vars(curve).items()}
         rows = [dict(zip(bins, row, strict=True)) for row in zip(*bins.values(), strict=True)]
         return {
             "epoch": seen.epoch,

@@ -21,7 +21,6 @@ from lossmith.study.training.objectives import ObjectiveSpec, facts
 from lossmith.study.training.run import ROWS_AT_ONCE, Run, batches
 from lossmith.study.tuning.space import Interval, space_of
 
-
 CHAIN_BYTES = 1 << 20
 """What the models of a chain hold on to: about what stays in the cache of one core from the forward to the backward pass."""
 
@@ -75,6 +74,8 @@ class _Feed:
     def turn(self) -> None:
         """Draw the order of another epoch."""
         self.batches = [(x.flatten(1), y, index) for x, y, index in batches(self._split, self._size, self._generator)]
+        _, targets, indices = zip(*self.batches, strict=True)
+        self.targets, self.indices = torch.cat(targets), torch.cat(indices)
 
 
 class _Member:
@@ -96,7 +97,7 @@ class _Member:
         return self.run.failure is None
 
     def begin(self, often: int) -> None:
-        """Measure the untrained model, and find out whether the objective, that of so many members, can be evaluated for all in one call."""
+        """Measure the untrained model; find out whether the objective, that of so many members, can be evaluated for all in one call."""
         self.run.begin()
         if often > 1 and self.run.criterion.shared:
             sizes = batch_sizes(self.feed.rows, self.run.trial.batch_size)
@@ -139,7 +140,7 @@ class _Team:
 
     def forward(self, i: int) -> None:
         """The logits of batch i."""
-        for member, logits in zip(self.members, self._chain.forward(self.feed.batches[i][0]).unbind(), strict=True):
+        for member, logits in zip(self.members, self._chain.forward(self.feed.batches[i][0]), strict=True):
             member.logits = logits
 
     def step(self, i: int) -> None:
@@ -156,7 +157,7 @@ class _Team:
         return self.come_through(lambda member: member.finish(epoch))
 
     def come_through(self, action: Callable[[_Member], None]) -> bool:
-        """Do something on behalf of each member that has not failed, and go on with those that neither fail nor diverge. False when none does."""
+        """Act on behalf of each member that has not failed, and go on with those that neither fail nor diverge. False when none does."""
         going = [
             place
             for place, member in enumerate(self.members)
@@ -217,11 +218,15 @@ def _by_objective(members: Sequence[_Member]) -> tuple[list["_Group"], list[_Mem
 
 
 class _Group:
-    """Members whose objective is evaluated in one call."""
+    """Members whose objective is evaluated in one call, for one epoch."""
 
     def __init__(self, members: Sequence[_Member]) -> None:
         self._members = members
         self._criteria = Together([member.run.criterion for member in members])
+        feeds = [member.feed for member in members]
+        pieces = len(feeds[0].batches)
+        targets, indices = torch.stack([feed.targets for feed in feeds]), torch.stack([feed.indices for feed in feeds])
+        self._batches = list(zip(targets.tensor_split(pieces, 1), indices.tensor_split(pieces, 1), strict=True))
 
     @property
     def failed(self) -> bool:
@@ -231,7 +236,7 @@ class _Group:
     def evaluate(self, i: int) -> None:
         """The objective and its gradient on the logits of batch i of each."""
         logits = torch.stack([member.logits for member in self._members]).requires_grad_()
-        targets, indices = (torch.stack([member.feed.batches[i][part] for member in self._members]) for part in (1, 2))
+        targets, indices = self._batches[i]
         try:
             losses = self._criteria(logits, targets, indices)
             (gradients,) = torch.autograd.grad(losses.sum(), logits)
