@@ -251,8 +251,9 @@ def _same_bits(shapes: tuple[tuple[int, int, bool], ...], n: int, k: int) -> boo
         torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=WEIGHT_DECAY, fused=True)
         for model, rate in zip(models, rates, strict=True)
     ]
-    for _ in range(2):
-        x, gradients = torch.randn(n, shapes[0][1], generator=draw), torch.randn(k, n, shapes[-1][0], generator=draw)
+    for offset in range(2):  # batches of a training set begin anywhere, and it may matter where
+        x = torch.randn(offset + n * shapes[0][1], generator=draw)[offset:].view(n, -1)
+        gradients = torch.randn(k, n, shapes[-1][0], generator=draw)
         for got, model, optimizer, gradient in zip(chain.forward(x), models, optimizers, gradients, strict=True):
             wanted = model(x)
             if not torch.equal(got, wanted):
