@@ -129,6 +129,19 @@ def test_a_diverged_trial_ends_and_leaves_the_others_alone(user: ModuleType, win
     assert len(outcomes[2]["epochs"]) == 1
 
 
+def test_a_chain_that_must_not_be_shorter_takes_along_who_has_left(wine: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = trials(wine, learning_rates=[0.01, 0.03, 1e38], model="mlp", seeds=1, epochs=4)
+    lengths: list[int] = []
+    real = stacked.Chain.step
+    monkeypatch.setattr(stacked.Chain, "step", lambda self, *rest: lengths.append(len(self)) or real(self, *rest))
+    for allowed, seen in (((1, 2, 3), {3, 2}), ((1, 3), {3})):
+        monkeypatch.setattr(stacked, "same_bits", lambda layers, n, k, allowed=allowed: k in allowed and same_bits(layers, n, k))
+        lengths.clear()
+        outcomes = compared(asked, wine)
+        assert [outcome["status"] for outcome in outcomes] == ["ok", "ok", "diverged"]
+        assert set(lengths) == seen
+
+
 def test_a_failed_trial_is_returned_as_its_exception_and_leaves_the_others_alone(user: ModuleType, wine: Dataset) -> None:
     asked = trials(wine, f"{MINE}:late,cross_entropy,gce:q=1.5,AdaptiveLDR", seeds=1)
     outcomes = run_trials(asked, wine)

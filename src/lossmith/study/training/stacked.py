@@ -21,8 +21,9 @@ from lossmith.study.training.objectives import ObjectiveSpec, facts
 from lossmith.study.training.run import ROWS_AT_ONCE, Run, batches
 from lossmith.study.tuning.space import Interval, space_of
 
-CHAIN_BYTES = 1 << 20
-"""What the models of a chain hold on to: about what stays in the cache of one core from the forward to the backward pass."""
+CHAIN_BYTES, LONGEST_CHAIN = 1 << 20, 16
+"""What the models of a chain hold on to: about what stays in the cache of one core from the forward to the backward pass; and how many
+they are. More gain little."""
 
 
 def batch_sizes(n: int, batch_size: int) -> set[int]:
@@ -88,6 +89,11 @@ class _Member:
         self.total = 0.0
         self.shared = False
 
+    @property
+    def going(self) -> bool:
+        """Whether it has neither failed nor diverged."""
+        return self.run.failure is None and self.run.status == "ok"
+
     def guarded(self, action: Callable[[], None]) -> bool:
         """Whether an action on behalf of this run went well; what it raised otherwise is the run's failure."""
         try:
@@ -144,8 +150,8 @@ class _Team:
             member.logits = logits
 
     def step(self, i: int) -> None:
-        """A step on the gradients in them; nobody will ask where those of the members that failed lead."""
-        gradients = [member.gradient if member.run.failure is None else torch.zeros_like(member.logits) for member in self.members]
+        """A step on the gradients in them; nobody will ask where the models of members that have left are led."""
+        gradients = [member.gradient if member.going else torch.zeros_like(member.logits) for member in self.members]
         self._chain.step(self.feed.batches[i][0], gradients)
         self._looks.clear()
 
@@ -157,13 +163,13 @@ class _Team:
         return self.come_through(lambda member: member.finish(epoch))
 
     def come_through(self, action: Callable[[_Member], None]) -> bool:
-        """Act on behalf of each member that has not failed, and go on with those that neither fail nor diverge. False when none does."""
-        going = [
-            place
-            for place, member in enumerate(self.members)
-            if member.run.failure is None and member.guarded(lambda member=member: action(member)) and member.run.status == "ok"
-        ]
-        if 0 < len(going) < len(self.members):
+        """Act on behalf of each member that goes on, and go on with those that still do. False when none does."""
+        for member in self.members:
+            if member.going:
+                member.guarded(partial(action, member))
+        going = [place for place, member in enumerate(self.members) if member.going]
+        fewer = 0 < len(going) < len(self.members)
+        if fewer and _same_bits(self.members[0].run, self.members[0].layers, len(going)):  # else those that left are taken along
             self.members = [self.members[place] for place in going]
             self._chain.keep(going)
             self._looks.clear()
@@ -180,7 +186,7 @@ def _teams(members: Sequence[_Member]) -> list[_Team]:
     teams = []
     for some in alike.values():
         run, layers = some[0].run, some[0].layers
-        size = max(1, CHAIN_BYTES // bytes_of(layers, run.trial.batch_size))
+        size = max(1, min(LONGEST_CHAIN, CHAIN_BYTES // bytes_of(layers, run.trial.batch_size)))
         for start in range(0, len(some), size):
             team = some[start : start + size]
             pieces = [team] if _same_bits(run, layers, len(team)) else [[member] for member in team]
@@ -190,7 +196,7 @@ def _teams(members: Sequence[_Member]) -> list[_Team]:
 
 def _epoch(teams: Sequence[_Team]) -> None:
     """One pass over the training rows."""
-    members = [member for team in teams for member in team.members]
+    members = [member for team in teams for member in team.members if member.going]
     together, alone = _by_objective(members)
     for member in members:
         member.total = 0.0
@@ -201,7 +207,7 @@ def _epoch(teams: Sequence[_Team]) -> None:
             group.evaluate(i)
         for member in alone:
             member.guarded(partial(member.evaluate, i))
-        alone = [member for member in alone if member.run.failure is None]
+        alone = [member for member in alone if member.going]
         together = [group for group in together if not group.failed]
         for team in reversed(teams):  # the latest logits are still in the cache
             team.step(i)
