@@ -15,12 +15,11 @@ WORKERS ?= 2
 TEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS)
 # An int where a float is annotated is right, as for any type checker; beartype has to be told.
 TYPECHECKER = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
-UNCHECKED = tests/study tests/cli src/lossmith/study src/lossmith/cli
 
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test twice lint docs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -42,12 +41,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## compare five objectives on real data with noisy labels, and write the report
 	$(VENV)/bin/lossmith compare $(DEMO)
 
-# Twice: as users run it, then with every annotated shape and type checked at run time. The second run leaves out what does not go
-# with that: torch.compile, other processes, the tests of our own complaints about wrong types, and the study and the command, which
-# are not about tensors and take words from users where they keep records.
+# Twice: what bears it with every annotated shape and type checked at run time, then, as users run it, what does not bear it and a sample
+# of what was checked (docs/decisions/0021-each-test-once.md).
 test: $(STAMP)  ## the whole suite
+	$(TEST) -m checked --jaxtyping-packages="lossmith,$(TYPECHECKER)"
+	$(TEST) -m "not checked or both"
+
+twice: $(STAMP)  ## before a release: all of it as users run it, and with every annotation checked at run time
 	$(TEST)
-	$(TEST) -m "not compile and not subprocess and not untyped" $(UNCHECKED:%=--ignore=%) --jaxtyping-packages="lossmith,$(TYPECHECKER)"
+	$(TEST) -m checked --jaxtyping-packages="lossmith,$(TYPECHECKER)"
 
 lint: $(STAMP)  ## style, the arrows between the packages, types
 	$(VENV)/bin/ruff check .

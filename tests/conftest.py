@@ -1,4 +1,7 @@
-"""One thread a process, and the CPU seconds that each objective costs the suite.
+"""One thread a process, what runs under the runtime type checker, and the CPU seconds that each objective costs the suite.
+
+`make test` is two runs: of everything that bears it with every annotation checked at run time, then of the rest as users run it, with
+a sample of what was checked. Which test belongs where is decided here, by markers (decision 21).
 
 The suite grows with the number of objectives, so its price per objective is printed at the end: whatever costs more than
 a second is named. A test belongs to an objective when it is parametrised by an argument called `objective` (a name, a card,
@@ -18,14 +21,37 @@ import torch
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parents[1]
+
 # Processes that tests start import this checkout, installed or not.
-SOURCE = str(Path(__file__).parents[1] / "src")
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+
+UNCHECKED_ROOMS = [ROOT / folder / room for room in ("study", "cli") for folder in ("tests", "src/lossmith")]
+"""They are not about tensors, and take words from users where they keep records."""
+UNCHECKED_MARKS = {"compile", "numbers", "subprocess", "untyped"}
 
 SECONDS_WORTH_NAMING = 1.0
 
 _last_seen = pytest.StashKey[float]()
 _spent: dict[str, float] = defaultdict(float)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Under the type checker, rooms of which nothing runs there are not even imported."""
+    if config.getoption("jaxtyping_packages", None):
+        config.option.ignore = [*(config.option.ignore or []), *map(str, UNCHECKED_ROOMS)]
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the type checker runs, and of that what also runs without it whatever the test says: the examples, as users copy them."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if marks & UNCHECKED_MARKS or any(item.path.is_relative_to(room) for room in UNCHECKED_ROOMS):
+            continue
+        item.add_marker("checked")
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("both")
 
 
 def _cpu_seconds() -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.subprocess
 
+LIMIT = 0.15
 EXTRAS = {"cyclopts", "jinja2", "joblib", "matplotlib", "numpy", "pandas", "rich", "scipy", "sklearn"}
 
 # torch and lossmith in one process: the difference of two processes' times would carry the noise of loading torch twice.
@@ -34,12 +34,13 @@ def _after_torch(code: str) -> tuple[float, set[str]]:
 
 def test_import_is_cheap_and_loads_no_extra() -> None:
     """At most 0.15 s, the median of five processes; numpy counts as an extra, unless torch itself has loaded it."""
-    runs = [_after_torch("import lossmith") for _ in range(5)]
-    for _, loaded in runs:
+    times: list[float] = []
+    while max(sum(seconds <= LIMIT for seconds in times), sum(seconds > LIMIT for seconds in times)) < 3:  # three of five decide
+        seconds, loaded = _after_torch("import lossmith")
         assert "lossmith" in loaded
         assert not loaded & EXTRAS
-    times = sorted(seconds for seconds, _ in runs)
-    assert statistics.median(times) <= 0.15, f"import lossmith took {times} s of processor time after import torch"
+        times.append(seconds)
+    assert sum(seconds <= LIMIT for seconds in times) == 3, f"import lossmith took {times} s of processor time after import torch"
 
 
 def test_using_an_objective_loads_no_extra() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -81,9 +82,14 @@ def test_commands_exist(page: Path) -> None:
             assert program in {"git", "cd", "python", "pre-commit", "dask"}, f"{page.name}: what is {program}?"
 
 
+@functools.cache  # the pages name the same few commands again and again
+def _help(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "lossmith", *command, "--help"], capture_output=True, text=True)
+
+
 def _assert_command_exists(page: Path, arguments: list[str]) -> None:
     command = [word for word in arguments[:1] if not word.startswith("-")]
-    done = subprocess.run([sys.executable, "-m", "lossmith", *command, "--help"], capture_output=True, text=True)
+    done = _help(*command)
     assert done.returncode == 0, f"{page.name}: no such command: lossmith {' '.join(command)}"
     for word in arguments:
         if word.startswith("--"):

@@ -90,6 +90,7 @@ def test_gaps_are_added_before_and_taken_off_after():
     assert h_consistency_bound(1.0, math.inf, 3) == h_consistency_bound(1.0, math.log(2), 3) == 1.0
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("tau", TAUS)
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_no_classifier_breaks_the_bound(tau, classes):

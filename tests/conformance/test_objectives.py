@@ -30,6 +30,7 @@ INDUCTOR = [
 MARKS = {"compile": pytest.mark.compile, "clear_errors": pytest.mark.untyped, "hyper_out_of_range": pytest.mark.untyped}
 
 
+@pytest.mark.both
 @parametrize_with_checks(NAMES, marks=MARKS)
 def test_objective(objective, check):
     outcome = check.outcome(objective)
@@ -48,6 +49,7 @@ def test_compiled_to_machine_code(objective):
     assert outcome.status == "passed", outcome.explain()
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("objective", NAMES)
 def test_twenty_seeds(objective):
     """The searches of `test_objective` at further seeds: no correct objective fails by bad luck."""

@@ -38,6 +38,7 @@ def test_closed_forms(name, p) -> None:
     torch.testing.assert_close(found.risk, closed(p), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("name", [name for name in all_entropies() if name != "norm_entropy(q=1.5)"])
 def test_a_proper_loss_costs_its_entropy_and_is_met_by_the_truth(name) -> None:
     p = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.34, 0.33, 0.33]], dtype=torch.float64)
@@ -48,6 +49,7 @@ def test_a_proper_loss_costs_its_entropy_and_is_met_by_the_truth(name) -> None:
     torch.testing.assert_close(young.risk, get_entropy(name).bayes_risk(p), rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.numbers
 def test_the_hinge_of_crammer_and_singer(p) -> None:
     """2 (1 - max p) by predicting the likeliest class, or 1 by predicting none: Liu 2007. At a margin of 1."""
     expected = torch.minimum(2 * (1 - p.amax(1)), torch.ones_like(p[:, 0]))
@@ -108,6 +110,7 @@ def test_labels_that_cannot_be_cost_nothing_and_batches_keep_their_shape() -> No
     assert bayes_risk("cross_entropy", p[:0]).report.shape == (0, 1, 3)
 
 
+@pytest.mark.numbers
 def test_it_is_concave(p) -> None:
     for name in ("focal_loss", "crammer_singer", "f_divergence_loss"):
         ends, middle = bayes_risk(name, torch.cat([p, p.flip(0)])).risk.chunk(2), bayes_risk(name, (p + p.flip(0)) / 2).risk

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from lossmith.study.errors import StudyError
 from lossmith.study.spec import StudySpec
 
 
+@runtime_checkable  # the checks at run time look at it
 class _Dealt(Protocol):
     @property
     def key(self) -> str: ...
