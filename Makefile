@@ -11,8 +11,8 @@ TORCH_PIP ?=
 DEMO ?= --data digits --noise symmetric:0.4 --objectives cross_entropy,generalized_cross_entropy:q=0.7,classification_mae,symmetric_cross_entropy,ldr_kl_loss --seeds 10 --tuner grid
 
 WORKERS ?= 2
-# One thread a worker: two workers with two threads each would wait for one another.
-TEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS)
+# One thread a worker: two workers with two threads each would wait for one another. Who is done first helps the other.
+TEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
 # An int where a float is annotated is right, as for any type checker; beartype has to be told.
 TYPECHECKER = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
@@ -26,6 +26,7 @@ help:  ## this list
 
 setup: $(STAMP)  ## make .venv and install lossmith with everything its tests need
 
+# Not compiled beforehand: what is imported is compiled then, and the rest, most of it, never.
 $(STAMP): pyproject.toml constraints.txt
 	@python=; \
 	for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python); do \
@@ -34,8 +35,8 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ -z "$$python" ]; then echo "lossmith needs Python 3.11 or newer, found none; name one: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
 	if [ ! -x "$(VENV)/bin/python" ]; then echo "creating $(VENV) with $$("$$python" --version)"; "$$python" -m venv "$(VENV)"; fi
 	@echo "installing torch and what lossmith's tests need (a few minutes, once)"
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check $(TORCH_PIP) -c constraints.txt torch
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[compare,dev,oracles]'
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check $(TORCH_PIP) -c constraints.txt torch
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[compare,dev,oracles]'
 	@touch $@
 
 demo: $(STAMP)  ## compare five objectives on real data with noisy labels, and write the report

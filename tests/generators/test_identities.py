@@ -149,6 +149,7 @@ def test_the_conjugate_is_twice_differentiable(g):
     torch.testing.assert_close(second * g.d2f(u), torch.ones_like(u), rtol=1e-7, atol=0)
 
 
+@pytest.mark.numbers
 @both
 @every
 def test_the_conjugate_of_the_conjugate_is_f(g, dtype):
