@@ -278,6 +278,27 @@ def test_logits_of_ten_thousand(name, dtype, how):
         assert i % 2 or mine[:, 0].abs().max() < 1e-4
 
 
+@generators
+@pytest.mark.parametrize("how", [SCHEDULES["forward"], SCHEDULES["lean"]])
+@pytest.mark.parametrize("down", [(-110.0, -120.0), (-120.0, -110.0), (-60.0, -95.0)])
+def test_a_class_far_down_on_both_sides(g, how, down):
+    """In float32, where the ratio's power overflows and its probability is 0: as the definition in float64."""
+    eye, exact = (
+        torch.eye(4),
+        [leaf(torch.tensor([[x, 1.0, -3.0, far]], dtype=torch.float64)) for x, far in zip((0.0, 0.5), down, strict=True)],
+    )
+    p, q = (z.softmax(1) for z in exact)
+    expected = (p * g.f(q / p)).sum()
+    narrow = [leaf(z.float()) for z in exact]
+    sides = LinearLogits(narrow[0], eye, **how), LinearLogits(narrow[1], eye)
+    found = lossmith.divergence_distillation(*sides, generator=g)
+    wanted = gradients(expected, tuple(exact))
+    assert not found.isnan()
+    if max(slope.abs().max() for slope in wanted) < 1e37:
+        assert found.item() == pytest.approx(expected.item(), rel=3e-5, abs=1e-7)
+        assert_close(torch.cat(gradients(found, tuple(narrow))).double(), torch.cat(wanted), 5e-5)
+
+
 TOGETHER = {
     "jensen_shannon": (1.0, 0.5),
     "jensen_shannon_gan": (2.0, 0.5),
