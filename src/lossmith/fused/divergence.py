@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lossmith._checks import describe
 from lossmith._typing import Bool, Float, Hyper
-from lossmith.fused.linear import LinearLogits
+from lossmith.fused.linear import LinearLogits, check_head
 from lossmith.fused.plan import Schedule
+from lossmith.fused.shards import sizes_of_both
 from lossmith.generators import FGenerator, get
 
 
@@ -73,11 +74,13 @@ def linear_divergence(
     if not isinstance(generator, (str, FGenerator)):
         raise TypeError(f"linear_divergence: generator must be an FGenerator or the name of one; got {describe(generator)}")
     g = get(generator) if isinstance(generator, str) else generator
+    if group is not None:
+        sides = (hidden, weight, bias), (teacher_hidden, teacher_weight, teacher_bias)
+        for side in sides:
+            check_head(*side, split=True)
+        shards = sizes_of_both(*sides, group, shards)
     split: dict[str, Any] = {"group": group, "shards": shards}
     student = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap, schedule=schedule, memory=memory, **split)
-    split = (
-        split if student.shards is None or group is None else {"group": group, "shards": student.shards.sizes}
-    )  # asked of the ranks once
     teacher = LinearLogits(teacher_hidden, teacher_weight, teacher_bias, temperature=temperature, softcap=teacher_softcap, **split)
     keep = torch.ones(student.rows, dtype=torch.bool, device=hidden.device) if mask is None else mask
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != student.rows:

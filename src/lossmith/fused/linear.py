@@ -23,7 +23,7 @@ from lossmith.fused.pair_plan import compare, explain_pair
 from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, check_memory, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats, softcapped
 from lossmith.fused.second import Arguments
-from lossmith.fused.shards import check_alike, coded, split_head
+from lossmith.fused.shards import SPLIT_ALIKE, check_alike, coded, split_head
 from lossmith.fused.sparse import GradientFilter, filtered_log_prob
 from lossmith.fused.terms import CROSS_ENTROPY, code_of
 from lossmith.fused.tiles import working
@@ -71,8 +71,8 @@ class LinearLogits:
     in the same order. A head that FSDP2 shards is no such split, for its ranks hold different rows: give the whole weight there.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong dtype, shape or range; or ranks hold different targets, which is found out on all
-            of them at once (hidden states are compared under `lossmith.validate(True)`).
+        TypeError, ValueError: an argument has the wrong dtype, shape or range; or ranks hold different targets or hidden states, which is
+            found out on all of them at once (every entry is compared under `lossmith.validate(True)`, sums of them always).
 
     Source: the tiled logsumexp is that of Wijmans et al. 2024, 'Cut Your Losses in Large-Vocabulary Language Models', arXiv:2411.09009; the
     classes split over ranks are Shoeybi et al. 2019, 'Megatron-LM', arXiv:1909.08053; the exponentials relative to the label, and gradients
@@ -102,7 +102,7 @@ class LinearLogits:
         group: Any = None,
         shards: Sequence[int] | None = None,
     ) -> None:
-        _check_head(hidden, weight, bias, split=group is not None)
+        check_head(hidden, weight, bias, split=group is not None)
         _check_positive("temperature", temperature)
         if softcap is not None:
             _check_positive("softcap", softcap)
@@ -298,7 +298,7 @@ class LinearLogits:
                 f"memory={teacher.memory!r}"
             )
         if teacher.shards != self.shards:
-            raise ValueError("LinearLogits: the teacher's classes must be split as the student's are, over the same ranks")
+            raise ValueError(f"LinearLogits: {SPLIT_ALIKE}")
         if teacher.rows != self.rows or teacher.classes != self.classes:
             raise ValueError(f"LinearLogits: the teacher must have the rows and classes of {self}; got {teacher}")
         if teacher.hidden.device != self.hidden.device:
@@ -371,7 +371,8 @@ def explain(source: LinearLogits, *, loss: str = "sum", teacher: LinearLogits | 
     return describe_plan(at, source.shards, path, why)
 
 
-def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, split: bool) -> None:
+def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, split: bool) -> None:
+    """Dtypes, shapes and devices of a head, or of a part of it."""
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if tensor is None and name == "bias":
             continue
