@@ -109,7 +109,7 @@ class CrossEntropy:
         share = -a.exp() if v is None else -a.exp() * v
         none = a.isneginf() | (v == 0) if v is not None else a.isneginf()  # no mass to name, or named with no weight
         infinite = b.isneginf() & ~none
-        term = share * torch.where(b.isneginf() | none, 0, b)
+        term = share * torch.where(b.isneginf(), 0, b)
         return torch.where(infinite, torch.inf, term), share, term
 
 
