@@ -178,6 +178,7 @@ def test_autocast_during_backward_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(found, gradients(mean(p, "recompute"), p.inputs), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # what torch's own forward mode is built on
 @pytest.mark.parametrize("heads", [1, 2])
 def test_autocast_during_a_second_derivative_changes_nothing(heads):
     """A penalty on gradients inside, and forward mode: their products are not rounded to bfloat16."""
