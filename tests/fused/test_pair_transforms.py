@@ -140,6 +140,22 @@ def test_compile_in_one_graph(fused, plain):
 
 
 @pytest.mark.compile
+@pytest.mark.parametrize("weighted", [True, False])
+def test_compile_of_a_head_that_both_share(weighted):
+    """As where a model learns from its own earlier layers."""
+
+    def loss(student, teacher):
+        found = lossmith.divergence_distillation(student, teacher, generator="jensen_shannon", reduction="mean" if weighted else "none")
+        return found.sin().sum()
+
+    h, w, b = INPUTS[:3]
+    fused = compiled(lambda h, w, b: loss(LinearLogits(h, w, b), LinearLogits(h.cos(), w, b)))(h, w, b)
+    plain = loss(h @ w.T + b, h.cos() @ w.T + b)
+    assert_close(fused, plain)
+    assert_close(gradients(fused, (h, w, b)), gradients(plain, (h, w, b)))
+
+
+@pytest.mark.compile
 @pairs
 def test_compile_of_a_derivative_is_refused(fused, plain):
     with pytest.raises(Exception, match=r"pytorch/pytorch#193279"):

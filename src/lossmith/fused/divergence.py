@@ -42,7 +42,8 @@ def linear_divergence(
 
     The sides may differ in width and have the same classes. Gradients flow wherever they are asked for, into the teacher too: detach a
     teacher that does not learn. Everything is differentiable twice, forwards, and under ``torch.func``. Rows that both sides are
-    sure of keep their digits. A generator whose function holds parameters to be learnt is refused.
+    sure of keep their digits. A generator whose function holds parameters to be learnt is refused. Inside ``torch.compile`` a member of a
+    family, such as ``"chi_p(p=3.0)"``, must have been asked for by its name once before, outside.
 
     Args:
         hidden, weight, bias, softcap: the student's head, as for :class:`LinearLogits`.
