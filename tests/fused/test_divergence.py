@@ -128,6 +128,17 @@ def test_a_masked_row_may_hold_anything(how, garbage):
     assert all(torch.equal(a, b) for a, b in zip(found, others, strict=True))
 
 
+@schedules
+def test_sample_weights_are_learnt(how):
+    """A weight of 0 removes its row, from the gradient by the weights as well."""
+    student, teacher = two(6)
+    weight = leaf(torch.tensor([0.0, 2.0, 0.5, 0.0, 1.0, 3.0], dtype=torch.float64))
+    sides = LinearLogits(*student.inputs, **how), LinearLogits(*teacher.inputs)
+    found = lossmith.divergence_distillation(*sides, sample_weight=weight)
+    expected = lossmith.divergence_distillation(dense(student), dense(teacher), sample_weight=weight)
+    assert_close(*(gradients(value, (weight, *student.inputs)) for value in (found, expected)))
+
+
 def test_the_mask_of_rows():
     student, teacher = two(12)
     keep = torch.arange(12) % 3 != 1
