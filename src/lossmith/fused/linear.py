@@ -150,7 +150,9 @@ class LinearLogits:
             t = self.temperature.to(self.dtype) if isinstance(self.temperature, Tensor) else self.temperature
             hidden = hidden.to(self.dtype) / t
             if bias is not None:
-                bias = bias.to(self.dtype) / (copy_to_ranks(t, self.shards) if isinstance(t, Tensor) else t)
+                bias, masked = bias.to(self.dtype), bias == -torch.inf  # which -inf / t would give t a slope of inf * 0
+                by = copy_to_ranks(t, self.shards) if isinstance(t, Tensor) else t
+                bias = torch.where(masked, bias, torch.where(masked, 0, bias) / by)
             cap = None if cap is None else cap / t
         return Arguments(hidden, self.weight, bias, cap, class_weight)
 

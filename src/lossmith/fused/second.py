@@ -14,7 +14,7 @@ from torch import Tensor
 from lossmith._reduce import full_precision
 from lossmith.fused.collectives import copy_to_ranks, log_softmax, reduce_from_ranks
 from lossmith.fused.engine import Spec
-from lossmith.fused.reference import counted
+from lossmith.fused.reference import bounded, counted
 from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import ROWS, working
 
@@ -71,7 +71,7 @@ def logits_and_tangent(at: list[Tensor | None], along: list[Tensor | None], keep
         du = du + dbias
     if cap is None:
         return u, du
-    t = torch.tanh(u / cap)
+    t, u = bounded(u, cap), torch.where(u.isinf(), 0, u)
     curb = 1 - t * t
     dz = curb * du
     if dcap is not None:
