@@ -203,3 +203,28 @@ def test_the_logit_of_a_masked_class_under_a_learnt_softcap():
     found = linear_stats(p.hidden, p.weight, bias=bias, want=(), at=torch.full((4, 1), 3), softcap=s).logits_at
     assert (found == -2).all()
     assert gradients(found.sum(), (s,))[0] == -4
+
+
+OF_ROWS = {
+    "a sum": lambda source, other, y: lossmith.cross_entropy(source, y),
+    "rows": lambda source, other, y: lossmith.focal_loss(source, y),
+    "statistics": lambda source, other, y: lossmith.cross_entropy(source, y, label_smoothing=0.1),
+    "moments": lambda source, other, y: lossmith.zscore_loss(source, y),
+    "logits": lambda source, other, y: source.logits_at(y.clamp_min(0).unsqueeze(1), y >= 0).square().sum(),
+    "two heads": lambda source, other, y: lossmith.divergence_distillation(source, other, sample_weight=(y >= 0).double()),
+}
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("garbage", [INF, float("nan")])
+def test_the_temperatures_gradient_knows_no_ignored_row(name, garbage):
+    """By which its hidden states are divided too: first and second derivatives, to the bit."""
+    p = problem(9, classes=5)
+    keep, found = (p.target >= 0).unsqueeze(1), []
+    for hidden in (p.hidden, torch.where(keep, p.hidden, garbage)):
+        h, t = leaf(hidden), leaf(torch.tensor(1.3, dtype=torch.float64))
+        inputs = (h, p.weight, p.bias, t)
+        sides = LinearLogits(h, p.weight, p.bias, temperature=t), LinearLogits(h, p.weight.cos(), temperature=t)
+        slopes = gradients(OF_ROWS[name](*sides, p.target), inputs, create_graph=True)
+        found.append((*slopes, *gradients(sum(slope.sin().sum() for slope in slopes), inputs)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -139,8 +139,11 @@ class LinearLogits:
         """Where it is."""
         return self.hidden.device
 
-    def _arguments(self, class_weight: Tensor | None = None) -> Arguments:
-        """Hidden states as rows of a matrix, and the temperature in them: z = (s/T) tanh((h/T W' + b/T) / (s/T))."""
+    def _arguments(self, keep: Tensor | None = None, class_weight: Tensor | None = None) -> Arguments:
+        """Hidden states as rows of a matrix, and the temperature in them: z = (s/T) tanh((h/T W' + b/T) / (s/T)).
+
+        Rows that are not kept may hold anything, which a temperature's gradient would multiply by 0: such a quotient has a 0 there.
+        """
         hidden, bias, cap = self.hidden.flatten(0, -2) if self.hidden.ndim > 1 else self.hidden.unsqueeze(0), self.bias, self.softcap
         if class_weight is not None and self.shards is not None:
             class_weight = copy_to_ranks(class_weight, self.shards).narrow(0, self.shards.first, self.weight.shape[0])
@@ -148,6 +151,8 @@ class LinearLogits:
             cap = cap.to(self.dtype) if isinstance(cap, Tensor) else hidden.new_full((), cap, dtype=self.dtype)
         if isinstance(self.temperature, Tensor) or self.temperature != 1:
             t = self.temperature.to(self.dtype) if isinstance(self.temperature, Tensor) else self.temperature
+            if keep is not None and isinstance(t, Tensor):
+                hidden = torch.where(keep.reshape(-1, 1), hidden, 0)
             hidden = hidden.to(self.dtype) / t
             if bias is not None:
                 bias, masked = bias.to(self.dtype), bias == -torch.inf  # which -inf / t would give t a slope of inf * 0
@@ -158,7 +163,7 @@ class LinearLogits:
 
     def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """log p_y of every kept row, 0 elsewhere."""
-        at, label = self._arguments(), self._label(torch.where(keep, target, -1))
+        at, label = self._arguments(keep), self._label(torch.where(keep, target, -1))
         if self.gradient_filter is not None:
             return filtered_log_prob(at, label, self.gradient_filter).reshape(self.rows)
         path, _ = self._choose(at, known=False, log_prob_alone=True)
@@ -168,7 +173,7 @@ class LinearLogits:
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
     ) -> Float[Tensor, ""]:
         """The sum over the kept rows of weight_i log p_i."""
-        at, label, weight = self._arguments(), self._label(torch.where(keep, target, -1)), weight.reshape(-1)
+        at, label, weight = self._arguments(keep), self._label(torch.where(keep, target, -1)), weight.reshape(-1)
         if self.gradient_filter is not None:
             return times(weight, filtered_log_prob(at, label, self.gradient_filter)).sum()
         path, _ = self._choose(at, known=True, log_prob_alone=True)
@@ -214,7 +219,7 @@ class LinearLogits:
         if self.schedule == "forward":
             raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
         self._whole("objectives of the spherical family are")
-        found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
+        found = linear_moments(self._arguments(keep), target.reshape(-1), keep.reshape(-1))
         return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
 
     def row_stats(
@@ -223,7 +228,7 @@ class LinearLogits:
         """The statistics named, of the rows whose label is at least 0; what :func:`linear_stats` checks and calls."""
         spec = Spec(tuple(name for name in WANTED if name in want), tuple(1 / t for t in temperatures))
         self._unfiltered()
-        at = self._arguments(class_weight)
+        at = self._arguments(label >= 0, class_weight)
         self._choose(at, known=False, log_prob_alone=False)
         out = stats(at, self._label(label), spec, self.shards)
         found = {name: out[:, i].reshape(self.rows) for i, name in enumerate(spec.want)}
@@ -234,7 +239,7 @@ class LinearLogits:
         """The logits of some classes of every kept row, without a pass over the vocabulary; 0 elsewhere, and where a class is negative."""
         self._unfiltered()
         self._alike("at", classes, keep)
-        at, flat = self._arguments(), keep.reshape(-1, 1)
+        at, flat = self._arguments(keep), keep.reshape(-1, 1)
         assert at.x is not None
         assert at.weight is not None
         wanted = torch.where(flat, classes.reshape(flat.shape[0], classes.shape[-1]), -1)
@@ -280,7 +285,7 @@ class LinearLogits:
     def _compared(
         self, teacher: Source, code: str, keep: Tensor, class_weight: Tensor | None, temperature: Hyper, weight: Tensor | None
     ) -> Tensor:
-        at = self._beside(teacher, class_weight, temperature)
+        at = self._beside(teacher, keep, class_weight, temperature)
         assert isinstance(teacher, LinearLogits)  # for the type checker: the line above has seen to it
         for side in (self, teacher):
             side._alike("mask", keep, keep)
@@ -288,7 +293,7 @@ class LinearLogits:
         found = compare(at, keep.reshape(-1), code, each, self.schedule, self.memory, self.shards).to(self.dtype)
         return found.reshape(self.rows) if weight is None else found
 
-    def _beside(self, teacher: Source, class_weight: Tensor | None = None, temperature: Hyper = 1.0) -> Both:
+    def _beside(self, teacher: Source, keep: Tensor | None = None, class_weight: Tensor | None = None, temperature: Hyper = 1.0) -> Both:
         """Both sides of a comparison, at a further temperature, after the checks of one against the other."""
         if not isinstance(teacher, LinearLogits):
             raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
@@ -306,7 +311,7 @@ class LinearLogits:
         if teacher.hidden.device != self.hidden.device:
             raise ValueError(f"LinearLogits: the teacher must be on {self.hidden.device}; it is on {teacher.hidden.device}")
         sides = (side if isinstance(temperature, (int, float)) and temperature == 1 else side.at(temperature) for side in (self, teacher))
-        student, other = (side._arguments(v) for side, v in zip(sides, (class_weight, None), strict=True))
+        student, other = (side._arguments(keep, v) for side, v in zip(sides, (class_weight, None), strict=True))
         return Both(*student[:4], *other[:4], student.class_weight)
 
     def at(self, temperature: Hyper) -> "LinearLogits":
