@@ -119,6 +119,7 @@ def _of_sources(
     if opt.sample_weight is not None:
         each = check_weight(opt.name, "sample_weight", opt.sample_weight, tuple(student.rows), each).to(student.dtype)
     (generator, factor), keep = divergence, each != 0
+    each = torch.where(keep, each, 0)  # a row that is left out has no part in the weights' gradient, as a tensor's has none
     if opt.reduction == "none":
         return times(factor, times(each, student.divergence_from(target, generator, keep, temperature=temperature)))
     weight = each / divisor(each, opt) if opt.reduction == "mean" else each

@@ -11,7 +11,7 @@ from scipy.special import rel_entr
 
 import lossmith
 from lossmith.divergences import divergence, f_divergence
-from lossmith.generators import all_generators, alpha_cichocki, kl
+from lossmith.generators import FGenerator, all_generators, alpha_cichocki, chi_p, kl
 
 GENERATORS = all_generators()
 every = pytest.mark.parametrize("name", GENERATORS)
@@ -62,6 +62,49 @@ def test_single_precision_gradients_of_confident_rows(name, logit):
         wanted = gradient(torch.float64, exchanged)
         if wanted.abs().max() < 1e35:
             torch.testing.assert_close(gradient(torch.float32, exchanged).double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+FAR = {name: GENERATORS[name] for name in GENERATORS} | {
+    "alpha 12": alpha_cichocki(12.0),
+    "alpha -10": alpha_cichocki(-10.0),
+    "chi of order 11": chi_p(11.0),
+    "a user's": FGenerator.from_function(lambda u: (u - 1) ** 4 / (u + 3)),
+    "a sum": GENERATORS["neyman_chi2"] + GENERATORS["chi_p(p=3.0)"],
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize(("in_p", "in_q"), [(-110.0, -120.0), (-120.0, -110.0), (-95.0, -56.0), (-60.0, -95.0), (-210.0, -208.0)])
+def test_a_class_far_down_on_both_sides(name, in_p, in_q):
+    """In float32, where the ratio's power overflows and the probability it goes with is 0: as the definition in float64."""
+    g = FAR[name]
+    z = [torch.tensor([[0.0, 1.0, -3.0, down]], dtype=torch.float64, requires_grad=True) for down in (in_p, in_q)]
+    p, q = (x.softmax(-1) for x in z)
+    expected = (q * g.f(p / q)).sum()
+    wanted = torch.autograd.grad(expected, z)
+    narrow = [x.detach().float().requires_grad_() for x in z]
+    found = divergence(*(x.log_softmax(-1) for x in narrow), g, log=True).sum()
+    assert not found.isnan()
+    if max(slope.abs().max() for slope in wanted) > 1e37:
+        return
+    assert found.item() == pytest.approx(expected.item(), rel=3e-5, abs=1e-7)
+    for mine, exact in zip(torch.autograd.grad(found, narrow), wanted, strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=0, atol=5e-5 * exact.abs().max().item() + 1e-7)
+
+
+def test_a_class_that_float64_cannot_hold():
+    """(p - q)^2 / q of log p = -800 and log q = -1590 is e^-10, and its slope by log p twice that."""
+    log_p, log_q = (torch.tensor([0.0, down], dtype=torch.float64, requires_grad=True) for down in (-800.0, -1590.0))
+    cases = [("pearson_chi2", log_p, log_q, 1.0), ("neyman_chi2", log_q, log_p, 1.0), ("pearson_chi2", log_q, log_p, 0.0)]
+    for name, first, second, exact in cases:
+        value = divergence(first, second, name, log=True)
+        assert value.item() == pytest.approx(exact * math.exp(-10), rel=1e-12)
+        assert torch.autograd.grad(value, log_p)[0][1].item() == pytest.approx(2 * exact * math.exp(-10), rel=1e-12)
+
+
+def test_a_power_of_probabilities_that_is_no_float():
+    p, q = torch.tensor([1.0, 1e-20]), torch.tensor([1.0, 1e-33])  # the cube of 1e13 is 1e39
+    assert divergence(p, q, alpha_cichocki(4.0)).item() == pytest.approx(1e-20 * 1e39 / 12, rel=1e-5)
 
 
 @every

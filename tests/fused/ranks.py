@@ -338,6 +338,69 @@ def two_heads_that_do_not_go_together(r: Ranks) -> None:
 
 
 @case
+def teachers_that_differ_from_rank_to_rank(r: Ranks) -> None:
+    """Asked in the one message that asks for the sizes, so that none of them waits for a gradient that others do not have."""
+    if r.size == 1:
+        return
+    student, teacher = _two(r, 9, 11)
+    one, another = r.splits(11)[:2]
+    mine, (h, w, b) = r.head(student, one)[0], r.head(teacher, one)[0]
+    with counted() as messages:
+        linear_divergence(*mine[:2], h, w, mine[2], b, group=r.group)
+    assert messages.count("all_gather") == 1
+
+    def compared(*theirs):
+        return linear_divergence(*mine[:2], *theirs[:2], mine[2], theirs[2], group=r.group)
+
+    first = r.rank == 0
+    says("teacher_bias must be there, or not, on every rank", lambda: compared(h, w, None if first else b))
+    says("teacher_weight must ask for a gradient, or not, on every rank", lambda: compared(h, w.detach() if first else w, b))
+    says("teacher_hidden must ask for a gradient, or not, on every rank", lambda: compared(h.detach() if first else h, w, b))
+    says(
+        r"the teacher's classes must be split as the student's are, over the same ranks; ranks hold \[",
+        lambda: compared(*r.head(teacher, another)[0]),
+    )
+
+
+@case
+def rows_that_differ_from_rank_to_rank(r: Ranks) -> None:
+    """As under a head that FSDP2 has sharded; without labels too, and in a DTensor that only says that it is replicated."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    if r.size == 1:
+        return
+    student, teacher = _two(r, 300, 11)
+    sizes = r.splits(11)[-1]
+    target, split = student.target, {"group": r.group, "shards": sizes}
+    (h, w, b), (th, tw, tb) = (r.head(p, sizes)[0] for p in (student, teacher))
+    mesh = DeviceMesh.from_group(r.group, "cpu")
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        for apart, expected in ((1e-7, ""), (1.0, "must be the same on every rank of the group; it is not")):
+            other, theirs = (x.detach().to(dtype) + apart * r.rank * torch.randn(x.shape).to(dtype) for x in (h, th))
+            head, both = LinearLogits(other, w, b, **split), (w, tw, b, tb)
+            wrapped = DTensor.from_local(other.float(), mesh, [Replicate()], run_check=False)
+            whole = distribute_tensor(student.weight.detach().float(), mesh, [Shard(0)])
+            calls = {
+                "hidden": [
+                    lambda s=head: lossmith.cross_entropy(s, target),
+                    lambda s=head: lossmith.focal_loss(s, target),
+                    lambda s=head: s.row_stats(("entropy",), target),
+                    lambda x=other: linear_top_k(x, w, 2, b, **split),
+                    lambda x=other, v=both: linear_divergence(x, v[0], th, v[1], v[2], v[3], **split),
+                    lambda x=wrapped, v=whole: lossmith.focal_loss(LinearLogits(x, v), target),
+                ],
+                "teacher_hidden": [
+                    lambda x=theirs, v=both: linear_divergence(h, v[0], x, v[1], v[2], v[3], **split),
+                    lambda x=theirs: lossmith.divergence_distillation(LinearLogits(h, w, b, **split), LinearLogits(x, tw, tb, **split)),
+                ],
+            }
+            for name, each in calls.items():
+                for call in each:
+                    says(f"{name} {expected}", call) if expected else call()
+
+
+@case
 def sizes_are_asked_of_the_ranks(r: Ranks) -> None:
     p = problem(9)
     for sizes in r.splits(11):

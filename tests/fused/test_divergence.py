@@ -128,6 +128,17 @@ def test_a_masked_row_may_hold_anything(how, garbage):
     assert all(torch.equal(a, b) for a, b in zip(found, others, strict=True))
 
 
+@schedules
+def test_sample_weights_are_learnt(how):
+    """A weight of 0 removes its row, from the gradient by the weights as well."""
+    student, teacher = two(6)
+    weight = leaf(torch.tensor([0.0, 2.0, 0.5, 0.0, 1.0, 3.0], dtype=torch.float64))
+    sides = LinearLogits(*student.inputs, **how), LinearLogits(*teacher.inputs)
+    found = lossmith.divergence_distillation(*sides, sample_weight=weight)
+    expected = lossmith.divergence_distillation(dense(student), dense(teacher), sample_weight=weight)
+    assert_close(*(gradients(value, (weight, *student.inputs)) for value in (found, expected)))
+
+
 def test_the_mask_of_rows():
     student, teacher = two(12)
     keep = torch.arange(12) % 3 != 1
@@ -276,6 +287,27 @@ def test_logits_of_ten_thousand(name, dtype, how):
         near = slice(1, None)  # what goes with the 1e4 is a sum of slopes that is 0
         assert_close(mine[:, near].double(), theirs[:, near], 2e-3 if dtype == torch.float32 else 1e-2)
         assert i % 2 or mine[:, 0].abs().max() < 1e-4
+
+
+@generators
+@pytest.mark.parametrize("how", [SCHEDULES["forward"], SCHEDULES["lean"]])
+@pytest.mark.parametrize("down", [(-110.0, -120.0), (-120.0, -110.0), (-60.0, -95.0)])
+def test_a_class_far_down_on_both_sides(g, how, down):
+    """In float32, where the ratio's power overflows and its probability is 0: as the definition in float64."""
+    eye, exact = (
+        torch.eye(4),
+        [leaf(torch.tensor([[x, 1.0, -3.0, far]], dtype=torch.float64)) for x, far in zip((0.0, 0.5), down, strict=True)],
+    )
+    p, q = (z.softmax(1) for z in exact)
+    expected = (p * g.f(q / p)).sum()
+    narrow = [leaf(z.float()) for z in exact]
+    sides = LinearLogits(narrow[0], eye, **how), LinearLogits(narrow[1], eye)
+    found = lossmith.divergence_distillation(*sides, generator=g)
+    wanted = gradients(expected, tuple(exact))
+    assert not found.isnan()
+    if max(slope.abs().max() for slope in wanted) < 1e37:
+        assert found.item() == pytest.approx(expected.item(), rel=3e-5, abs=1e-7)
+        assert_close(torch.cat(gradients(found, tuple(narrow))).double(), torch.cat(wanted), 5e-5)
 
 
 TOGETHER = {

@@ -177,3 +177,54 @@ def test_a_softcap_lifts_a_masked_class(schedule):
     found, expected = (lossmith.focal_loss(x, p.target) for x in (source, z))
     assert_close(found, expected, 1e-12)
     assert_close(gradients(found, (p.hidden, p.weight, bias)), gradients(expected, (p.hidden, p.weight, bias)))
+
+
+@pytest.mark.parametrize("schedule", ["auto", "recompute"])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("loss", [lossmith.cross_entropy, lossmith.focal_loss])
+def test_temperature_and_softcap_are_learnt_where_classes_are_masked(schedule, cap, loss):
+    """First and second derivatives, without the inf * 0 that dividing a bias of -inf would give them."""
+    p = problem(7, classes=5, ignored=False)
+    masked = torch.arange(5) == 3
+    bias, target = leaf(torch.where(masked, -INF, p.bias)), torch.tensor([0, 1, 2, 4, 0, 1, 2])
+    t, s = (None if x is None else leaf(torch.tensor(x, dtype=torch.float64)) for x in (1.3, cap))
+    inputs = (p.hidden, p.weight, bias, t) if s is None else (p.hidden, p.weight, bias, t, s)
+    u = p.hidden @ p.weight.T + torch.where(masked, 0, bias)
+    z = torch.where(masked, -INF, u / t) if s is None else torch.where(masked, -s, s * torch.tanh(u / s)) / t
+    source = LinearLogits(p.hidden, p.weight, bias, temperature=t, softcap=s, schedule=schedule)
+    slopes = [gradients(loss(x, target), inputs, create_graph=True) for x in (source, z)]
+    assert_close(*slopes)
+    assert_close(*(gradients(sum(g.sin().sum() for g in each), inputs) for each in slopes))
+
+
+def test_the_logit_of_a_masked_class_under_a_learnt_softcap():
+    p = problem(4, classes=5, ignored=False)
+    bias, s = leaf(torch.where(torch.arange(5) == 3, -INF, p.bias)), leaf(torch.tensor(2.0, dtype=torch.float64))
+    found = linear_stats(p.hidden, p.weight, bias=bias, want=(), at=torch.full((4, 1), 3), softcap=s).logits_at
+    assert (found == -2).all()
+    assert gradients(found.sum(), (s,))[0] == -4
+
+
+OF_ROWS = {
+    "a sum": lambda source, other, y: lossmith.cross_entropy(source, y),
+    "rows": lambda source, other, y: lossmith.focal_loss(source, y),
+    "statistics": lambda source, other, y: lossmith.cross_entropy(source, y, label_smoothing=0.1),
+    "moments": lambda source, other, y: lossmith.zscore_loss(source, y),
+    "logits": lambda source, other, y: source.logits_at(y.clamp_min(0).unsqueeze(1), y >= 0).square().sum(),
+    "two heads": lambda source, other, y: lossmith.divergence_distillation(source, other, sample_weight=(y >= 0).double()),
+}
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("garbage", [INF, float("nan")])
+def test_the_temperatures_gradient_knows_no_ignored_row(name, garbage):
+    """By which its hidden states are divided too: first and second derivatives, to the bit."""
+    p = problem(9, classes=5)
+    keep, found = (p.target >= 0).unsqueeze(1), []
+    for hidden in (p.hidden, torch.where(keep, p.hidden, garbage)):
+        h, t = leaf(hidden), leaf(torch.tensor(1.3, dtype=torch.float64))
+        inputs = (h, p.weight, p.bias, t)
+        sides = LinearLogits(h, p.weight, p.bias, temperature=t), LinearLogits(h, p.weight.cos(), temperature=t)
+        slopes = gradients(OF_ROWS[name](*sides, p.target), inputs, create_graph=True)
+        found.append((*slopes, *gradients(sum(slope.sin().sum() for slope in slopes), inputs)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

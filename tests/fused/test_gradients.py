@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lossmith
-from lossmith.fused import LinearLogits, Logits, linear_log_prob
+from lossmith.fused import LinearLogits, Logits, linear_divergence, linear_log_prob
 from tests.fused.heads import Problem, assert_close, dense, gradients, leaf, log_prob, problem
 
 SCHEDULES = ["forward", "recompute"]
@@ -176,3 +176,24 @@ def test_autocast_during_backward_changes_nothing():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = gradients(mean(p, "recompute"), p.inputs)
     assert all(torch.equal(a, b) for a, b in zip(found, gradients(mean(p, "recompute"), p.inputs), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # what torch's own forward mode is built on
+@pytest.mark.parametrize("heads", [1, 2])
+def test_autocast_during_a_second_derivative_changes_nothing(heads):
+    """A penalty on gradients inside, and forward mode: their products are not rounded to bfloat16."""
+    p, teacher = (problem(9, width=16, seed=seed).to(torch.float32) for seed in (0, 1))
+
+    def loss(h, w, b):
+        if heads == 1:
+            return lossmith.focal_loss(LinearLogits(h, w, b), p.target)
+        return linear_divergence(h, w, *teacher.inputs[:2], b).sum()
+
+    def found():
+        slopes = gradients(loss(*p.inputs), p.inputs, create_graph=True)
+        along = torch.func.jvp(loss, tuple(x.detach() for x in p.inputs), tuple(x.detach() for x in p.inputs))[1]
+        return *gradients(sum(slope.square().sum() for slope in slopes), p.inputs), along
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = found()
+    assert all(torch.equal(a, b) for a, b in zip(inside, found(), strict=True))

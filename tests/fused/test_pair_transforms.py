@@ -140,6 +140,22 @@ def test_compile_in_one_graph(fused, plain):
 
 
 @pytest.mark.compile
+@pytest.mark.parametrize("weighted", [True, False])
+def test_compile_of_a_head_that_both_share(weighted):
+    """As where a model learns from its own earlier layers."""
+
+    def loss(student, teacher):
+        found = lossmith.divergence_distillation(student, teacher, generator="jensen_shannon", reduction="mean" if weighted else "none")
+        return found.sin().sum()
+
+    h, w, b = INPUTS[:3]
+    fused = compiled(lambda h, w, b: loss(LinearLogits(h, w, b), LinearLogits(h.cos(), w, b)))(h, w, b)
+    plain = loss(h @ w.T + b, h.cos() @ w.T + b)
+    assert_close(fused, plain)
+    assert_close(gradients(fused, (h, w, b)), gradients(plain, (h, w, b)))
+
+
+@pytest.mark.compile
 @pairs
 def test_compile_of_a_derivative_is_refused(fused, plain):
     with pytest.raises(Exception, match=r"pytorch/pytorch#193279"):
@@ -171,3 +187,20 @@ def test_many_upstream_gradients_at_once(fused, plain):
     value = fused(*INPUTS)
     assert_close(torch.autograd.grad(value, INPUTS, upstream, is_grads_batched=True, **how), expected)
     assert_close(vmap(lambda u: torch.autograd.grad(value, INPUTS, u, **how))(upstream), expected)
+
+
+def test_class_weights_of_0_are_learnt():
+    """Of soft targets by a second head: such a class costs nothing, and says how much it would cost."""
+    v = torch.tensor([0.0, 2.0, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
+
+    def fused(h, w, b, th, tw, tb, v):
+        return lossmith.cross_entropy(LinearLogits(h, w, b), LinearLogits(th, tw, tb), weight=v, reduction="sum")
+
+    def plain(h, w, b, th, tw, tb, v):
+        z, t = _logits(h, w, b, th, tw, tb)
+        return -(t.softmax(-1) * v * z.log_softmax(-1)).sum()
+
+    inputs = (*INPUTS, v)
+    slopes = [gradients(f(*inputs), inputs, create_graph=True) for f in (fused, plain)]
+    assert_close(*slopes)
+    assert_close(*(gradients(sum(g.sin().sum() for g in each), inputs) for each in slopes))

@@ -8,6 +8,7 @@ import torch
 from generator_cases import CLOSED, DTYPES, REGISTERED
 
 from lossmith import generators
+from lossmith.divergences import from_certainty
 from lossmith.generators import alpha_amari, alpha_cichocki, alpha_f_dpo, alpha_tsallis, convert_alpha, kl, reverse_kl
 
 mpmath.mp.dps = 60
@@ -79,6 +80,29 @@ def test_f_and_its_derivatives_at_all_sizes(name, dtype):
                 assert abs(got) <= 8 * tiny
             else:
                 assert got == pytest.approx(wanted, rel=tolerance), (member, at)
+
+
+@pytest.mark.parametrize("name", [name for name, g in REGISTERED.items() if math.isfinite(g.at_zero)])
+def test_the_divergence_of_a_certainty_at_all_probabilities(name):
+    """Float32, from 1 - 1e-7 down to 1e-30: the value, and by log p the slope and the curvature, this relative to the larger of both."""
+    f, at_zero = definition(name), definition(name)(mpmath.mpf(10) ** -1000)
+
+    def divergence(x):
+        p = mpmath.exp(x)
+        return p * f(1 / p) + (1 - p) * at_zero
+
+    log_p = torch.tensor([-1e-7, -1e-5, -1e-3, -0.1, -0.7, -2, -5, -9, -14, -16.6, -18, -22, -30, -45, -60, -69], requires_grad=True)
+    value = from_certainty(log_p, REGISTERED[name])
+    (slope,) = torch.autograd.grad(value.sum(), log_p, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), log_p) if slope.requires_grad else (torch.zeros_like(slope),)
+    for x, *found in zip(*(t.tolist() for t in (log_p, value, slope, curvature)), strict=True):
+        x, h = mpmath.mpf(x), mpmath.mpf(10) ** -18
+        low, exact, high = (divergence(x + step) for step in (-h, 0, h))
+        if exact < 1e37:
+            first, then = (high - low) / (2 * h), (high - 2 * exact + low) / h**2
+            assert found[0] == pytest.approx(float(exact), rel=5e-6)
+            assert found[1] == pytest.approx(float(first), rel=5e-6)
+            assert found[2] == pytest.approx(float(then), abs=5e-6 * float(max(abs(first), abs(then))))
 
 
 @pytest.mark.parametrize("name", [name for name, g in CLOSED.items() if g.strict])

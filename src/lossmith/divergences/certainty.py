@@ -4,6 +4,7 @@ import torch
 
 from lossmith._typing import Float, Tensor
 from lossmith.generators import FGenerator
+from lossmith.generators.numerical import expm1
 
 
 def from_certainty(log_p: Float[Tensor, "*rows"], generator: FGenerator) -> Float[Tensor, "*rows"]:
@@ -35,6 +36,5 @@ def from_certainty(log_p: Float[Tensor, "*rows"], generator: FGenerator) -> Floa
 
 
 def doubt(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """1 - p, exact where p is nearly 1, with a slope that is exact where p is small: torch's of expm1 is expm1 + 1, and rounds p away."""
-    p = log_p.exp()
-    return torch.where(p < 0.5, 1 - p, -torch.expm1(log_p))
+    """1 - p, exact where p is nearly 1, with a slope that is exact where p is small."""
+    return -expm1(log_p)

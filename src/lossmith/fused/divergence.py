@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lossmith._checks import describe
 from lossmith._typing import Bool, Float, Hyper
-from lossmith.fused.linear import LinearLogits
+from lossmith.fused.linear import LinearLogits, check_head
 from lossmith.fused.plan import Schedule
+from lossmith.fused.shards import sizes_of_both
 from lossmith.generators import FGenerator, get
 
 
@@ -41,7 +42,8 @@ def linear_divergence(
 
     The sides may differ in width and have the same classes. Gradients flow wherever they are asked for, into the teacher too: detach a
     teacher that does not learn. Everything is differentiable twice, forwards, and under ``torch.func``. Rows that both sides are
-    sure of keep their digits. A generator whose function holds parameters to be learnt is refused.
+    sure of keep their digits. A generator whose function holds parameters to be learnt is refused. Inside ``torch.compile`` a member of a
+    family, such as ``"chi_p(p=3.0)"``, must have been asked for by its name once before, outside.
 
     Args:
         hidden, weight, bias, softcap: the student's head, as for :class:`LinearLogits`.
@@ -73,11 +75,13 @@ def linear_divergence(
     if not isinstance(generator, (str, FGenerator)):
         raise TypeError(f"linear_divergence: generator must be an FGenerator or the name of one; got {describe(generator)}")
     g = get(generator) if isinstance(generator, str) else generator
+    if group is not None:
+        sides = (hidden, weight, bias), (teacher_hidden, teacher_weight, teacher_bias)
+        for side in sides:
+            check_head(*side, split=True)
+        shards = sizes_of_both(*sides, group, shards)
     split: dict[str, Any] = {"group": group, "shards": shards}
     student = LinearLogits(hidden, weight, bias, temperature=temperature, softcap=softcap, schedule=schedule, memory=memory, **split)
-    split = (
-        split if student.shards is None or group is None else {"group": group, "shards": student.shards.sizes}
-    )  # asked of the ranks once
     teacher = LinearLogits(teacher_hidden, teacher_weight, teacher_bias, temperature=temperature, softcap=teacher_softcap, **split)
     keep = torch.ones(student.rows, dtype=torch.bool, device=hidden.device) if mask is None else mask
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != student.rows:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossmith.fused.shards import add_up, largest, total, total_of_labels
+from lossmith.fused.shards import add_up, largest, largest_of_rows, sketch, total, total_of_labels
 from lossmith.fused.slopes import NOTHING, BlockSlope, Gradients, _block_gradients, _curb
 from lossmith.fused.spec import Spec, doublings
 from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, exponentials, rows_of_logits, spans, working
@@ -59,7 +59,8 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
     if not parts:
         return x.new_empty(0, spec.columns, dtype=head.working(x))
     if chosen is None:
-        reference = largest(torch.cat([_maximum(head.block(x, part), head, tiles=1)[0] for part in parts]), head.shards)
+        maxima = torch.cat([_maximum(head.block(x, part), head, tiles=1)[0] for part in parts])
+        reference = maxima if head.shards is None else largest_of_rows(maxima, sketch(x, torch.cat([*parts]), maxima.dtype), head.shards)
     else:
         reference = torch.cat([chosen[part] for part in parts])
     each = zip(parts, reference.split(sizes), [None] * len(parts) if chosen is None else labels, strict=True)
@@ -89,7 +90,10 @@ def labels_logits(x: Tensor, parts: Sequence[Any], head: Head | Given, label: Te
     out = torch.zeros(label.shape, dtype=head.working(x), device=x.device)
     for part in parts:
         out[part] = head.chosen(x, part, label[part])
-    return total_of_labels(out, label, head.shards)
+    if head.shards is None:
+        return out
+    rows = torch.cat([label.new_empty(0), *parts])
+    return total_of_labels(out, label, head.shards, hidden=sketch(x, rows, out.dtype))
 
 
 def _sums_of(

@@ -56,12 +56,21 @@ def _levels(*kinds: object) -> int:
     return sum(level.key() in kinds for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
+def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The same for a Function; while compiling, a view where a tensor is there twice, as a head that two share is: Dynamo refuses that."""
+    found: list[Tensor | None] = []
+    for tensor in tensors:
+        twice = torch.compiler.is_compiling() and tensor is not None and any(tensor is other for other in found)
+        found.append(tensor.view_as(tensor) if twice and tensor is not None else tensor)
+    return found
+
+
 def stats(at: Arguments, label: Tensor, spec: Spec, shards: Shards | None = None) -> Tensor:
     """`(n, columns)` of `spec`, differentiable in all of `at`; zeros where the label is negative."""
     kept = spec.whole
     transformed()
     function = _Stats if torch.compiler.is_compiling() else _StatsForward
-    out = function.apply(*at, label, kept.code, coded(shards))
+    out = function.apply(*distinct(at), label, kept.code, coded(shards))
     if kept == spec:
         return out
     columns = [kept.want.index(name) for name in spec.want]
@@ -163,12 +172,12 @@ LOG_PROB = Spec(("log_prob",), ())
 def weighted_log_prob(at: Arguments, label: Tensor, weights: Tensor, wanted: Sequence[bool], shards: Shards | None = None) -> Tensor:
     """sum_i weights_i log p_i, 0-d, with the gradients by hidden, weight and bias formed on the way: 3 matrix products in all."""
     function = _WeightedCompiled if torch.compiler.is_compiling() else _Weighted
-    return function.apply(*at[:4], label, weights, _letters(wanted), coded(shards))[0]
+    return function.apply(*distinct(at[:4]), label, weights, _letters(wanted), coded(shards))[0]
 
 
 def frozen_log_prob(at: Arguments, label: Tensor, shards: Shards | None = None) -> Tensor:
     """`(n)` log-probabilities under a head without gradients: 2 matrix products, whatever comes after."""
-    return _Frozen.apply(*at[:4], label, coded(shards))[0]
+    return _Frozen.apply(*distinct(at[:4]), label, coded(shards))[0]
 
 
 def _again(at: Arguments, label: Tensor, upstream: Tensor, needed: Sequence[bool], shards: Shards | None) -> tuple[Arguments, Tensor]:

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from lossmith.fused.collectives import copy_to_ranks, reduce_from_ranks
 from lossmith.fused.functions import _moved, _save, transformed
 from lossmith.fused.operators import _as, _batched, _without_autocast
-from lossmith.fused.shards import Shards, largest, of_all, total
+from lossmith.fused.shards import Shards, largest_of_rows, of_all, sketch, total
 from lossmith.fused.tiles import Head, blocks, spans, working
 
 GATHERED = 2**20
@@ -186,7 +186,7 @@ def top_k(x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, k:
             at[rows], best[rows], top[rows], sums[rows] = _block_top_k(x[rows].to(dtype), head, here)
     if head.shards is not None:
         at, best = _merged(at, best, k, head.shards)
-        highest = largest(top.clone(), head.shards)
+        highest = largest_of_rows(top, sketch(x, torch.arange(x.shape[0], device=x.device), dtype), head.shards)
         top, sums = highest, total(sums * (top - _finite(highest)).exp(), head.shards)
     return at, best - (top + sums.log()).unsqueeze(1)
 

@@ -23,7 +23,7 @@ from lossmith.fused.pair_plan import compare, explain_pair
 from lossmith.fused.plan import SCHEDULES, Path, Plan, Schedule, asks, block_bytes, check_memory, choose, describe_plan
 from lossmith.fused.reference import WANTED, RowStats, softcapped
 from lossmith.fused.second import Arguments
-from lossmith.fused.shards import check_alike, coded, split_head
+from lossmith.fused.shards import SPLIT_ALIKE, check_alike, coded, split_head
 from lossmith.fused.sparse import GradientFilter, filtered_log_prob
 from lossmith.fused.terms import CROSS_ENTROPY, code_of
 from lossmith.fused.tiles import working
@@ -71,8 +71,8 @@ class LinearLogits:
     in the same order. A head that FSDP2 shards is no such split, for its ranks hold different rows: give the whole weight there.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong dtype, shape or range; or ranks hold different targets, which is found out on all
-            of them at once (hidden states are compared under `lossmith.validate(True)`).
+        TypeError, ValueError: an argument has the wrong dtype, shape or range; or ranks hold different targets or hidden states, which is
+            found out on all of them at once (every entry is compared under `lossmith.validate(True)`, sums of them always).
 
     Source: the tiled logsumexp is that of Wijmans et al. 2024, 'Cut Your Losses in Large-Vocabulary Language Models', arXiv:2411.09009; the
     classes split over ranks are Shoeybi et al. 2019, 'Megatron-LM', arXiv:1909.08053; the exponentials relative to the label, and gradients
@@ -102,7 +102,7 @@ class LinearLogits:
         group: Any = None,
         shards: Sequence[int] | None = None,
     ) -> None:
-        _check_head(hidden, weight, bias, split=group is not None)
+        check_head(hidden, weight, bias, split=group is not None)
         _check_positive("temperature", temperature)
         if softcap is not None:
             _check_positive("softcap", softcap)
@@ -139,8 +139,11 @@ class LinearLogits:
         """Where it is."""
         return self.hidden.device
 
-    def _arguments(self, class_weight: Tensor | None = None) -> Arguments:
-        """Hidden states as rows of a matrix, and the temperature in them: z = (s/T) tanh((h/T W' + b/T) / (s/T))."""
+    def _arguments(self, keep: Tensor | None = None, class_weight: Tensor | None = None) -> Arguments:
+        """Hidden states as rows of a matrix, and the temperature in them: z = (s/T) tanh((h/T W' + b/T) / (s/T)).
+
+        Rows that are not kept may hold anything, which a temperature's gradient would multiply by 0: such a quotient has a 0 there.
+        """
         hidden, bias, cap = self.hidden.flatten(0, -2) if self.hidden.ndim > 1 else self.hidden.unsqueeze(0), self.bias, self.softcap
         if class_weight is not None and self.shards is not None:
             class_weight = copy_to_ranks(class_weight, self.shards).narrow(0, self.shards.first, self.weight.shape[0])
@@ -148,15 +151,19 @@ class LinearLogits:
             cap = cap.to(self.dtype) if isinstance(cap, Tensor) else hidden.new_full((), cap, dtype=self.dtype)
         if isinstance(self.temperature, Tensor) or self.temperature != 1:
             t = self.temperature.to(self.dtype) if isinstance(self.temperature, Tensor) else self.temperature
+            if keep is not None and isinstance(t, Tensor):
+                hidden = torch.where(keep.reshape(-1, 1), hidden, 0)
             hidden = hidden.to(self.dtype) / t
             if bias is not None:
-                bias = bias.to(self.dtype) / (copy_to_ranks(t, self.shards) if isinstance(t, Tensor) else t)
+                bias, masked = bias.to(self.dtype), bias == -torch.inf  # which -inf / t would give t a slope of inf * 0
+                by = copy_to_ranks(t, self.shards) if isinstance(t, Tensor) else t
+                bias = torch.where(masked, bias, torch.where(masked, 0, bias) / by)
             cap = None if cap is None else cap / t
         return Arguments(hidden, self.weight, bias, cap, class_weight)
 
     def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """log p_y of every kept row, 0 elsewhere."""
-        at, label = self._arguments(), self._label(torch.where(keep, target, -1))
+        at, label = self._arguments(keep), self._label(torch.where(keep, target, -1))
         if self.gradient_filter is not None:
             return filtered_log_prob(at, label, self.gradient_filter).reshape(self.rows)
         path, _ = self._choose(at, known=False, log_prob_alone=True)
@@ -166,7 +173,7 @@ class LinearLogits:
         self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
     ) -> Float[Tensor, ""]:
         """The sum over the kept rows of weight_i log p_i."""
-        at, label, weight = self._arguments(), self._label(torch.where(keep, target, -1)), weight.reshape(-1)
+        at, label, weight = self._arguments(keep), self._label(torch.where(keep, target, -1)), weight.reshape(-1)
         if self.gradient_filter is not None:
             return times(weight, filtered_log_prob(at, label, self.gradient_filter)).sum()
         path, _ = self._choose(at, known=True, log_prob_alone=True)
@@ -212,7 +219,7 @@ class LinearLogits:
         if self.schedule == "forward":
             raise ValueError("LinearLogits: schedule='forward' cannot be followed: a spherical objective computes no logits")
         self._whole("objectives of the spherical family are")
-        found = linear_moments(self._arguments(), target.reshape(-1), keep.reshape(-1))
+        found = linear_moments(self._arguments(keep), target.reshape(-1), keep.reshape(-1))
         return Moments(*(piece.reshape(self.rows) if piece.ndim else piece for piece in found))
 
     def row_stats(
@@ -221,7 +228,7 @@ class LinearLogits:
         """The statistics named, of the rows whose label is at least 0; what :func:`linear_stats` checks and calls."""
         spec = Spec(tuple(name for name in WANTED if name in want), tuple(1 / t for t in temperatures))
         self._unfiltered()
-        at = self._arguments(class_weight)
+        at = self._arguments(label >= 0, class_weight)
         self._choose(at, known=False, log_prob_alone=False)
         out = stats(at, self._label(label), spec, self.shards)
         found = {name: out[:, i].reshape(self.rows) for i, name in enumerate(spec.want)}
@@ -232,7 +239,7 @@ class LinearLogits:
         """The logits of some classes of every kept row, without a pass over the vocabulary; 0 elsewhere, and where a class is negative."""
         self._unfiltered()
         self._alike("at", classes, keep)
-        at, flat = self._arguments(), keep.reshape(-1, 1)
+        at, flat = self._arguments(keep), keep.reshape(-1, 1)
         assert at.x is not None
         assert at.weight is not None
         wanted = torch.where(flat, classes.reshape(flat.shape[0], classes.shape[-1]), -1)
@@ -278,7 +285,7 @@ class LinearLogits:
     def _compared(
         self, teacher: Source, code: str, keep: Tensor, class_weight: Tensor | None, temperature: Hyper, weight: Tensor | None
     ) -> Tensor:
-        at = self._beside(teacher, class_weight, temperature)
+        at = self._beside(teacher, keep, class_weight, temperature)
         assert isinstance(teacher, LinearLogits)  # for the type checker: the line above has seen to it
         for side in (self, teacher):
             side._alike("mask", keep, keep)
@@ -286,7 +293,7 @@ class LinearLogits:
         found = compare(at, keep.reshape(-1), code, each, self.schedule, self.memory, self.shards).to(self.dtype)
         return found.reshape(self.rows) if weight is None else found
 
-    def _beside(self, teacher: Source, class_weight: Tensor | None = None, temperature: Hyper = 1.0) -> Both:
+    def _beside(self, teacher: Source, keep: Tensor | None = None, class_weight: Tensor | None = None, temperature: Hyper = 1.0) -> Both:
         """Both sides of a comparison, at a further temperature, after the checks of one against the other."""
         if not isinstance(teacher, LinearLogits):
             raise TypeError(f"LinearLogits: the teacher must be a LinearLogits too; got {type(teacher).__name__}")
@@ -298,13 +305,13 @@ class LinearLogits:
                 f"memory={teacher.memory!r}"
             )
         if teacher.shards != self.shards:
-            raise ValueError("LinearLogits: the teacher's classes must be split as the student's are, over the same ranks")
+            raise ValueError(f"LinearLogits: {SPLIT_ALIKE}")
         if teacher.rows != self.rows or teacher.classes != self.classes:
             raise ValueError(f"LinearLogits: the teacher must have the rows and classes of {self}; got {teacher}")
         if teacher.hidden.device != self.hidden.device:
             raise ValueError(f"LinearLogits: the teacher must be on {self.hidden.device}; it is on {teacher.hidden.device}")
         sides = (side if isinstance(temperature, (int, float)) and temperature == 1 else side.at(temperature) for side in (self, teacher))
-        student, other = (side._arguments(v) for side, v in zip(sides, (class_weight, None), strict=True))
+        student, other = (side._arguments(keep, v) for side, v in zip(sides, (class_weight, None), strict=True))
         return Both(*student[:4], *other[:4], student.class_weight)
 
     def at(self, temperature: Hyper) -> "LinearLogits":
@@ -371,7 +378,8 @@ def explain(source: LinearLogits, *, loss: str = "sum", teacher: LinearLogits | 
     return describe_plan(at, source.shards, path, why)
 
 
-def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, split: bool) -> None:
+def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, split: bool) -> None:
+    """Dtypes, shapes and devices of a head, or of a part of it."""
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if tensor is None and name == "bias":
             continue

@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from lossmith._reduce import times
 from lossmith.fused import operators, pairs
-from lossmith.fused.functions import _letters, _moved, _save, _scaled, transformed
+from lossmith.fused.functions import _letters, _moved, _save, _scaled, distinct, transformed
 from lossmith.fused.operators import _as, _batched, _without_autocast
 from lossmith.fused.pair_second import Both, _working, curvature, tangent
 from lossmith.fused.pairs import COLUMNS, Side
@@ -143,7 +143,7 @@ def values(at: Both, keep: Tensor, code: str, rows: int, shards: Shards | None =
     """`(n)` values, differentiable in all of `at`; zeros where a row is not kept."""
     transformed()
     function = _Pair if torch.compiler.is_compiling() else _PairForward
-    return function.apply(*at, keep, code, rows, coded(shards))[:, 0]
+    return function.apply(*distinct(at), keep, code, rows, coded(shards))[:, 0]
 
 
 def _gradients(at: Both, keep: Tensor, found: Tensor, upstream: Tensor, code: str, wanted: Sequence[bool], shards: str) -> Both:
@@ -243,7 +243,7 @@ def weighted_value(
 ) -> Tensor:
     """sum_i weights_i value_i, 0-d, with the gradients by hidden states, weight and bias of both formed on the way."""
     function = _WeightedCompiled if torch.compiler.is_compiling() else _Weighted
-    return function.apply(*at, keep, weights, code, rows, _letters(wanted), coded(shards))[0]
+    return function.apply(*distinct(at), keep, weights, code, rows, _letters(wanted), coded(shards))[0]
 
 
 def _learnt(at: Sequence[Any]) -> list[Any]:

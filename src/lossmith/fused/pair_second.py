@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lossmith._reduce import full_precision
 from lossmith.fused.collectives import copy_to_ranks, log_softmax, reduce_from_ranks
 from lossmith.fused.second import logits_and_tangent
 from lossmith.fused.shards import Shards
@@ -38,9 +39,10 @@ def _working(x: Tensor, weight: Tensor, teacher_x: Tensor, teacher_weight: Tenso
 def tangent(at: Both, direction: Both, keep: Tensor, code: str, shards: Shards | None = None) -> Tensor:
     """`(n)`: how the values move along a direction."""
     starts = range(0, max(keep.shape[0], 1), ROWS)
-    return torch.cat(
-        [_block_tangent(at.block(start), direction.block(start), keep[start : start + ROWS], code, shards) for start in starts]
-    )
+    with full_precision(keep):
+        return torch.cat(
+            [_block_tangent(at.block(start), direction.block(start), keep[start : start + ROWS], code, shards) for start in starts]
+        )
 
 
 _SHARED = ("x", "cap", "teacher_x", "teacher_cap")
@@ -88,9 +90,11 @@ def curvature(at: Both, direction: Both, upstream: Tensor, keep: Tensor, code: s
         def block(*values: Tensor, here: Both = here, along: Both = along, rows: Tensor = rows) -> Tensor:
             return _block_tangent(here._replace(**dict(zip(present, values, strict=True))), along, rows, code, shards)
 
-        t, pull = torch.func.vjp(block, *(getattr(here, name) for name in present))[:2]
+        with full_precision(keep):
+            t, pull = torch.func.vjp(block, *(getattr(here, name) for name in present))[:2]
+            found = pull(upstream[start : start + ROWS].to(t.dtype))
         moved.append(t)
-        for so_far, by_rows, new in zip(parts, rowwise, pull(upstream[start : start + ROWS].to(t.dtype)), strict=True):
+        for so_far, by_rows, new in zip(parts, rowwise, found, strict=True):
             so_far[:] = [*so_far, new] if by_rows or not so_far else [so_far[0] + new]
-    found = {name: torch.cat(part) if by_rows else part[0] for name, by_rows, part in zip(present, rowwise, parts, strict=True)}
-    return Both(*(found.get(name) for name in Both._fields)), torch.cat(moved)
+    by = {name: torch.cat(part) if by_rows else part[0] for name, by_rows, part in zip(present, rowwise, parts, strict=True)}
+    return Both(*(by.get(name) for name in Both._fields)), torch.cat(moved)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lossmith.fused.collectives import log_softmax
 from lossmith.fused.engine import FEW, SAFE, _from_exponentials
-from lossmith.fused.shards import add_up, total, total_of_labels
+from lossmith.fused.shards import add_up, sketch, total, total_of_labels
 from lossmith.fused.sides import Normaliser, Side, both_working, over_ranks
 from lossmith.fused.slopes import NOTHING, Gradients, _accumulate, _curb, _product
 from lossmith.fused.terms import CrossEntropy, Divergence
@@ -124,13 +124,21 @@ def _curbed(slope: Tensor, side: Side) -> Tensor:
 def pair_stats(student: Side, teacher: Side, v: Tensor | None, keep: Tensor, terms: Terms, rows: int) -> Tensor:
     """`(n, COLUMNS)` of the kept rows, zeros elsewhere; blocks of `rows` rows of logits are kept, or none if that is 0."""
     dtype = both_working(student, teacher)
-    total_of_labels(student.x.new_empty(0, dtype=dtype), keep.long(), student.head.shards, "mask")
+    _check_rows(student, teacher, keep, dtype)
     out = torch.zeros(student.x.shape[0], COLUMNS, dtype=dtype, device=student.x.device)
     kept = keep.nonzero().squeeze(1)
     for at in blocks(kept, _even(kept.numel(), rows or ROWS)):
         block = _Block(student.rows(at, dtype), teacher.rows(at, dtype), v, terms)
         out[at] = _block_stats(block, kept=rows > 0)
     return out
+
+
+def _check_rows(student: Side, teacher: Side, keep: Tensor, dtype: torch.dtype) -> None:
+    """Over ranks: whether all keep the same rows, and hold the same hidden states of both."""
+    if student.head.shards is not None:
+        kept = keep.nonzero().squeeze(1)
+        sketches = {"hidden": sketch(student.x, kept, dtype), "teacher_hidden": sketch(teacher.x, kept, dtype)}
+        total_of_labels(student.x.new_empty(0, dtype=dtype), keep.long(), student.head.shards, "mask", **sketches)
 
 
 def _even(count: int, rows: int) -> int:
@@ -166,7 +174,7 @@ def pair_and_gradients(
     `wanted` has a letter for hidden states, weight and bias of the student, then of the teacher.
     """
     dtype = both_working(student, teacher)
-    total_of_labels(student.x.new_empty(0, dtype=dtype), keep.long(), student.head.shards, "mask")
+    _check_rows(student, teacher, keep, dtype)
     out = torch.zeros(student.x.shape[0], dtype=dtype, device=student.x.device)
     found = (
         student.zeros(wanted[:3] + "nn", dtype),

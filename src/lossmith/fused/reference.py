@@ -45,7 +45,13 @@ class RowStats(NamedTuple):
 
 def softcapped(u: Float[Tensor, "*rows c"], cap: Float[Tensor, ""] | None) -> Float[Tensor, "*rows c"]:
     """The logits between -cap and cap: cap tanh(u / cap); the same as came without a cap."""
-    return u if cap is None else cap * torch.tanh(u / cap)
+    return u if cap is None else cap * bounded(u, cap)
+
+
+def bounded(u: Float[Tensor, "*rows c"], cap: Float[Tensor, ""]) -> Float[Tensor, "*rows c"]:
+    """tanh(u / cap); a masked class, at -inf, stays at its end whatever the cap, which has no slope there and not inf * 0."""
+    far = u.isinf()
+    return torch.where(far, u.sign(), torch.tanh(torch.where(far, 0, u) / cap))
 
 
 def logits(

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lossmith._reduce import full_precision
 from lossmith.fused.collectives import copy_to_ranks, log_softmax, reduce_from_ranks
 from lossmith.fused.engine import Spec
-from lossmith.fused.reference import counted
+from lossmith.fused.reference import bounded, counted
 from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import ROWS, working
 
@@ -35,9 +36,10 @@ class Arguments(NamedTuple):
 def tangent(at: Arguments, direction: Arguments, label: Tensor, spec: Spec, shards: Shards | None = None) -> Tensor:
     """`(n, columns)`: how the statistics move along a direction."""
     starts = range(0, max(label.shape[0], 1), ROWS)
-    return torch.cat(
-        [_block_tangent(at.block(start), direction.block(start), label[start : start + ROWS], spec, shards) for start in starts]
-    )
+    with full_precision(label):
+        return torch.cat(
+            [_block_tangent(at.block(start), direction.block(start), label[start : start + ROWS], spec, shards) for start in starts]
+        )
 
 
 def _block_tangent(at: Arguments, direction: Arguments, label: Tensor, spec: Spec, shards: Shards | None) -> Tensor:
@@ -69,7 +71,7 @@ def logits_and_tangent(at: list[Tensor | None], along: list[Tensor | None], keep
         du = du + dbias
     if cap is None:
         return u, du
-    t = torch.tanh(u / cap)
+    t, u = bounded(u, cap), torch.where(u.isinf(), 0, u)
     curb = 1 - t * t
     dz = curb * du
     if dcap is not None:
@@ -116,8 +118,9 @@ def curvature(
         def block(*values: Tensor, here: Arguments = here, along: Arguments = along, rows: Tensor = rows) -> Tensor:
             return _block_tangent(here._replace(**dict(zip(present, values, strict=True))), along, rows, spec, shards)
 
-        t, pull = torch.func.vjp(block, *(getattr(here, name) for name in present))[:2]
-        of_rows, *rest = pull(upstream[start : start + ROWS].to(t.dtype))
+        with full_precision(label):
+            t, pull = torch.func.vjp(block, *(getattr(here, name) for name in present))[:2]
+            of_rows, *rest = pull(upstream[start : start + ROWS].to(t.dtype))
         moved.append(t)
         by_rows.append(of_rows)
         by_rest = rest if by_rest is None else [a + b for a, b in zip(by_rest, rest, strict=True)]

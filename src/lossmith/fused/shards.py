@@ -6,7 +6,7 @@ every rank, to the bit: whatever is decided by it is decided everywhere, and no 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from lossmith._checks import describe, validating
 
 DIGITS, BITS = 4, 5
 """A checksum of labels as numbers below 32: sums of their squares over thousands of ranks are exact in float32."""
+
+SKETCHES, APART = 4, 0.02
+"""Sums of the hidden states under signs, and how far apart they may be, relative to the length of all hidden states. Those of one model
+on several ranks differ by rounding; of other rows all four are as close once in millions of times."""
 
 
 class Shards(NamedTuple):
@@ -109,8 +113,44 @@ def add_up(parts: Sequence[Tensor | None], shards: Shards | None) -> None:
         part.copy_(sum_.view_as(part))
 
 
-def total_of_labels(part: Tensor, label: Tensor, shards: Shards | None, what: str = "target") -> Tensor:
-    """The sum over the ranks of what is known of each row's label, which also finds out whether they hold the same labels.
+def _signs(position: Tensor) -> Tensor:
+    """`(n, SKETCHES)`: 1 or -1, as if drawn, by the number of a row or column alone."""
+    drawn = (position + 1).square() * 40503 % 65521
+    return drawn.unsqueeze(1).bitwise_right_shift(3 * torch.arange(SKETCHES, device=position.device)) % 2 * 2 - 1
+
+
+def sketch(x: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """`(SKETCHES + 1)`: what is compared of some rows of the hidden states, and SKETCHES times their squared length."""
+    found = x.new_zeros(SKETCHES + 1, dtype=dtype)
+    by_column = _signs(torch.arange(x.shape[1], device=x.device)).to(dtype)
+    for some in rows.split(256):
+        each = x[some].to(dtype) @ by_column
+        found[:-1] += (each * _signs(some)).sum(0)
+        found[-1] += each.square().sum()
+    return found
+
+
+_OTHERS_ROWS = "Where every rank has rows of its own (FSDP2 shards a head like this), give the whole weight, as by full_tensor()"
+
+
+def _check_sketches(name: str, spread: Sequence[float], length: float) -> None:
+    """The squared distances of the sketches of ranks against the mean squared length; what is no number is the same on all."""
+    if any(each > APART**2 * length / SKETCHES for each in spread):
+        raise ValueError(f"LinearLogits: {name} must be the same on every rank of the group; it is not. {_OTHERS_ROWS}")
+
+
+def largest_of_rows(part: Tensor, sketched: Tensor, shards: Shards | None) -> Tensor:
+    """The maximum over the ranks of one number a row, which also finds out whether they hold the same hidden states."""
+    if shards is None:
+        return part
+    message = largest(torch.cat([part, sketched, -sketched[:-1]]), shards)
+    part, above, length, below = message.split([part.numel(), SKETCHES, 1, SKETCHES])
+    _check_sketches("hidden", (above + below).square().tolist(), length.item())
+    return part
+
+
+def total_of_labels(part: Tensor, label: Tensor, shards: Shards | None, what: str = "target", **sketched: Tensor) -> Tensor:
+    """The sum over the ranks of what is known of each row's label, which also finds out whether they hold the same labels and rows.
 
     They do not where each rank has a batch of its own: a head that FSDP2 has sharded looks the same as one split for this.
     """
@@ -119,13 +159,15 @@ def total_of_labels(part: Tensor, label: Tensor, shards: Shards | None, what: st
     position = torch.arange(1, label.numel() + 1, device=label.device)
     checksum = ((label + 2) * (position * 40503 % 65521)).sum() % 2 ** (DIGITS * BITS)
     digits = (checksum >> BITS * torch.arange(DIGITS, device=label.device)) % 2**BITS
-    message = total(torch.cat([part, digits.to(part.dtype), (digits * digits).to(part.dtype)]), shards)
-    part, once, squared = message.split([part.numel(), DIGITS, DIGITS])
-    if any(len(shards.sizes) * int(s) != int(d) ** 2 for d, s in zip(once.tolist(), squared.tolist(), strict=True)):
-        raise ValueError(
-            f"LinearLogits: {what} must be the same on every rank of the group, and hidden with it; it is not. Where every rank has "
-            "rows of its own (FSDP2 shards a head like this), give the whole weight, as by full_tensor()"
-        )
+    sketches = torch.stack([torch.cat([each[:-1], each[:-1].square(), each[-1:]]) for each in sketched.values()])
+    message = total(torch.cat([part, digits.to(part.dtype), (digits * digits).to(part.dtype), sketches.to(part.dtype).view(-1)]), shards)
+    part, once, squared, rest = message.split([part.numel(), DIGITS, DIGITS, sketches.numel()])
+    ranks = len(shards.sizes)
+    if any(ranks * int(s) != int(d) ** 2 for d, s in zip(once.tolist(), squared.tolist(), strict=True)):
+        raise ValueError(f"LinearLogits: {what} must be the same on every rank of the group, and hidden with it; it is not. {_OTHERS_ROWS}")
+    for name, mean in zip(sketched, (rest / ranks).view_as(sketches).tolist(), strict=True):
+        variance = [s - d * d for d, s in zip(mean[:SKETCHES], mean[SKETCHES:-1], strict=True)]
+        _check_sketches(name, variance, mean[-1])
     return part
 
 
@@ -159,7 +201,7 @@ def split_head(
     if sizes is None or (validating() and not torch.compiler.is_compiling()):
         if torch.compiler.is_compiling():
             raise ValueError("LinearLogits: inside torch.compile shards must be given with group, for the ranks cannot be asked there")
-        sizes = _agreed(hidden, weight, bias, group)
+        sizes = _agreed([(hidden, weight, bias)], group)
     if sum(sizes) == 0:
         raise ValueError(f"LinearLogits: weight must have at least one class on some rank; got {describe(weight)} on rank {rank}")
     return hidden, weight, bias, Shards(group.group_name, rank, sizes)
@@ -209,18 +251,40 @@ _ALIKE = (
 )
 
 
-def _agreed(hidden: Tensor, weight: Tensor, bias: Tensor | None, group: Any) -> tuple[int, ...]:
+SPLIT_ALIKE = "the teacher's classes must be split as the student's are, over the same ranks"
+
+HeadOf: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+"""Hidden states, weight and bias."""
+
+
+def sizes_of_both(student: HeadOf, teacher: HeadOf, group: Any, sizes: Sequence[int] | None) -> Sequence[int] | None:
+    """How many classes each rank holds, of two heads that are split alike; asked of the ranks in one message where it is not given."""
+    if sizes is not None or torch.compiler.is_compiling() or any(map(_is_dtensor, (*student, *teacher))):
+        return sizes  # what is amiss with these is said of each head
+    return _agreed((student, teacher), group) if _is_group(group) else None
+
+
+def _is_group(group: Any) -> bool:
+    return torch.distributed.is_available() and isinstance(group, torch.distributed.ProcessGroup)
+
+
+def _agreed(heads: Sequence[HeadOf], group: Any) -> tuple[int, ...]:
     """How many classes each rank holds, by asking all; and whether what has to be alike is."""
-    asks = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
-    answers = [weight.shape[0], hidden.shape[:-1].numel(), weight.shape[1], bias is not None, *asks]
-    mine = torch.tensor(answers, dtype=torch.long, device=weight.device)
+    answers: list[int] = []
+    for hidden, weight, bias in heads:
+        asks = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
+        answers += [weight.shape[0], hidden.shape[:-1].numel(), weight.shape[1], bias is not None, *asks]
+    mine = torch.tensor(answers, dtype=torch.long, device=heads[0][1].device)
     each = [torch.empty_like(mine) for _ in range(group.size())]
     torch.distributed.all_gather(each, mine, group=group)
-    classes, *rest = torch.stack(each, 1).tolist()
-    for what, found in zip(_ALIKE, rest, strict=True):
-        if len(set(found)) > 1:
-            raise ValueError(f"LinearLogits: {what} on every rank of the group; got {found}")
-    return tuple(classes)
+    found = torch.stack(each, 1).view(len(heads), -1, len(each)).tolist()
+    for whose, (_, *rest) in zip(("", "teacher_"), found, strict=False):
+        for what, of_ranks in zip(_ALIKE, rest, strict=True):
+            if len(set(of_ranks)) > 1:
+                raise ValueError(f"LinearLogits: {whose}{what} on every rank of the group; got {of_ranks}")
+    if any(classes != found[0][0] for classes, *_ in found):
+        raise ValueError(f"LinearLogits: {SPLIT_ALIKE}; ranks hold {found[0][0]} and {found[1][0]} classes")
+    return tuple(found[0][0])
 
 
 def check_alike(name: str, tensor: Tensor, shards: Shards) -> None:

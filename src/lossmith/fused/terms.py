@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lossmith.divergences.categorical import terms_of_logs
 from lossmith.generators import FGenerator, get
-from lossmith.generators.numerical import Elementwise
+from lossmith.generators.numerical import Elementwise, scaled
 
 CROSS_ENTROPY = "cross_entropy"
 """The code of :class:`CrossEntropy`; all other codes are generators."""
@@ -54,6 +54,7 @@ class Divergence:
     def __init__(self, g: FGenerator, dtype: torch.dtype) -> None:
         self.g = g.centred()
         self.link, self.reverse_link = centred_links(g)
+        self.growth, self.reverse_growth = g.growth, g.reverse().growth
         self.links = links_together(self.link, self.reverse_link)
         self.low, self.high = _limits(self.link, self.reverse_link, dtype)
         self.level = g.alphas is not None and all(order == 1 for order, _ in g.alphas)  # of KL, the sum of A = p - q is 0
@@ -81,8 +82,8 @@ class Divergence:
         nothing = a.isneginf() & b.isneginf()
         off = torch.where(below, a.isneginf(), b.isneginf())  # one of them has no mass: the term is linear in the other's
         ratio = torch.where(off | nothing, 0, a) - torch.where(off | nothing, 0, b)
-        by_b = torch.where(off, term, self.reverse_link(torch.where(below, ratio, 0)) * b.exp())
-        by_a = torch.where(off, term, self.link(torch.where(below, 0, ratio)) * a.exp())
+        by_b = torch.where(off, term, scaled(self.reverse_link, self.growth, torch.where(below, ratio, 0), b))
+        by_a = torch.where(off, term, scaled(lambda r: self.link(-r), self.reverse_growth, torch.where(below, 0, -ratio), a))
         share_a, share_b = torch.where(below, by_b, term - by_a), torch.where(below, term - by_b, by_a)
         outside = nothing | term.isinf()
         return term, torch.where(outside, 0, share_a), torch.where(outside, 0, share_b)
@@ -108,7 +109,7 @@ class CrossEntropy:
         share = -a.exp() if v is None else -a.exp() * v
         none = a.isneginf() | (v == 0) if v is not None else a.isneginf()  # no mass to name, or named with no weight
         infinite = b.isneginf() & ~none
-        term = share * torch.where(b.isneginf() | none, 0, b)
+        term = share * torch.where(b.isneginf(), 0, b)
         return torch.where(infinite, torch.inf, term), share, term
 
 

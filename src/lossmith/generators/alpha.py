@@ -27,6 +27,7 @@ from lossmith._typing import Float, Tensor
 from lossmith.card import Range
 from lossmith.generators._names import inside
 from lossmith.generators.fgenerator import FGenerator
+from lossmith.generators.numerical import expm1
 from lossmith.generators.registry import family
 
 Convention = Literal["cichocki", "amari", "f_dpo"]
@@ -87,7 +88,7 @@ def alpha_cichocki(alpha: float) -> FGenerator:
     def f_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         nothing, too_much = r.isneginf(), r > math.log(torch.finfo(r.dtype).max)  # f grows at least as u does
         inside = torch.where(nothing | too_much, 0, r)
-        value = (_difference_log(inside, a, b) - torch.expm1(inside)) / by
+        value = (_difference_log(inside, a, b) - expm1(inside)) / by
         return torch.where(too_much, torch.inf, torch.where(nothing, at_zero, value))
 
     result = FGenerator(

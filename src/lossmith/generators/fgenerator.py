@@ -64,6 +64,7 @@ class FGenerator:
         alphas: the pairs (order, weight) with :math:`D_f = \sum \text{weight} \cdot D_{\text{order}}`, a sum of `alpha_cichocki`
             divergences with positive weights, such as ``((1.0, 1.0),)`` for `kl`; None where it is no such sum. Wherever
             :math:`\int p^a q^{1-a}` has a closed form, as between Gaussians, so has such a divergence.
+        growth: the s for which f(u) is like u^-s as u tends to 0, and 0 where f grows slower than any power.
         numerical: the members that were derived numerically, or from such.
 
     Example:
@@ -100,6 +101,7 @@ class FGenerator:
     twin: Callable[[], "FGenerator"] | None = None
     alphas: tuple[tuple[float, float], ...] | None = None
     numerical: tuple[str, ...] = ()
+    growth: float = field(init=False, default=0.0)
     _reverse: "FGenerator | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -119,6 +121,9 @@ class FGenerator:
         members["score_weight"] = self._on_logs("score_weight", self.score_weight or numerical.score_weight_of(members["d2f"]))
         for name, member in members.items():
             object.__setattr__(self, name, member)
+        if math.isinf(self.at_zero):
+            growth = numerical.growth_of(self.f_log) if self.alphas is None else max(0.0, *(-order for order, _ in self.alphas))
+            object.__setattr__(self, "growth", growth)
 
     def _numerical_conjugate(self, members: dict[str, Elementwise]) -> Elementwise:
         twin = self.twin  # asked only when needed: a twin names its own twin
@@ -149,7 +154,7 @@ class FGenerator:
             u = r.exp()
             inside = (u > 0) & u.isfinite()
             value = df(torch.where(inside, r, 0).exp())  # masked before exp: its slope there, times 0, would be NaN
-            return torch.where(inside, value, torch.where(r < 0, self.slope_at_zero, self.slope_at_infinity))
+            return torch.where(inside, value, torch.where(r < 0, torch.full_like(r, self.slope_at_zero), self.slope_at_infinity))
 
         return df_log
 
@@ -273,7 +278,7 @@ class FGenerator:
             d2f=self.d2f,
             conjugate=lambda t: self.conjugate(t - c) + c,
             inverse_link=lambda t: self.inverse_link(t - c),
-            f_log=lambda r: self.f_log(r) + c * torch.expm1(r),
+            f_log=lambda r: self.f_log(r) + c * numerical.expm1(r),
             df_log=lambda r: self.df_log(r) + c,
             score_weight=self.score_weight,
             activation=None if self.activation is None else lambda v: activation(v) + c,

@@ -42,6 +42,7 @@ kl = register(
         d2f=lambda u: 1 / u,
         conjugate=lambda t: (t - 1).exp(),
         inverse_link=lambda t: (t - 1).exp(),
+        f_log=lambda r: _times_exp(r, r),
         df_log=lambda r: 1 + r,
         score_weight=torch.exp,
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=math.inf, twin=lambda: reverse_kl,
@@ -130,6 +131,10 @@ def _jensen_shannon(name: str, w: float) -> FGenerator:
     def half(weight: float) -> Elementwise:
         return lambda u: weight * _u_log_u(u) - (1 + weight * (u - 1)) * torch.log1p(weight * (u - 1))
 
+    def f_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        mixture, share = _mixture_logs(r.clamp(max=1000), w, 1 - w)  # beyond, u is infinite
+        return w * _times_exp(share, r) - (1 - w) * mixture
+
     result = FGenerator(
         name=name, formula=rf"w u \log\frac um - (1 - w) \log m, m = w u + 1 - w, w = {w:g}", source=_LIN,
         f=_in_two_halves(half(w), half(1 - w)),
@@ -137,6 +142,7 @@ def _jensen_shannon(name: str, w: float) -> FGenerator:
         d2f=lambda u: w * (1 - w) / u / (w * u + (1 - w)),
         conjugate=lambda t: (1 - w) * (math.log(1 - w) - _log1m_exp(t / w + math.log(w))),
         inverse_link=lambda t: (1 - w) * (t / w - _log1m_exp(t / w + math.log(w))).exp(),
+        f_log=f_log,
         df_log=lambda r: -w * torch.logaddexp(r.new_tensor(math.log(w)), math.log(1 - w) - r),
         score_weight=lambda r: (1 - w) * (r + math.log(w / (1 - w))).sigmoid(),
         at_zero=-(1 - w) * math.log(1 - w), slope_at_zero=-math.inf, slope_at_infinity=-w * math.log(w),
@@ -154,6 +160,16 @@ jensen_shannon = register(_jensen_shannon("jensen_shannon", 0.5))
 
 jensen_shannon_gan = register(jensen_shannon.scaled(2.0, name="jensen_shannon_gan"))
 
+
+def _gan_of_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """u log u - (u + 1) log(u + 1) + 2 log 2 of a log ratio: by 1/u where that is below 1, as its slopes round to 0."""
+    large = r > 0
+    s, v = torch.where(large, 0, r), torch.where(large, -r, 0).clamp(min=-30).exp()
+    above = -torch.log1p(v) / v - torch.log1p(v) - r  # the first term tends to -1
+    below = _times_exp(F.logsigmoid(s), s) - F.softplus(s)
+    return torch.where(large, above, below) + 2 * _LOG2
+
+
 _gan_reverse = jensen_shannon_gan.tilted(_LOG2)
 
 gan = register(
@@ -167,7 +183,7 @@ gan = register(
         d2f=lambda u: 1 / u / (1 + u),
         conjugate=lambda t: -_log1m_exp(t) - 2 * _LOG2,
         inverse_link=lambda t: -t.exp() / torch.expm1(t),
-        f_log=lambda r: _times_exp(F.logsigmoid, r.clamp(max=30)) - F.softplus(r) + 2 * _LOG2,  # the first term tends to -1
+        f_log=_gan_of_log,
         df_log=F.logsigmoid,
         score_weight=torch.sigmoid,
         at_zero=2 * _LOG2, slope_at_zero=-math.inf, slope_at_infinity=0.0, twin=lambda: _gan_reverse,
@@ -197,7 +213,7 @@ def skew_kl(skew: float) -> FGenerator:
         f=lambda u: u * _log_share(u, a),
         df=lambda u: _log_share(u, a) + (1 - a) / (a * u + (1 - a)),
         d2f=lambda u: ((1 - a) / (a * u + (1 - a))).square() / u,
-        f_log=lambda r: _times_exp(lambda s: _log_share_log(s, a), r),
+        f_log=lambda r: _times_exp(_mixture_logs(r, a, 1 - a)[1], r),
         df_log=lambda r: _log_share_log(r, a) + _second_share(r, a),
         score_weight=lambda r: (1 - a) / a * _second_share(-r, 1 - a) * _second_share(r, a) if a > 0 else r.exp(),
         at_zero=0.0, slope_at_zero=-math.inf, slope_at_infinity=-math.log(a) if a > 0 else math.inf, closed=a > 0,
@@ -205,10 +221,28 @@ def skew_kl(skew: float) -> FGenerator:
     )  # fmt: skip
 
 
-def _times_exp(logarithm: Elementwise, r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """u times a logarithm of u, of a log ratio; 0 with no gradient where u is long 0 and the logarithm not finite."""
-    r = r.clamp(min=-2000)
-    return r.exp() * logarithm(r)
+def _times_exp(logarithm: Float[Tensor, "*n"], r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """u times a logarithm of u, of a log ratio; 0 with no gradient where u is long 0 and the logarithm may not be finite."""
+    nothing = r < -2000
+    return torch.where(nothing, 0, torch.where(nothing, 0, r).exp() * torch.where(nothing, 0, logarithm))
+
+
+def _mixture_logs(r: Float[Tensor, "*n"], weight: float, rest: float) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    """log m and log u/m of a log ratio, with m = weight u + rest, where the two add up to 1.
+
+    Both are exact near 0, and have slopes that are exact at both ends.
+    """
+    if not (weight and rest):
+        return weight * r, rest * r
+
+    def up_to_one(s: Float[Tensor, "*n"], w: float, rest: float) -> Float[Tensor, "*n"]:
+        near = s > -1
+        far = (rest + w * torch.where(near, -1, s).exp()).log()
+        return torch.where(near, torch.log1p(w * torch.expm1(torch.where(near, s, 0))), far)
+
+    large = r > 0
+    above, below = up_to_one(torch.where(large, -r, 0), rest, weight), up_to_one(torch.where(large, 0, r), weight, rest)
+    return torch.where(large, r + above, below), torch.where(large, -above, r - below)
 
 
 def _log_share_log(r: Float[Tensor, "*n"], weight: float) -> Float[Tensor, "*n"]:
@@ -245,7 +279,7 @@ def skew_reverse_kl(skew: float) -> FGenerator:
         d2f=lambda u: (b / (a + b * u)).square(),
         conjugate=lambda t: math.log(b) - (-t).log() - a / b * t - 1,
         inverse_link=lambda t: (-1 / t) - a / b,
-        f_log=lambda r: -torch.logaddexp(r.new_tensor(math.log(a)), math.log(b) + r) if a > 0 else -r,
+        f_log=lambda r: -_mixture_logs(r, b, a)[0],
         df_log=lambda r: -b / a * _second_share(r, b) if a > 0 else -(-r).exp(),
         score_weight=lambda r: _second_share(-r, a).square(),
         at_zero=-math.log(a) if a > 0 else math.inf, slope_at_zero=-b / a if a > 0 else -math.inf, slope_at_infinity=0.0,

@@ -21,6 +21,12 @@ _BITS = {torch.float32: (torch.int32, 30, 7), torch.float64: (torch.int64, 62, 1
 """Integers as wide as the floats, the halvings that leave neighbours, and the k for which 2^(2^k) is still a float."""
 
 
+def expm1(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """e^r - 1, exact where that is small, with a slope that is exact where e^r is: torch's is expm1 + 1, and rounds e^r away."""
+    far = r < -1
+    return torch.where(far, torch.where(far, r, -1).exp() - 1, torch.expm1(r))
+
+
 def derivative(f: Elementwise) -> Elementwise:
     """The derivative of an elementwise function, itself differentiable."""
 
@@ -125,6 +131,41 @@ def score_weight_of(d2f: Elementwise) -> Elementwise:
         return at_end * (power * torch.where(growing, r - held, 0)).exp()
 
     return score_weight
+
+
+def growth_of(f_log: Elementwise) -> float:
+    """The s for which f(u) is like u^-s as u tends to 0: judged from f(e^r) in float64, 0 where it grows slower than any power.
+
+    A power's slope on logarithmic scales is the same twice as far out, where a logarithm's is half.
+    """
+    r = -300 * 0.7 ** torch.arange(16, dtype=torch.float64).unsqueeze(1) * torch.tensor([1.0, 0.9, 0.5, 0.45], dtype=torch.float64)
+    with torch.no_grad():
+        logs = f_log(r).abs().log()
+    for far, r_far in zip(logs, r, strict=True):
+        if far.isfinite().all():
+            slope, half = ((far[::2] - far[1::2]) / (r_far[::2] - r_far[1::2])).tolist()
+            return -slope if slope < 0.9 * half < 0 else 0.0
+    return 0.0
+
+
+def scaled(h: Elementwise, growth: float, r: Float[Tensor, "*n"], log_scale: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """e^log_scale h(r) for r <= 0, where h grows as e^(-growth r): right wherever it is a float, though neither factor be one.
+
+    Far out the two are one exponential, and where h is no float it goes on as the power that it is there. A value beyond the largest
+    float is infinite, without a gradient.
+    """
+    if not growth:
+        return log_scale.exp() * h(r)
+    start, largest = 20 / growth, math.log(torch.finfo(r.dtype).max)
+    far = r < -start
+    kept = torch.where(far, r, -start)
+    kept = kept if kept.device.type == "mps" else kept.double()  # float32's range may end before the power is all there is
+    held = kept.clamp(min=-0.75 * math.log(torch.finfo(kept.dtype).max) / growth)
+    at_end = h(held)
+    exponent = (at_end.abs().log() + growth * (held - kept)).to(r.dtype) + log_scale
+    beyond = exponent > largest
+    power = torch.where(beyond, torch.inf, torch.where(far & ~beyond, exponent, 0).exp()) * at_end.sign().to(r.dtype)
+    return torch.where(far, power, torch.where(far, 0, log_scale).exp() * h(torch.where(far, 0, r)))
 
 
 def limit(g: Elementwise, towards: float) -> float:

@@ -20,6 +20,7 @@ from lossmith._typing import Float, Tensor
 from lossmith.card import Range
 from lossmith.generators._names import inside
 from lossmith.generators.fgenerator import FGenerator
+from lossmith.generators.numerical import expm1
 from lossmith.generators.registry import family, register
 
 squared_hellinger = register(
@@ -30,6 +31,7 @@ squared_hellinger = register(
         d2f=lambda u: 0.5 * u.rsqrt() / u,
         conjugate=lambda t: t / (1 - t),
         inverse_link=lambda t: (1 - t).square().reciprocal(),
+        f_log=lambda r: expm1(r / 2).square(),
         df_log=lambda r: -torch.expm1(-r / 2),
         score_weight=lambda r: 0.5 * (r / 2).exp(),
         activation=lambda v: -torch.expm1(-v),
@@ -46,7 +48,7 @@ pearson_chi2 = register(
         d2f=lambda u: torch.full_like(u, 2),
         conjugate=lambda t: t * (1 + t / 4),
         inverse_link=lambda t: 1 + t / 2,
-        f_log=lambda r: torch.expm1(r).square(),
+        f_log=lambda r: expm1(r).square(),
         df_log=lambda r: 2 * torch.expm1(r),
         score_weight=lambda r: 2 * (2 * r).exp(),
         at_zero=1.0, slope_at_zero=-2.0, slope_at_infinity=math.inf, twin=lambda: neyman_chi2,
@@ -79,6 +81,7 @@ total_variation = register(
         d2f=torch.zeros_like,
         conjugate=lambda t: t,
         inverse_link=torch.ones_like,
+        f_log=lambda r: 0.5 * expm1(r).abs(),
         df_log=lambda r: 0.5 * r.sign(),
         score_weight=torch.zeros_like,
         activation=lambda v: 0.5 * v.tanh(),
@@ -94,11 +97,20 @@ triangular = register(
         d2f=lambda u: (2 / (u + 1)).pow(3),
         conjugate=lambda t: t * (3 - (1 - t).sqrt()) / (1 + (1 - t).sqrt()),
         inverse_link=lambda t: 2 * (1 - t).rsqrt() - 1,
+        f_log=lambda r: expm1(r) * _tanh_half(r),
         df_log=lambda r: (r / 2).tanh() * (1 + 2 * (-r).sigmoid()),
         score_weight=lambda r: 8 * r.sigmoid().square() * (-r).sigmoid(),
         at_zero=1.0, slope_at_zero=-3.0, slope_at_infinity=1.0, closed=True, twin=lambda: triangular,
     )
 )  # fmt: skip
+
+
+def _tanh_half(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """(e^r - 1) / (e^r + 1), with a slope that is exact at both ends: torch's of tanh is 1 - tanh^2."""
+    above = r > 0
+    less = expm1(torch.where(above, -r, r))
+    half = less / (less + 2)
+    return torch.where(above, -half, half)
 
 
 @family({"p": 1.5}, {"p": 3.0})
@@ -127,15 +139,15 @@ def chi_p(p: float) -> FGenerator:
         inverse_link=lambda t: 1 + t.sign() * (t / p).abs().pow(1 / (p - 1)),
         f_log=lambda r: _odds_below_one(r).pow(p) * (p * r.clamp(min=0)).exp(),
         df_log=lambda r: p * r.sign() * _odds_below_one(r).pow(p - 1) * ((p - 1) * r.clamp(min=0)).exp(),
-        score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, p, 2.0) * r).exp(),
+        score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * torch.where(r > 0, p * r, 2 * r).exp(),
         at_zero=1.0, slope_at_zero=-p, slope_at_infinity=math.inf,
         twin=lambda: _reverse_chi_p(p), alphas=pearson_chi2.alphas if p == 2 else None,
     )  # fmt: skip
 
 
 def _odds_below_one(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """1 - 1/u for u > 1 and 1 - u below, of a log ratio; 1 without a gradient where it rounds to that."""
-    return -torch.expm1(-r.abs().clamp(max=60))
+    """1 - 1/u for u > 1 and 1 - u below, of a log ratio; 1 without a gradient far out, where what multiplies it may be infinite."""
+    return -expm1(-r.abs().clamp(max=80))
 
 
 def _reverse_chi_p(p: float) -> FGenerator:
@@ -150,10 +162,10 @@ def _reverse_chi_p(p: float) -> FGenerator:
     return FGenerator(
         name=f"reverse of chi_p(p={p})", formula=rf"|u - 1|^p / u^{{p - 1}}, p = {p:g}", source="Vajda 1973",
         f=f,
-        f_log=lambda r: _odds_below_one(r).pow(p) * (torch.where(r > 0, 1, 1 - p) * r).exp(),
+        f_log=lambda r: _odds_below_one(r).pow(p) * torch.where(r > 0, r, (1 - p) * r).exp(),
         df=lambda u: odds(u).pow(p - 1) * (p * (u - 1).sign() - (p - 1) * odds(u)),
         d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
-        score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * (torch.where(r > 0, -1.0, 1 - p) * r).exp(),
+        score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * torch.where(r > 0, -r, (1 - p) * r).exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: chi_p(p),
         alphas=neyman_chi2.alphas if p == 2 else None,
     )  # fmt: skip
