@@ -34,7 +34,9 @@ def prospect(spec: StudySpec, rows: Sizes, test: Test = "corrected_t") -> Prospe
     """What the study can show; None when there is nothing to compare."""
     if len(spec.objectives) < 2:
         return None
-    shown = what_can_be_shown(len(spec.draws), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test)
+    shown = what_can_be_shown(
+        len(spec.draws), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test, stop_hopeless=spec.stop_hopeless is not None
+    )
     return replace(shown, unit=spec.unit)
 
 
