@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 from cyclopts import Parameter
 
 from lossmith.cli.announcing import announce
-from lossmith.cli.noise_report import look_for_wrong_labels
+from lossmith.cli.noise_report import kept_by, look_for_wrong_labels
 from lossmith.cli.output import console, fields, print_json
 from lossmith.cli.presenting import present
 from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
@@ -228,7 +228,8 @@ def compare(
     with _told(path) as progress:
         results = study.run_all(specs, path, jobs=jobs, backend=backend, on_progress=progress, optuna_storage=optuna_storage, log=told)
     suspects, problem = look_for_wrong_labels(results[0], jobs, path) if noise_report else (None, None)
-    status = present(results, tested, declared, out, as_json=as_json, suspects=suspects)
+    kept = kept_by([path], results)
+    status = present(results, tested, declared, out, as_json=as_json, noise_report=kept if suspects is None else kept.of(suspects))
     if problem is not None:  # what the study found is not withheld for it
         raise problem
     return status

@@ -102,6 +102,7 @@ class StudyResult:
         references: outside the comparison, see `lossmith.study.training.yardsticks`; empty where there are none.
         ended: the objectives that were ended as hopeless, and the seeds that each was run on, the first ones.
         looks: how often the same store had shown results on test rows of these data before this study.
+        digest: what the study is known by in a store.
     """
 
     spec: StudySpec
@@ -112,6 +113,7 @@ class StudyResult:
     references: tuple[Reference, ...] = ()
     ended: Mapping[str, int] = field(default_factory=dict)
     looks: Looks = NO_LOOKS
+    digest: str = ""
 
     @property
     def objectives(self) -> tuple[str, ...]:
