@@ -130,7 +130,8 @@ def compare(
             or those without --noise.
         probes: what else to look at in every trained model: corruptions (each at five severities; or by name, such as contrast),
             fgsm:0.1 or pgd:0.1 (attacks of that radius), collapse, margins, cost. Nothing is chosen by them.
-        ood: data whose rows no class is right for, as for --data; how well they are told from test rows is a probe.
+        ood: data whose rows no class is right for; how well they are told from test rows is a probe. As for --data, without labels:
+            beside a table, a file with its columns, read as the table is; beside images, a folder of images or folder:PATH.
         ood_classes: classes to hold out of the study, whose rows are such.
         noise_report: afterwards, point at labels of the data that look wrong, in OUT/suspects.csv, the likeliest first.
             Five more trainings of the baseline predict every row unseen; suspect is who is confidently of another class.

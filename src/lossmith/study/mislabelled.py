@@ -202,6 +202,6 @@ def _cells(spec: StudySpec, rows: NDArray[np.int64]) -> "pd.DataFrame | None":
     path = Path(spec.data).expanduser()
     if not path.is_file():
         return None
-    from lossmith.study.data.tables import read_cells
+    from lossmith.study.data.files import read_cells
 
     return read_cells(path).iloc[rows].drop(columns=spec.target).reset_index(drop=True)
