@@ -93,14 +93,11 @@ def test_timm_gets_classes_channels_and_whether_with_weights(monkeypatch: pytest
 
 
 def test_what_is_missing_is_one_line(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "config.json").write_text('{"model_type": "distilbert"}')
     (tmp_path / "sound").mkdir()
     (tmp_path / "sound" / "config.json").write_text('{"model_type": "hubert"}')
     (tmp_path / "nothing").mkdir()
     for name, message in (
-        (f"hf:{tmp_path / 'text'}", "DistilBertConfig reads text piece by piece, and a study has rows of numbers: --text hashes text"),
-        (f"hf:{tmp_path / 'sound'}", "HubertConfig classifies no images"),
+        (f"hf:{tmp_path / 'sound'}", "HubertConfig classifies neither images nor text"),
         (f"hf:{tmp_path / 'nothing'}", "cannot be loaded"),
         ("hf:", "after hf: comes a name"),
     ):

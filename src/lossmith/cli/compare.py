@@ -86,8 +86,8 @@ def compare(
             @robust stands for all objectives with that tag; lossmith find lists these groups.
         target: the column to predict; for files.
         model: linear, mlp (two hidden layers of 64; mlp:256x256 for others), cnn (images); xgboost or lightgbm (boosted trees, an
-            epoch being a round); timm:NAME or hf:NAME_OR_PATH (images; @pretrained with weights); or module:function returning a
-            torch module.
+            epoch being a round); timm:NAME or hf:NAME_OR_PATH (images, or --text; @pretrained with weights); or module:function
+            returning a torch module.
         noise: wrong labels in training and validation rows: symmetric:0.4, asymmetric:0.3, or instance:0.4 (depending on the row).
             Test labels stay right.
             Several, separated by commas, are settings of one report: none,symmetric:0.2,symmetric:0.4.
@@ -125,6 +125,8 @@ def compare(
         clean_target: a column of a table with labels known to be right: --target is trained on, this scores test rows.
             Scores against noisy labels favour fitting the noise.
         text: columns of a table that hold text: words and pairs of words, hashed into 1024 numbers, or COLUMN@4096.
+            A network of transformers that reads text (--model hf:NAME) reads one such column, by its own tokenizer; COLUMN@128 for
+            128 pieces at most.
         tokenizer: one of transformers, by folder or name, that cuts the text into pieces instead.
         clean_validation: let labels known to be right choose learning rates and epochs too: those of --clean-target,
             or those without --noise.

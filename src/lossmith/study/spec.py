@@ -21,6 +21,7 @@ from lossmith.study.declared import CONFIGURATIONS as CONFIGURATIONS
 from lossmith.study.declared import STOPS as STOPS
 from lossmith.study.declared import Declared
 from lossmith.study.errors import StudyError
+from lossmith.study.training.hubs import check_fits, pieces_of
 from lossmith.study.training.models import check_model
 from lossmith.study.training.objectives import ObjectiveSpec, source
 from lossmith.study.training.probes import read_probes
@@ -115,7 +116,8 @@ class StudySpec(Declared):
         """What columns of a table are for, besides features and target."""
         return Roles(
             group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates, text=_words(self.text),
-            tokenizer=self.tokenizer, strange=str(self.ood) if is_table(self.ood) else None,
+            tokenizer=self.tokenizer, pieces=pieces_of(self.model, self.tokenizer) if self.text else None,
+            strange=str(self.ood) if is_table(self.ood) else None,
         )  # fmt: skip
 
     def load(self) -> Dataset:
@@ -131,6 +133,7 @@ class StudySpec(Declared):
             dataset = hold_out_classes(dataset, self.ood_classes)
         elif self.ood is not None and not is_table(self.ood):
             dataset = beside(dataset, self.ood)
+        check_fits(self.model, dataset)
         read_probes(self.probes, dataset)
         return dataset
 

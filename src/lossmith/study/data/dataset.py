@@ -25,11 +25,29 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: a number, or the position of a category in `categories`. NaN is a missing value in either."""
+    """One column of a table: a number, or the position of a category in `categories`, NaN being a missing value in either; or the number
+    of one piece of a text in its tokenizer's vocabulary, -1 after its end."""
 
     name: str
-    kind: Literal["numeric", "categorical"]
+    kind: Literal["numeric", "categorical", "piece"]
     categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a network that reads text wants it.
+
+    Attributes:
+        model: the network.
+        tokenizer: of transformers, by folder or name.
+        longest: how many pieces it takes at most.
+        vocabulary: how many different ones it knows.
+    """
+
+    model: str
+    tokenizer: str
+    longest: int
+    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,7 @@ class Roles:
         duplicates: ``together`` keeps rows that are equal in every feature on one side of every split; ``apart`` splits them like others.
         text: columns of text, which become numbers (`lossmith.study.data.text`), each perhaps with how many: ``review@4096``.
         tokenizer: a tokenizer of transformers that cuts them into pieces; None for words and pairs of words.
+        pieces: how the one column of text becomes the numbers of its pieces, for a network that reads text; None hashes it.
         strange: a file with a further table, whose rows are read as these are and stand for strange ones.
     """
 
@@ -52,6 +71,7 @@ class Roles:
     duplicates: str = "together"
     text: tuple[str, ...] = ()
     tokenizer: str | None = None
+    pieces: Pieces | None = None
     strange: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +144,11 @@ class Dataset:
         return (int(shape[0]), int(shape[1]), int(shape[2])) if len(shape) == 3 else None
 
     @property
+    def is_text(self) -> bool:
+        """Whether rows are texts, piece by piece."""
+        return any(column.kind == "piece" for column in self.columns)
+
+    @property
     def n_classes(self) -> int:
         return len(self.class_names)
 
@@ -146,7 +171,9 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """A JSON-able summary for the report."""
-        if self.columns:
+        if self.is_text:
+            inputs = f"texts of up to {len(self.columns)} pieces"
+        elif self.columns:
             kinds = [column.kind for column in self.columns]
             inputs = f"{kinds.count('numeric')} numeric and {kinds.count('categorical')} categorical columns"
         elif self.image_shape is not None:

@@ -18,7 +18,7 @@ from lossmith.study.data.copies import find_copies
 from lossmith.study.data.dataset import FEATURES_ONLY, ROWS_PER_CLASS, Column, Dataset, Roles
 from lossmith.study.data.files import checked, names, read_frame
 from lossmith.study.data.roles import crossing, read_roles, together
-from lossmith.study.data.text import cutter, text_columns, text_widths
+from lossmith.study.data.text import text_readers
 from lossmith.study.errors import StudyError
 
 NAMED = 3
@@ -54,14 +54,16 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     warnings: list[str] = []
     own = read_roles(frame, target, roles, file)
     notes.extend(own.notes)
-    texts, cut = text_widths(roles.text, frame, target, file), cutter(roles.tokenizer)
+    texts = text_readers(roles, frame, target, file)
     for name in own.columns:
         if name in texts:
             raise StudyError(f"--text {name}: that column has another role already, and is not learnt from")
     for name in frame.columns.drop([target, *own.columns]):
         if name in texts:
-            columns, note = text_columns(frame[name], texts[name], cut, roles.tokenizer, file)
+            columns, note = texts[name](frame[name], file)
             said = [note]
+        elif roles.pieces is not None:
+            columns, said = [], [f"{name}: left out, {roles.pieces.model} reads text alone"]
         else:
             columns, said = encode_column(str(name), frame[name], file)
         notes.extend(said)
@@ -71,7 +73,7 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
         if other is not None and columns and name not in other.columns:
             lacking.append(str(name))
         elif other is not None and columns and name in texts:
-            strange += [numbers for _, numbers in text_columns(other[name], texts[name], cut, roles.tokenizer, f"--ood {roles.strange}")[0]]
+            strange += [numbers for _, numbers in texts[name](other[name], f"--ood {roles.strange}")[0]]
         elif other is not None and columns:
             strange += encode_like([column for column, _ in columns], frame[name], other[name], f"--ood {roles.strange}")
         if columns and identifies(frame[name]):
