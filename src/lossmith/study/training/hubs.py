@@ -165,6 +165,8 @@ def _timm(name: str) -> Any:
         import timm  # pyrefly: ignore[missing-import]  # no extra of ours brings it: it needs torchvision
     except ImportError:
         raise StudyError(f"model {name!r} needs timm: pip install timm") from None
+    except Exception as error:  # of a torchvision that was built for another torch
+        raise StudyError(f"model {name!r} needs timm, which cannot be imported: {one_line(error)}") from error
     return timm
 
 
