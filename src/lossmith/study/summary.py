@@ -157,7 +157,8 @@ class Summary:
         return ROPE if self.metric.needs in ("labels", "scores") else None
 
     def chances(self) -> dict[str, Chances]:
-        """How likely each objective is worse, as good, or better than the baseline; those with a failed trial are left out."""
+        """How likely each objective is worse, as good, or better than the baseline; left out are those with a failed trial, and those that
+        are equal to it on every split, of whose spread nothing is known."""
         if self.rope is None:
             return {}
         sign = 1.0 if self.metric.higher_is_better else -1.0
@@ -167,6 +168,8 @@ class Summary:
             theirs = baseline[: len(ours)]
             if len(ours) > 1 and np.isfinite(ours).all() and np.isfinite(theirs).all():
                 differences = sign * rounded(ours, theirs)
+                if not differences.any():
+                    continue
                 found[label] = correlated_t(
                     differences, train_size=self.sizes.train, test_size=self.sizes.test, rope=self.rope, overlap=self.redrawn
                 )
