@@ -116,6 +116,24 @@ def test_a_network_that_reads_from_left_to_right_answers_at_the_last_piece(tmp_p
     torch.testing.assert_close(model(padded(TEXTS)), by_hand(model.model, TEXTS), rtol=1e-5, atol=1e-6)
 
 
+def test_a_network_that_answers_at_padding_is_refused(tmp_path: Path) -> None:
+    """XLNet takes the last place for its answer, whether a piece is there or padding."""
+    transformers.XLNetConfig(vocab_size=20, d_model=16, n_layer=1, n_head=2, d_inner=16).save_pretrained(tmp_path)
+    with pytest.raises(StudyError, match="XLNetForSequenceClassification answers otherwise when a text is padded"):
+        build_model(f"hf:{tmp_path}", (12,), 2, 0)
+
+
+def test_a_network_with_two_halves_answers_at_the_end_of_the_text(tmp_path: Path) -> None:
+    config = transformers.BartConfig(
+        vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=12,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    model = build_model(f"hf:{tmp_path}", (12,), 2, 0).eval()
+    texts = [[5, 6, 2], [7, 8, 9, 4, 2]]
+    torch.testing.assert_close(model(padded(texts)), by_hand(model.model, texts), rtol=1e-5, atol=1e-6)
+
+
 def test_weights_are_the_seed_s_or_the_name_s(bert: Path) -> None:
     from safetensors.torch import load_file
 

@@ -74,7 +74,7 @@ def _name(ood: str | Dataset) -> str:
 def _rows(dataset: Dataset, ood: str | Dataset) -> tuple[str, NDArray[Any], tuple[str, ...]]:
     """The name of other data, their rows, and notes on how they were read."""
     if isinstance(ood, Dataset):
-        return ood.name, ood.features, ()
+        return _of(ood)
     try:
         folder = ood.removeprefix("folder:")
         if ood.startswith("folder:") or (ood not in BUNDLED and Path(ood).expanduser().is_dir()):
@@ -86,6 +86,12 @@ def _rows(dataset: Dataset, ood: str | Dataset) -> tuple[str, NDArray[Any], tupl
         other = load_data(ood)
     except StudyError as error:
         raise StudyError(f"--ood {ood}: {error}") from error
+    return _of(other)
+
+
+def _of(other: Dataset) -> tuple[str, NDArray[Any], tuple[str, ...]]:
+    if other.columns:
+        raise StudyError(f"--ood: rows of {other.name} are those of a table, which stands beside a file with the same columns")
     return other.name, other.features, ()
 
 

@@ -148,9 +148,8 @@ def seeds_until_hopeless(differences: np.ndarray, *, overlap: float, test_size: 
         >>> seeds_until_hopeless(d, overlap=1 / 8, test_size=100)
         3
     """
-    evidence = log_evidence_against_advantage(differences, overlap=overlap, test_size=test_size, effect=effect)
-    reached = np.flatnonzero(evidence >= -math.log(miss))
-    return int(reached[0]) + 1 if len(reached) else None
+    seeds = int(seeds_until_excluded(differences, overlap=overlap, test_size=test_size, effect=effect, miss=miss))
+    return seeds if seeds <= len(differences) else None
 
 
 def fewest_seeds(comparisons: int, overlap: float, alpha: float = 0.05, most: int = 1000) -> int:

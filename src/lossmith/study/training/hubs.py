@@ -23,6 +23,9 @@ PRETRAINED = "@pretrained"
 ROWS_AT_ONCE = 64
 """Texts that a network reads at once when nothing is trained: attention takes memory for every pair of pieces."""
 
+UNBOUNDED = 1 << 20
+"""Pieces that a network without positions of its own reads, which no text has."""
+
 OFFSET = ("roberta", "camembert", "mpnet", "longformer", "esm")
 """In the type of a configuration: positions are counted from behind the padding's number, and so many fewer are there."""
 
@@ -59,10 +62,11 @@ def pieces_of(name: str, tokenizer: str | None) -> Pieces | None:
     if not _reads_text(config):
         return None
     plain = _parts(name)[1]
-    longest = getattr(config, "max_position_embeddings", None) or 1 << 20
+    reads = config.get_text_config()
+    longest = getattr(reads, "max_position_embeddings", None) or 0
     if any(kind in config.model_type for kind in OFFSET):
-        longest -= (config.pad_token_id or 0) + 1
-    return Pieces(name, tokenizer or plain, longest, config.vocab_size)
+        longest -= (reads.pad_token_id or 0) + 1
+    return Pieces(name, tokenizer or plain, longest if longest > 0 else UNBOUNDED, reads.vocab_size)
 
 
 def check_fits(name: str, dataset: Dataset) -> None:
@@ -136,7 +140,23 @@ def _text_model(plain: str, config: Any, pretrained: bool, shape: tuple[int, ...
         model = AutoModelForSequenceClassification.from_pretrained(_place(plain), config=config, ignore_mismatched_sizes=True)
     else:
         model = AutoModelForSequenceClassification.from_config(config)
-    return TextLogits(model, config.pad_token_id)
+    made = TextLogits(model, config.pad_token_id)
+    _check_padding(made, config)
+    return made
+
+
+@torch.no_grad()
+def _check_padding(model: TextLogits, config: Any) -> None:
+    """Refuse a network that answers otherwise when a text has a longer one beside it: one that reads the last piece, whatever it is."""
+    last = [config.eos_token_id] if isinstance(config.eos_token_id, int) and config.eos_token_id != model.padding else []
+    first, second = [k for k in range(5) if k not in (model.padding, *last)][:2]
+    short, long = [first, second, *last], [first, second, second, first, *last]
+    beside = torch.tensor([short + [-1] * (len(long) - len(short)), long], dtype=torch.float32)
+    model.eval()
+    alone, padded = model(beside[:1])[0], model(beside)[0]
+    model.train()
+    if not torch.allclose(alone, padded, rtol=0, atol=1e-3 * float(alone.abs().max()) + 1e-6):
+        raise StudyError(f"{type(model.model).__name__} answers otherwise when a text is padded behind its end, and cannot be used")
 
 
 def _image_model(plain: str, config: Any, pretrained: bool, shape: tuple[int, ...], n_classes: int) -> nn.Module:
