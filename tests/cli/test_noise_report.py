@@ -47,6 +47,58 @@ def test_rows_with_wrong_labels_are_written_down_and_said(lossmith, tmp_path):
     assert facts["file"] == "lossmith-report/suspects.csv"
 
 
+STORE = "lossmith-report/trials.sqlite"
+
+
+def test_the_page_is_rebuilt_with_it_and_without_the_data(lossmith, tmp_path):
+    lossmith("compare", *SMALL, "--noise-report")
+    folder = tmp_path / "lossmith-report"
+    before = (folder / "report.html").read_text(), (folder / "suspects.csv").read_bytes()
+    (tmp_path / "wine.csv").unlink()
+    (folder / "suspects.csv").unlink()
+    ran = lossmith("report", STORE)
+    assert ran.status == 0, ran.err
+    assert ((folder / "report.html").read_text(), (folder / "suspects.csv").read_bytes()) == before
+    assert "of the 178 labels look wrong" in " ".join(ran.out.split())
+    assert lossmith("report", STORE, "--format", "csv", "--out", "tables").status == 0
+    assert not (tmp_path / "tables" / "suspects.csv").exists()
+
+
+def test_it_is_made_once(lossmith, tmp_path, monkeypatch):
+    lossmith("compare", *SMALL, "--noise-report")
+    before = (tmp_path / "lossmith-report" / "suspects.csv").read_text()
+    monkeypatch.setattr("lossmith.study.mislabelled._out_of_fold", None)
+    ran = lossmith("compare", *SMALL, "--noise-report")
+    assert ran.status == 0, ran.err
+    assert (tmp_path / "lossmith-report" / "suspects.csv").read_text() == before
+    assert "5 of 5 folds of the noise report" in ran.err
+    # a column that is not learnt from may change: rows are shown as they stand in the file now
+    table = pd.read_csv(tmp_path / "wine.csv")
+    table.assign(bottle=table["bottle"].str.replace("no", "nr")).to_csv(tmp_path / "wine.csv", index=False)
+    lossmith("compare", *SMALL, "--noise-report")
+    assert (tmp_path / "lossmith-report" / "suspects.csv").read_text() == before.replace(",no ", ",nr ")
+
+
+def test_a_list_does_not_outlive_its_report(lossmith, tmp_path):
+    """Beside the report of another study it would be taken for that one's."""
+    lossmith("compare", *SMALL, "--noise-report")
+    path = tmp_path / "lossmith-report" / "suspects.csv"
+    before, other = path.read_bytes(), ("compare", *SMALL, "--batch-size", 64)
+    ran = lossmith(*other)
+    assert not path.exists()
+    assert "removed lossmith-report/suspects.csv, the list of another study" in " ".join(ran.err.split())
+    assert "Labels that look wrong" not in path.with_name("report.html").read_text()
+    assert lossmith("report", STORE, "--study", 1).status == 0
+    assert path.read_bytes() == before
+    # whoever went through the list and wrote into it keeps the work
+    path.write_bytes(before + b"mine")
+    for run, name in ((other, "suspects-1.csv"), (("report", STORE, "--study", 1), "suspects-2.csv")):
+        ran = lossmith(*run)
+        assert f"it is {name} now" in " ".join(ran.err.split())
+        assert path.with_name(name).read_bytes() == before + b"mine"
+        path.write_bytes(before + b"mine")
+
+
 def test_under_noise_the_plan_says_that_it_is_known(lossmith, tmp_path):
     ran = lossmith("compare", *SMALL, "--noise", "symmetric:0.1", "--noise-report", "--dry-run")
     assert "under the noise symmetric:0.1 of seed 0, which are known, for suspects.csv" in " ".join(ran.out.split())

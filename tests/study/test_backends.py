@@ -1,5 +1,6 @@
 """Where trials are computed: how a back end is named, what is refused, and back ends of joblib that do not stream."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,6 +111,22 @@ def test_ray_is_reached_and_left(monkeypatch: pytest.MonkeyPatch, address: str |
         BACKENDS.pop("ray", None)
     assert asked == [address, "left"]
     assert table(result) == table(study.run(spec(), jobs=1))
+
+
+@pytest.mark.subprocess
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("backend", "packages"), [("ray", ["ray"]), ("spark", ["joblibspark", "pyspark"])])
+def test_ray_and_spark_themselves(user: ModuleType, tmp_path: Path, backend: str, packages: list[str]) -> None:
+    """Where they are installed: the user's own module travels, every trial is stored once, and the numbers are those of this process."""
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed: --backend {backend} is tried with stand-ins alone")
+    if backend == "spark" and shutil.which("java") is None:
+        pytest.skip("Spark needs Java, which is not installed")
+    asked = spec(objectives="cross_entropy,objectives_of_a_user:plain")
+    result = study.run(asked, tmp_path / "s.sqlite", backend=backend)
+    assert table(result) == table(study.run(asked, jobs=1))
+    with study.Store(tmp_path / "s.sqlite") as store:
+        assert len(list(store.rows())) == 8
 
 
 def test_workers_with_something_else_are_found_out() -> None:

@@ -92,15 +92,37 @@ def test_timm_gets_classes_channels_and_whether_with_weights(monkeypatch: pytest
         build_model("timm:resnet18", (8,), 4, 0)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_timm_itself() -> None:
+    """Where it is installed: channels and classes are the data's, the weights the seed's, and it trains."""
+    try:
+        import timm
+    except Exception as error:  # of a torchvision that was built for another torch too
+        pytest.skip(f"timm cannot be imported, and only a stand-in is tried ({error})")
+    name = "timm:test_resnet"
+    assert "test_resnet" in timm.list_models()
+    first, again, other = (build_model(name, (1, 32, 32), 3, seed) for seed in (0, 0, 1))
+    assert first.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+    weights = [next(iter(model.parameters())) for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    draw = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    data = Dataset.from_arrays("bright", draw.normal(size=(40, 1, 32, 32)) + 3 * labels[:, None, None, None], labels)
+    spec = StudySpec(data=data, objectives="ce", model=name, seeds=1, epochs=8, learning_rates=[0.01], batch_size=16)
+    (trial,) = spec.trials(data.fingerprint)
+    record = run_trial(trial, data)
+    assert record["epochs"][-1]["train_loss"] < record["epochs"][1]["train_loss"] / 2
+    with pytest.raises(StudyError, match=r"timm has no model 'test_resnets'.*did you mean 'test_resnet"):
+        check_model("timm:test_resnets")
+
+
 def test_what_is_missing_is_one_line(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "config.json").write_text('{"model_type": "distilbert"}')
     (tmp_path / "sound").mkdir()
     (tmp_path / "sound" / "config.json").write_text('{"model_type": "hubert"}')
     (tmp_path / "nothing").mkdir()
     for name, message in (
-        (f"hf:{tmp_path / 'text'}", "DistilBertConfig reads text piece by piece, and a study has rows of numbers: --text hashes text"),
-        (f"hf:{tmp_path / 'sound'}", "HubertConfig classifies no images"),
+        (f"hf:{tmp_path / 'sound'}", "HubertConfig classifies neither images nor text"),
         (f"hf:{tmp_path / 'nothing'}", "cannot be loaded"),
         ("hf:", "after hf: comes a name"),
     ):

@@ -1,5 +1,7 @@
 """Trackers are told the numbers of the store, each trial once, and cost a study nothing when they fail."""
 
+import json
+import struct
 import sys
 import types
 from dataclasses import replace
@@ -331,3 +333,60 @@ def test_what_is_undefined_or_a_reference_is_told_as_far_as_it_goes():
         "last/test/brier": 0.5,
         "last/epoch": 0.0,
     }
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """Weights & Biases itself, where it is installed; nothing leaves the machine."""
+    found = pytest.importorskip("wandb", reason="wandb is not installed: only the fake is tried")
+    for name, value in (("MODE", "offline"), ("DIR", str(tmp_path)), ("SILENT", "true")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    yield found
+    found.teardown()
+
+
+def _records(path):
+    """What a run wrote: records in blocks of 32 KiB, as LevelDB's log has them, behind seven bytes of a header."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    raw, at, part = path.read_bytes(), 7, b""
+    while at + 7 <= len(raw):
+        room = 32768 - at % 32768
+        if room < 7:
+            at += room
+            continue
+        length, kind = struct.unpack_from("<HB", raw, at + 4)
+        part += raw[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            record = Record()
+            record.ParseFromString(part)
+            part = b""
+            yield record
+
+
+@pytest.mark.subprocess
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_itself_has_the_numbers_of_the_store(offline, tmp_path):
+    result = study.run(small(), jobs=1, log="wandb:my-project")
+    runs = {}
+    for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
+        records = list(_records(path))
+        (run,) = (one.run for one in records if one.WhichOneof("record_type") == "run")
+        runs[run.display_name] = run, records
+    assert len(runs) == 9
+    assert {run.project for run, _ in runs.values()} == {"my-project"}
+    assert len({run.run_group for run, _ in runs.values()}) == 1
+    run, records = runs["generalized_cross_entropy:q=0.7, seed 1, learning rate 0.1"]
+    assert {one.key: one.value_json for one in run.config.update}["objective.q"] == "0.7"
+    steps, last = {}, {}
+    for one in records:
+        if one.WhichOneof("record_type") == "history":
+            values = {item.key or item.nested_key[0]: item.value_json for item in one.history.item}
+            steps[one.history.step.num] = json.loads(values["test/accuracy"])
+        elif one.WhichOneof("record_type") == "summary":
+            last |= {item.key: item.value_json for item in one.summary.update if item.key}
+    record = result.trials["generalized_cross_entropy:q=0.7", 1, Configuration(0.1)]
+    assert steps == {one["epoch"]: one["test"]["accuracy"] for one in record["epochs"]}
+    assert json.loads(last["last/test/accuracy"]) == record["last"]["test"]["accuracy"]
+    assert [one.exit.exit_code for one in records if one.WhichOneof("record_type") == "exit"] == [0]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,12 +11,13 @@ import pytest
 from sklearn.datasets import load_digits, load_wine
 
 from lossmith import study
-from lossmith.study import Dataset, StudyError, StudySpec, mislabelled, run
+from lossmith.study import Dataset, Noise, Store, StudyError, StudySpec, load, mislabelled, run, unite
 from lossmith.study import suspects as search
 from lossmith.study.data.splits import noisy_labels
+from lossmith.study.noise_reports import keep, kept
 from lossmith.study.report import suspected
 from lossmith.study.report.page import render
-from lossmith.study.report.suspected import BEFORE, FOLDS, Check, Suspects
+from lossmith.study.report.suspected import BEFORE, FOLDS, Check, Suspects, content
 from lossmith.study.summary import Summary
 from lossmith.study.training.trial import run_trial, split_of
 
@@ -182,6 +185,58 @@ def test_noise_of_the_study_is_looked_for_and_counted():
     assert "178 labels under noise symmetric:0.15 look wrong" in found.sentence
     assert f"The noise replaced {len(changed)}: " in found.sentence
     assert list(found.table()["label_before_the_noise"]) == [data.class_names[data.labels[row]] for row in found.rows]
+
+
+class TestKept:
+    """What a store gives back is what was found."""
+
+    def test_everything_comes_back(self, tmp_path):
+        noisy = {"noise": Noise.parse("symmetric:0.1"), "right": ("-1", None), "check": Check(BEFORE, 9, 3, 2, 1)}
+        draw = np.random.default_rng(3)
+        cells = pd.DataFrame({"x": [0.1234567890123, np.nan], "day": [pd.Timestamp("2024-01-02"), pd.NaT], "=k": [["=a"], None]})
+        for found in (made(), made(cells=None, files=("a.png", "b.png"), **noisy), made(cells=cells, probabilities=draw.random((9, 2)))):
+            with Store(tmp_path / "trials.sqlite") as store:
+                keep(found, "a study", store)
+            with Store(tmp_path / "trials.sqlite") as store:
+                again = kept("a study", store)
+                assert kept("another", store) is None
+            assert again is not None
+            assert again.as_dict() == found.as_dict()
+            np.testing.assert_array_equal(again.probabilities, found.probabilities)
+            assert content(again) == content(found)
+            assert suspected.section(again) == suspected.section(found)
+            assert suspected.facts(again, tmp_path) == suspected.facts(found, tmp_path)
+
+    def test_one_that_is_damaged_is_left_out_and_made_anew(self, tmp_path):
+        path = tmp_path / "trials.sqlite"
+        done = run(StudySpec(data="wine", objectives=["ce"], **WINE), path, jobs=1)
+        found = search(done, jobs=1, store=path)
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE noise_reports SET found = replace(found, 'cross_entropy', 'focal_loss')")
+        connection.close()
+        with Store(path) as store, pytest.warns(UserWarning, match="the noise report of this study is damaged .*its digest does not fit"):
+            assert kept(done.digest, store) is None
+        with pytest.warns(UserWarning, match="damaged"):
+            np.testing.assert_array_equal(search(done, jobs=1, store=path).probabilities, found.probabilities)
+        with Store(path) as store:
+            assert kept(done.digest, store).objective == "cross_entropy"
+
+    def test_it_comes_along_where_stores_are_united(self, tmp_path):
+        one, whole = tmp_path / "one.sqlite", tmp_path / "whole.sqlite"
+        done = run(StudySpec(data="wine", objectives=["ce"], **WINE), one, jobs=1)
+        with Store(one) as store:
+            keep(made(), done.digest, store)
+        unite([one], whole)
+        with Store(whole) as store:
+            assert kept(load(whole).digest, store).as_dict() == made().as_dict()
+
+    def test_a_study_is_known_by_what_was_asked_and_of_which_data(self):
+        spec = StudySpec(data="wine", objectives=["ce"], **WINE)
+        same, more = run(spec, jobs=1), run(replace(spec, epochs=21), jobs=1)
+        other = run(replace(spec, data=Dataset.from_arrays("wine", *load_wine(return_X_y=True))), jobs=1)
+        changed = run(replace(spec, data=Dataset.from_arrays("wine", load_wine().data[1:], load_wine().target[1:])), jobs=1)
+        assert len({same.digest, more.digest, other.digest, changed.digest}) == 4
+        assert run(spec, jobs=1).digest == same.digest
 
 
 def made(**other):

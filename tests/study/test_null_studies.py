@@ -26,7 +26,7 @@ from lossmith.study.training.metrics import METRICS
 
 OBJECTIVES = ("cross_entropy", "generalized_cross_entropy", "focal_loss")
 TRAIN, VALIDATION, TEST = 160, 8, 10
-SEEDS = recommended_seeds(len(OBJECTIVES) - 1, TRAIN, TEST)
+SEEDS = recommended_seeds(len(OBJECTIVES) - 1, TRAIN, TEST, stop_hopeless=True)
 STUDIES = 200
 SPREAD = 0.02
 """Of a paired difference from seed to seed."""

@@ -211,7 +211,7 @@ def test_strange_rows_that_cannot_be_had_are_one_line_that_names_the_option(tmp_
     file = tmp_path / "other.csv"
     file.write_text("a,b\n1,2\n")
     for ood, message in (
-        (str(file), r"--ood .*other\.csv: rows of a table stand for strange ones only beside a table of the same columns"),
+        (str(file), r"--ood .*other\.csv is a table, which stands beside a file with the same columns; wine is no file"),
         ("nowhere.csv", r"--ood nowhere\.csv: data 'nowhere\.csv' is no bundled set"),
         ("digits", r"--ood: rows of digits have shape \(1, 8, 8\), those of wine \(13,\)"),
     ):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lossmith.study import Curves, Noise, StudyError, protocol
-from lossmith.study.report import design, methods, plots
+from lossmith.study.report import beside, design, methods, plots
 from lossmith.study.report.command import command
 from lossmith.study.report.page import render, write_report
 from lossmith.study.summary import Summary
@@ -136,6 +136,43 @@ def test_the_chances_are_shown_where_a_difference_that_matters_is_known():
     assert "worse by more than 1 point" in page()
     assert "> 99" in page() or "&gt; 99" in page()
     assert "How likely a difference that matters" not in render(Summary(result({"ce": [0.8], "up": [0.9]})))
+
+
+def test_of_what_is_tied_no_chance_is_known():
+    """Equal on every seed is no spread to estimate from: 100 % would be certainty from a handful of test sets."""
+    base = around(0.8)
+    made = Summary(result({"ce": base, "same": base, "up": around(0.9, seed=1)}))
+    assert set(made.chances()) == {"up"}
+    assert "Objectives that are tied with the baseline, or have failed trials, are left out." in render(made)
+    assert "How likely a difference" not in render(Summary(result({"ce": base, "same": base})))
+    assert "tied with the baseline, or" not in render(Summary(result({"ce": base, "up": around(0.9, seed=1)})))
+
+
+def test_what_never_differs_is_no_interval():
+    base = around(0.8)
+    shown = render(Summary(result({"ce": base, "same": base}, best={"ce": base, "same": base})))
+    assert "±0.0" not in shown
+    assert "0<small>every time</small>" in shown
+    assert "At the epoch that validation found best there is no difference on any seed." in shown
+
+
+def test_options_in_warnings_are_not_broken():
+    evil = "focal --seeds-up <b>"
+    shown = page(data={"warnings": [f"widen --learning-rates, or {evil}"]})
+    assert 'widen <span class="option">--learning-rates</span>, or focal <span class="option">--seeds-up</span> &lt;b&gt;' in shown
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((-7.0, -43.61, 29.6), ["-7.0", "-43.6", "+29.6"]),
+        ((0.0123, -0.001, 0.5), ["+0.012", "-0.001", "+0.500"]),
+        ((1234.0, -5.0, 2000.0), ["+1234", "-5", "+2000"]),
+        ((0.0, 0.0, 0.0), ["+0", "+0", "+0"]),
+    ],
+)
+def test_numbers_side_by_side_have_as_many_digits(values, shown):
+    assert beside._alike(*values) == shown
 
 
 def test_what_was_ended_early_has_its_verdict():

@@ -9,6 +9,7 @@ import pytest
 
 from lossmith import study
 from lossmith.study import StudyError, StudyResult, StudySpec
+from lossmith.study.results import _remedy
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.tuning.configuration import Configuration
 from lossmith.study.tuning.selection import select
@@ -121,6 +122,19 @@ def test_tables(result: StudyResult) -> None:
     assert list(summary.index) == list(result.objectives)
     assert summary.loc["cross_entropy", "accuracy"] == pytest.approx(result.values()[0].mean())
     assert "accuracy" in result._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("edges", "said"),
+    [
+        (["weight_decay"], ""),
+        (["learning_rate", "weight_decay"], ": widen --learning-rate-range"),
+        (["q"], ": give q a value of your own in --objectives"),
+        (["learning_rate", "q", "k"], ": widen --learning-rate-range, and give q, k a value of your own in --objectives"),
+    ],
+)
+def test_the_advice_fits_what_is_at_the_edge(edges: list[str], said: str) -> None:
+    assert _remedy(edges) == said
 
 
 def test_notes_speak_of_divergence_and_of_the_edge(user: ModuleType) -> None:

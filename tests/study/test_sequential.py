@@ -16,6 +16,7 @@ from lossmith.study.statistics.sequential import (
     fewest_seeds,
     log_evidence,
     log_evidence_against_advantage,
+    seeds_until_excluded,
     seeds_until_hopeless,
 )
 from lossmith.study.statistics.stopping import hopeless
@@ -78,6 +79,19 @@ def test_the_evidence_against_an_advantage_is_a_ratio_of_t_densities(overlap, ef
     assert found[0] == pytest.approx(math.log(sign), rel=1e-9)
 
 
+@pytest.mark.parametrize(("overlap", "effect", "miss"), [(OVERLAP, 1.5, 0.05), (0.0, 1.5, 0.05), (0.2, 1.0, 0.2)])
+def test_many_studies_are_ended_when_their_evidence_says_so(overlap, effect, miss):
+    rng, sizes = np.random.default_rng(6), {"overlap": overlap, "test_size": 20}
+    d = rng.normal(rng.choice([-1.0, 0.0, effect], (400, 1)), 1, (400, 12))
+    d[0], d[1], d[2] = 0.0, 0.25, -0.25  # equal on every seed
+    reached = log_evidence_against_advantage(d, **sizes, effect=effect) >= -math.log(miss)
+    after = seeds_until_excluded(d, **sizes, effect=effect, miss=miss)
+    np.testing.assert_array_equal(after, np.where(reached.any(-1), reached.argmax(-1), 12) + 1)
+    assert len(set(after.tolist())) > 8
+    for one, seeds in zip(d[:20], after.tolist(), strict=False):
+        assert seeds_until_hopeless(one, **sizes, effect=effect, miss=miss) == (None if seeds == 13 else seeds)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 100])
 @pytest.mark.parametrize("shift", [-9.0, -0.5, 0.0, 3.0, 30.0])
 def test_the_integral_over_the_scale_is_a_parabolic_cylinder_function(n, shift):
@@ -134,10 +148,8 @@ def test_looking_after_every_seed_with_the_corrected_test_does_not():
 
 
 def test_a_worthwhile_advantage_is_rarely_given_up():
-    threshold = -math.log(0.05)
     for effect in (1.5, 2.5):
-        d = model(effect, 4000, 30, seed=8)
-        given_up = (log_evidence_against_advantage(d, overlap=OVERLAP, test_size=100).max(-1) >= threshold).mean()
+        given_up = (seeds_until_excluded(model(effect, 4000, 30, seed=8), overlap=OVERLAP, test_size=100) <= 30).mean()
         assert given_up <= 0.05
         assert effect > 1.5 or given_up > 0.01
 

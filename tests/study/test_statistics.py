@@ -285,6 +285,23 @@ class TestPlanning:
         assert what_can_be_shown(n - 1, 4, **SIZES).smallest_effect > 1.5
         assert what_can_be_shown(10, 4, **SIZES).recommended_seeds == n
 
+    @pytest.mark.parametrize("test", ["corrected_t", "signed_rank", "anytime_t"])
+    def test_early_ending_takes_power_and_never_gives_any(self, test):
+        sizes = {"train_size": 142, "test_size": 18}
+        for comparisons in (1, 3):
+            without = recommended_seeds(comparisons, **sizes, effect=2.0, test=test)
+            within = recommended_seeds(comparisons, **sizes, effect=2.0, test=test, stop_hopeless=True)
+            assert without <= within <= 1.15 * without
+            plain, ending = (what_can_be_shown(8, comparisons, **sizes, test=test, stop_hopeless=ends) for ends in (False, True))
+            assert plain.smallest_effect <= ending.smallest_effect <= 1.1 * plain.smallest_effect
+
+    def test_the_sentence_does_not_contradict_itself(self):
+        """Ten seeds find 1.5045 deviations, which rounds to the 1.5 for which it takes eleven."""
+        prospect = what_can_be_shown(10, 1, train_size=142, test_size=18, stop_hopeless=True)
+        assert prospect.smallest_effect == pytest.approx(1.503, abs=0.003)
+        assert prospect.sentence.startswith("With 10 seeds and 1 comparison a difference of 1.6 standard")
+        assert prospect.sentence.endswith("For one of 1.5 it takes 11 seeds.")
+
     def test_a_large_test_share_puts_it_out_of_reach(self):
         # However many seeds: 1.5 / sqrt(15 / 70) = 3.2 standard errors, against 3.0 + 0.84 needed for 19 comparisons.
         assert recommended_seeds(19, train_size=700, test_size=150) is None

@@ -171,7 +171,7 @@ def test_a_tuning_grid_that_is_too_narrow_is_a_warning():
     assert summary.rates("up") == {0.01: 0, 0.1: 0, 1.0: 10}
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.123, "+12.3"), (-0.0345, "−3.5"), (0.0, "±0.0"), (-0.0001, "±0.0"), (math.nan, "–")])
+@pytest.mark.parametrize(("value", "text"), [(0.123, "+12.3"), (-0.0345, "−3.5"), (0.0, "0"), (-0.0001, "±0.0"), (math.nan, "–")])
 def test_differences_are_signed(value, text):
     assert numbers.difference(ACCURACY, value) == text
 

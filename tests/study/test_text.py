@@ -1,6 +1,7 @@
 """Text becomes numbers by a fixed function of each row alone."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,3 +100,7 @@ def test_a_study_of_text_learns_from_it(tmp_path: Path) -> None:
     assert run(spec, jobs=1).values("accuracy").tolist() == [[1.0]]
     assert "--text review@256" in str(command(spec))
     assert StudySpec.from_dict(spec.as_dict()) == spec
+    given = replace(spec, data=frame()[["review", "liked"]])
+    assert given.load().fingerprint == spec.load().fingerprint
+    with pytest.raises(StudyError, match="--text stars is for files with columns"):
+        replace(given, text="stars").load()

@@ -120,6 +120,7 @@ def test_what_is_chosen_is_told_of() -> None:
         assert outcome.validation == max(records[0][outcome.stop]["val"]["accuracy"] for records in tried.values())
     edge = study.run(small(learning_rate_range=(1e-7, 1e-6), configurations=12, seeds=3), jobs=1)
     assert any("learning_rate" in note and "edge of where it was searched" in note for note in edge.notes)
+    assert any("widen --learning-rate-range" in note for note in edge.notes)
 
 
 # The barrier

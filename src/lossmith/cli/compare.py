@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 from cyclopts import Parameter
 
 from lossmith.cli.announcing import announce
-from lossmith.cli.noise_report import look_for_wrong_labels
+from lossmith.cli.noise_report import kept_by, look_for_wrong_labels
 from lossmith.cli.output import console, fields, print_json
 from lossmith.cli.presenting import present
 from lossmith.cli.problems import INTERRUPTED, USAGE, Problem, message, need
@@ -86,8 +86,8 @@ def compare(
             @robust stands for all objectives with that tag; lossmith find lists these groups.
         target: the column to predict; for files.
         model: linear, mlp (two hidden layers of 64; mlp:256x256 for others), cnn (images); xgboost or lightgbm (boosted trees, an
-            epoch being a round); timm:NAME or hf:NAME_OR_PATH (images; @pretrained with weights); or module:function returning a
-            torch module.
+            epoch being a round); timm:NAME or hf:NAME_OR_PATH (images, or --text; @pretrained with weights); or module:function
+            returning a torch module.
         noise: wrong labels in training and validation rows: symmetric:0.4, asymmetric:0.3, or instance:0.4 (depending on the row).
             Test labels stay right.
             Several, separated by commas, are settings of one report: none,symmetric:0.2,symmetric:0.4.
@@ -125,12 +125,15 @@ def compare(
         clean_target: a column of a table with labels known to be right: --target is trained on, this scores test rows.
             Scores against noisy labels favour fitting the noise.
         text: columns of a table that hold text: words and pairs of words, hashed into 1024 numbers, or COLUMN@4096.
+            A network of transformers that reads text (--model hf:NAME) reads one such column, by its own tokenizer; COLUMN@128 for
+            128 pieces at most.
         tokenizer: one of transformers, by folder or name, that cuts the text into pieces instead.
         clean_validation: let labels known to be right choose learning rates and epochs too: those of --clean-target,
             or those without --noise.
         probes: what else to look at in every trained model: corruptions (each at five severities; or by name, such as contrast),
             fgsm:0.1 or pgd:0.1 (attacks of that radius), collapse, margins, cost. Nothing is chosen by them.
-        ood: data whose rows no class is right for, as for --data; how well they are told from test rows is a probe.
+        ood: data whose rows no class is right for; how well they are told from test rows is a probe. As for --data, without labels:
+            beside a table, a file with its columns, read as the table is; beside images, a folder of images or folder:PATH.
         ood_classes: classes to hold out of the study, whose rows are such.
         noise_report: afterwards, point at labels of the data that look wrong, in OUT/suspects.csv, the likeliest first.
             Five more trainings of the baseline predict every row unseen; suspect is who is confidently of another class.
@@ -228,7 +231,8 @@ def compare(
     with _told(path) as progress:
         results = study.run_all(specs, path, jobs=jobs, backend=backend, on_progress=progress, optuna_storage=optuna_storage, log=told)
     suspects, problem = look_for_wrong_labels(results[0], jobs, path) if noise_report else (None, None)
-    status = present(results, tested, declared, out, as_json=as_json, suspects=suspects)
+    kept = kept_by([path], results)
+    status = present(results, tested, declared, out, as_json=as_json, noise_report=kept if suspects is None else kept.of(suspects))
     if problem is not None:  # what the study found is not withheld for it
         raise problem
     return status

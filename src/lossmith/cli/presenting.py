@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from lossmith.cli.noise_report import NOTHING_KEPT, Kept
 from lossmith.cli.output import console, print_json
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def present(
     *,
     as_json: bool,
     form: str = "html",
-    suspects: "Suspects | None" = None,
+    noise_report: Kept = NOTHING_KEPT,
 ) -> int:
     """Write the report of one study, or of several that were run together, then print the table, or JSON."""
     from lossmith.study.grid import GridSummary
@@ -43,7 +44,11 @@ def present(
 
     summaries = [Summary(result, test) for result in results]
     found = summaries[0] if len(summaries) == 1 else GridSummary(tuple(summaries), claim)
+    suspects = noise_report.suspects if form == "html" else None
     paths = _write(found, out, form, suspects)
+    moved = suspected.make_way(out, suspects, noise_report.written) if form == "html" else ""
+    if moved:
+        console(stderr=True).print(Text(moved, style="yellow"))
     listed = None if suspects is None else suspects.write(out)
     if as_json:
         facts = _facts(found, paths[0]) if isinstance(found, Summary) else _facts_together(found, paths[0])

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from lossmith._checks import nearest
 from lossmith.cli.compare import known_claim, known_test
+from lossmith.cli.noise_report import kept_by
 from lossmith.cli.presenting import FORMATS, present
 from lossmith.cli.problems import USAGE, Problem, need
 
@@ -32,7 +33,8 @@ def report(
         out: folder of the report; the first store's own when left out.
         test: corrected_t, signed_rank or anytime_t, see compare.
         claim: these, alike or each, of studies that were run together; see compare.
-        format: html (report.html and train_winner.py), csv or parquet (trials and summary), or latex (table.tex and references.bib).
+        format: html (report.html, train_winner.py, and suspects.csv where the study had a noise report), csv or parquet (trials and
+            summary), or latex (table.tex and references.bib).
         as_json: print the results as JSON.
     """
     need("compare", "lossmith report")
@@ -47,4 +49,5 @@ def report(
     which = -1 if study is None else study - 1
     results = load_all_united([store, *more], which) if more else load_all(store, which)
     tested = fitting_test(results[0].spec, tested)
-    return present(results, tested, declared, store.parent if out is None else out, as_json=as_json, form=format)
+    kept = kept_by([store, *more], results)
+    return present(results, tested, declared, store.parent if out is None else out, as_json=as_json, form=format, noise_report=kept)

@@ -5,6 +5,7 @@ what a study needs of any of them: answers as they come, a worker that is lost m
 when there is no cluster.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,17 +77,19 @@ def _ray(address: str | None) -> Iterator[Workers]:
     except ImportError as error:
         raise StudyError(f'--backend ray needs the package ray ({one_line(error)}): pip install "ray[default]"') from error
     ours = not ray.is_initialized()
+    where = address or os.environ.get("RAY_ADDRESS") or "this machine"
     if ours:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error")
         except Exception as error:  # Ray raises ConnectionError, RuntimeError and others
-            raise StudyError(f"no Ray cluster answers at {address or 'this machine'}: {one_line(error)}") from error
+            token = "" if "RAY_AUTH_MODE" in os.environ else "; a cluster that asks for a token is reached with RAY_AUTH_MODE=token"
+            raise StudyError(f"no Ray cluster answers at {where}: {one_line(error)}{token}") from error
     try:
         register_ray()
         with parallel_config(backend="ray"):
             jobs = effective_n_jobs(-1)
         lost = (ray.exceptions.RayError,)
-        yield Workers(jobs, lambda: parallel_config(backend="ray"), f"Ray workers at {address or 'this machine'}", lost)
+        yield Workers(jobs, lambda: parallel_config(backend="ray"), f"Ray workers at {where}", lost)
     finally:
         if ours:
             ray.shutdown()

@@ -59,7 +59,8 @@ class Declared:
         planned_seeds: the seeds that were asked for, of a study that its time cut short.
         duplicates: rows of a table that are equal in every feature: ``together`` on one side of every split, or ``apart``.
         probes: what else to look at in every trained model, see `lossmith.study.training.probes`: ``corruptions,fgsm:0.1,margins``.
-        ood: data, as for `data`, whose rows no class is right for; how well they are told from test rows is a probe.
+        ood: data, as for `data` but without labels, whose rows no class is right for; how well they are told from test rows is a probe.
+            Beside a table it is a file with the same columns.
         ood_classes: classes to hold out of the study, whose rows are such.
         grid: of a study that is one of several run together (`lossmith.study.grid`), all their data and all their kinds of label noise.
         text: columns of a table that hold text, see `lossmith.study.data.text`: ``review``, ``review@4096``.

@@ -68,7 +68,7 @@ def load_result(study: StoredStudy, store: Store) -> StudyResult:
     own = {key for key, plain in store.asked(study.keys).items() if "reference" not in plain}
     beside = references(study.data.get("references", ()), [records[key] for key in study.keys if key not in own])
     trials = {(*place, configuration): record for place, tried in places.items() for configuration, record in tried.items()}
-    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside, ended, looks)
+    return StudyResult(spec, study.data, tuple(outcomes), trials, tuple(store.versions(study.keys)), beside, ended, looks, study.digest)
 
 
 def _answered(

@@ -4,6 +4,7 @@ The rows are dealt into folds, by groups where the data have them. On each fold 
 the configuration that most splits of the study chose, and the model, epochs and stop of the study.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from lossmith.study.data.dataset import Dataset
 from lossmith.study.data.splits import draw_rows, noisy_labels
 from lossmith.study.engine import alone, checked_jobs
 from lossmith.study.errors import StudyError, one_line
+from lossmith.study.noise_reports import keep, kept
 from lossmith.study.report.suspected import BEFORE, FOLDS, Check, Suspects
 from lossmith.study.results import StudyResult
 from lossmith.study.shipment import Shipment
 from lossmith.study.spec import StudySpec, TrialSpec
+from lossmith.study.store import Store
 from lossmith.study.training.trial import predict_test_rows
 from lossmith.study.tuning.selection import most_chosen
 from lossmith.study.workers import Workers, answers
@@ -38,19 +41,20 @@ def suspects(
     *,
     jobs: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Suspects:
     """Look for wrong labels in the data of a finished study, by cross-validated confident learning.
 
     The labels are those that the study was given. Where it put noise into them, they are looked at with the noise of its first seed, so
     that `Suspects.check` says how well wrong labels in such data are found; so it does where the study has trusted labels.
 
-    Nothing of this is stored: the same call computes the same again.
-
     Args:
         result: the study.
         dataset: its data; read again from where they came from when None.
         jobs: how many worker processes; the number of processors when None.
         on_progress: called with the folds done and all folds.
+        store: a file that keeps what is found beside the study, so that `lossmith report` shows it and the same call computes nothing; None
+            keeps nothing.
 
     Raises:
         StudyError: the study left rows out on purpose or hides its test rows, the data are others than they were, a class has too few
@@ -70,7 +74,19 @@ def suspects(
     if data.fingerprint != result.data["fingerprint"]:
         raise StudyError(f"{OPTION}: {data.name} is not what it was when the study was run: run it again")
     check_noise_report(spec, data)
-    label = result.objectives[0]
+    with Store(store) as opened:
+        known = kept(result.digest, opened)
+        if known is not None:
+            if on_progress is not None:
+                on_progress(FOLDS, FOLDS)
+            return replace(known, cells=_cells(spec, known.rows))
+        found = _search(result, data, checked_jobs(jobs), on_progress)
+        keep(found, result.digest, opened)
+    return found
+
+
+def _search(result: StudyResult, data: Dataset, jobs: int, on_progress: Callable[[int, int], None] | None) -> Suspects:
+    spec, label = result.spec, result.objectives[0]
     sound = [one.configuration for one in result.over(label) if one.status == "ok"]
     if not sound:
         raise StudyError(f"{OPTION}: {label} diverged in every configuration, and predicts nothing")
@@ -79,7 +95,7 @@ def suspects(
     crossed = _crossed(spec)
     make = crossed.maker(looked_at.fingerprint)
     trials = [make(spec.objectives[0], draw, configuration) for draw in crossed.draws]
-    p = _out_of_fold(trials, looked_at, spec.stop, checked_jobs(jobs), on_progress)
+    p = _out_of_fold(trials, looked_at, spec.stop, jobs, on_progress)
     learnt = confident_learning(torch.from_numpy(p), torch.from_numpy(looked_at.labels))
     found, suspect, names = learnt.ranked().numpy(), learnt.suspect.numpy(), data.class_names
     rows = found if data.rows is None else data.rows[found]
@@ -186,6 +202,6 @@ def _cells(spec: StudySpec, rows: NDArray[np.int64]) -> "pd.DataFrame | None":
     path = Path(spec.data).expanduser()
     if not path.is_file():
         return None
-    from lossmith.study.data.tables import read_cells
+    from lossmith.study.data.files import read_cells
 
     return read_cells(path).iloc[rows].drop(columns=spec.target).reset_index(drop=True)

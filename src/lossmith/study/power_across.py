@@ -10,18 +10,16 @@ sets with n seeds each and r = n_test / n_train:
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from scipy import stats
 
 from lossmith.study.across import Population
 from lossmith.study.statistics.paired import check_sizes
-from lossmith.study.statistics.power import count, signed_rank_power
+from lossmith.study.statistics.power import count, fewest, signed_rank_power, threshold
 from lossmith.study.statistics.signed_rank import fewest_pairs
 
 _MOST_SEEDS, _MOST_DATA_SETS = 1000, 200
-_LARGEST_EFFECT = 1e4
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,9 @@ def what_data_sets_can_show(
         (False, 11)
     """
     check_sizes(train_size, test_size, alpha, "corrected_t")
-    for name, value, fewest in (("n_data_sets", n_data_sets, 1), ("n_seeds", n_seeds, 2), ("n_comparisons", n_comparisons, 1)):
-        if value < fewest:
-            raise ValueError(f"{name}: {value}; wanted {fewest} or more")
+    for name, value, least in (("n_data_sets", n_data_sets, 1), ("n_seeds", n_seeds, 2), ("n_comparisons", n_comparisons, 1)):
+        if value < least:
+            raise ValueError(f"{name}: {value}; wanted {least} or more")
     if not (0 < power < 1 and effect > 0 and variation >= 0):
         raise ValueError(f"power, effect, variation: {power}, {effect}, {variation}; wanted one in (0, 1), one above 0, one of 0 or more")
     level, ratio = alpha / n_comparisons, test_size / train_size
@@ -129,12 +127,11 @@ def what_data_sets_can_show(
     reachable = population == "these" or n_data_sets >= fewest_pairs(n_comparisons, alpha)
     smallest = math.inf
     if reachable:
-        smallest = _threshold(lambda difference: found(difference, n_data_sets, n_seeds) >= power)
-    counts = range(2, _MOST_SEEDS + 1) if population == "these" else range(1, _MOST_DATA_SETS + 1)
-    recommended = _first(
-        counts,
-        lambda count: found(effect, n_data_sets, count) >= power if population == "these" else found(effect, count, n_seeds) >= power,
-    )
+        smallest = threshold(lambda difference: found(difference, n_data_sets, n_seeds) >= power, 0.0, 1.0)
+    if population == "these":
+        recommended = fewest(lambda count: found(effect, n_data_sets, count) >= power, 2, _MOST_SEEDS)
+    else:
+        recommended = fewest(lambda count: found(effect, count, n_seeds) >= power, 1, _MOST_DATA_SETS)
     return ProspectAcross(
         population=population,
         n_data_sets=n_data_sets,
@@ -147,27 +144,3 @@ def what_data_sets_can_show(
         effect=effect,
         recommended=recommended,
     )
-
-
-def _threshold(enough: Callable[[float], bool]) -> float:
-    """The smallest difference that is enough, by bisection to three digits; inf if none is."""
-    low, high = 0.0, 1.0
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > _LARGEST_EFFECT:
-            return math.inf
-    while high - low > 1e-3 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
-def _first(counts: range, enough: Callable[[int], bool]) -> int | None:
-    """The first count that is enough, where all after it are too; None if none is."""
-    if not enough(counts[-1]):
-        return None
-    low, high = -1, len(counts) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(counts[middle]) else (middle, high)
-    return counts[high]

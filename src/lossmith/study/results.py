@@ -102,6 +102,7 @@ class StudyResult:
         references: outside the comparison, see `lossmith.study.training.yardsticks`; empty where there are none.
         ended: the objectives that were ended as hopeless, and the seeds that each was run on, the first ones.
         looks: how often the same store had shown results on test rows of these data before this study.
+        digest: what the study is known by in a store.
     """
 
     spec: StudySpec
@@ -112,6 +113,7 @@ class StudyResult:
     references: tuple[Reference, ...] = ()
     ended: Mapping[str, int] = field(default_factory=dict)
     looks: Looks = NO_LOOKS
+    digest: str = ""
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -238,9 +240,10 @@ class StudyResult:
                 f"{name} ({count} of {len(outcomes)} {self.spec.unit}s)" for name, count in counts.items() if 2 * count > len(outcomes)
             ]
             if often:
+                names = [name for name, count in counts.items() if 2 * count > len(outcomes)]
                 notes.append(
                     f"{label}: the chosen {', '.join(often)} is at the edge of where it was searched. One beyond may do better and "
-                    "change the order: widen --learning-rate-range, or give the hyper-parameter a value of your own."
+                    f"change the order{_remedy(names)}."
                 )
         return notes
 
@@ -278,3 +281,11 @@ class StudyResult:
 def number(value: float | None) -> float:
     """A stored number: what was not finite is None there."""
     return math.nan if value is None else value
+
+
+def _remedy(edges: Sequence[str]) -> str:
+    """What can be done about choices at the edge of where they were searched; about the weight decay alone, nothing."""
+    own = [name for name in edges if name not in ("learning_rate", "weight_decay")]
+    said = ["widen --learning-rate-range"] if "learning_rate" in edges else []
+    said += [f"give {', '.join(own)} a value of your own in --objectives"] if own else []
+    return f": {', and '.join(said)}" if said else ""

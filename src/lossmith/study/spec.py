@@ -16,11 +16,12 @@ from lossmith.study.checks import check_asked, check_trusted
 from lossmith.study.data.corruption import Noise
 from lossmith.study.data.dataset import Dataset, Roles
 from lossmith.study.data.sources import load_data
-from lossmith.study.data.strange import beside, hold_out_classes, load_strange
+from lossmith.study.data.strange import beside, hold_out_classes, is_table
 from lossmith.study.declared import CONFIGURATIONS as CONFIGURATIONS
 from lossmith.study.declared import STOPS as STOPS
 from lossmith.study.declared import Declared
 from lossmith.study.errors import StudyError
+from lossmith.study.training.hubs import check_fits, pieces_of
 from lossmith.study.training.models import check_model
 from lossmith.study.training.objectives import ObjectiveSpec, source
 from lossmith.study.training.probes import read_probes
@@ -115,7 +116,8 @@ class StudySpec(Declared):
         """What columns of a table are for, besides features and target."""
         return Roles(
             group=self.group, split=self.split_column, trusted=self.clean_target, duplicates=self.duplicates, text=_words(self.text),
-            tokenizer=self.tokenizer,
+            tokenizer=self.tokenizer, pieces=pieces_of(self.model, self.tokenizer) if self.text else None,
+            strange=str(self.ood) if is_table(self.ood) else None,
         )  # fmt: skip
 
     def load(self) -> Dataset:
@@ -129,8 +131,9 @@ class StudySpec(Declared):
             check_trusted(self, dataset)
         if self.ood_classes:
             dataset = hold_out_classes(dataset, self.ood_classes)
-        elif self.ood is not None:
-            dataset = beside(dataset, load_strange(self.ood))
+        elif self.ood is not None and not is_table(self.ood):
+            dataset = beside(dataset, self.ood)
+        check_fits(self.model, dataset)
         read_probes(self.probes, dataset)
         return dataset
 

@@ -24,14 +24,14 @@ import torch
 import lossmith
 from lossmith.study.errors import StudyError, one_line
 from lossmith.study.spec import StudySpec, TrialSpec
-from lossmith.study.stored import Answered, Look, Looks, Row, StoredStudy, digest_of
+from lossmith.study.stored import Answered, Look, Looks, NoiseReport, Row, StoredStudy, digest_of
 
 if TYPE_CHECKING:
     from lossmith.study.training.yardsticks import Yardstick
 
 APPLICATION = 0x4C534D54  # "LSMT": marks the file as ours
-SCHEMA = 3
-"""1 had no digests; 2 neither looks nor answers."""
+SCHEMA = 4
+"""1 had no digests; 2 neither looks nor answers; 3 no noise reports."""
 
 WAIT = 30.0
 """Seconds to wait for another process that is writing."""
@@ -52,6 +52,10 @@ CREATE TABLE IF NOT EXISTS answers (
     id INTEGER PRIMARY KEY, holdout TEXT NOT NULL, question TEXT NOT NULL, validation REAL NOT NULL, test REAL NOT NULL,
     answer REAL NOT NULL, created TEXT NOT NULL, UNIQUE (holdout, question)
 );
+CREATE TABLE IF NOT EXISTS noise_reports (
+    study TEXT PRIMARY KEY, found TEXT NOT NULL, probabilities BLOB NOT NULL, written TEXT NOT NULL, created TEXT NOT NULL,
+    digest TEXT NOT NULL
+) WITHOUT ROWID;
 """
 
 COLUMNS = ", ".join(Row._fields)
@@ -256,10 +260,10 @@ class Store:
             study: whose.
             answers: how many results on test rows it shows.
         """
-        data, asked = study.data["fingerprint"], [study.spec.as_dict(), sorted(study.keys)]
+        data, question = study.data["fingerprint"], study.digest
         if study.spec.grid is not None:
-            asked, answers = [study.spec.declared], answers * len(study.spec.grid[1])
-        question = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+            answers *= len(study.spec.grid[1])
+            question = hashlib.sha256(json.dumps([study.spec.declared], sort_keys=True).encode()).hexdigest()
         if self._writable:
             self.copy_look(Look(data, question, answers, _now()))
         studies, results = self._all(
@@ -295,6 +299,27 @@ class Store:
         """Keep an answer as it is, unless the question was answered already."""
         with self._plainly():
             self._connection.execute(f"INSERT OR IGNORE INTO answers ({', '.join(Answered._fields)}) VALUES (?, ?, ?, ?, ?, ?)", answered)
+
+    def noise_reports(self, study: str | None = None) -> list[NoiseReport]:
+        """The noise report of the study with this digest, if there is one, or those of all."""
+        query = f"SELECT {', '.join(NoiseReport._fields)} FROM noise_reports WHERE ?1 IS NULL OR study = ?1 ORDER BY study"
+        return [NoiseReport(*values) for values in self._all(query, (study,))]
+
+    def put_noise_report(self, study: str, found: str, probabilities: bytes, written: str) -> None:
+        """Keep the noise report of a study, in place of an earlier one."""
+        digest = digest_of(study, found, probabilities.hex(), written)
+        with self._plainly():
+            self._connection.execute(
+                f"INSERT OR REPLACE INTO noise_reports ({', '.join(NoiseReport._fields)}) VALUES (?, ?, ?, ?, ?, ?)",
+                NoiseReport(study, found, probabilities, written, _now(), digest),
+            )
+
+    def copy_noise_report(self, report: NoiseReport) -> None:
+        """Keep a noise report as it is, unless there is one of the same study."""
+        with self._plainly():
+            self._connection.execute(
+                f"INSERT OR IGNORE INTO noise_reports ({', '.join(NoiseReport._fields)}) VALUES (?, ?, ?, ?, ?, ?)", report
+            )
 
     def close(self) -> None:
         self._connection.close()

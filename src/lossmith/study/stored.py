@@ -1,5 +1,5 @@
 """What a store holds, as records: the studies that were asked for, trials as they stand in the file, looks at test rows and answers about
-them."""
+them, and the labels that looked wrong."""
 
 import hashlib
 import json
@@ -21,6 +21,11 @@ class StoredStudy(NamedTuple):
     spec: StudySpec
     data: Mapping[str, Any]
     keys: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """What it is known by: what was asked, and of which trials, whose keys hold the content of the data and the sources of the code."""
+        return hashlib.sha256(json.dumps([self.spec.as_dict(), sorted(self.keys)], sort_keys=True).encode()).hexdigest()
 
     def by_place(self) -> dict[tuple[str, int], tuple[str, ...]]:
         """The keys by objective and split: they go split by split and objective by objective, those only tuned on first."""
@@ -63,6 +68,26 @@ class Answered(NamedTuple):
     test: float
     answer: float
     created: str
+
+
+class NoiseReport(NamedTuple):
+    """The labels that looked wrong in a study's data.
+
+    Attributes:
+        study: the digest of the study.
+        found: `Suspects.as_dict`, as JSON.
+        probabilities: those of `Suspects`, as the bytes of float64 numbers.
+        written: the SHA-256 of the file that lists them.
+        created: when they were looked for.
+        digest: of the record itself.
+    """
+
+    study: str
+    found: str
+    probabilities: bytes
+    written: str
+    created: str
+    digest: str
 
 
 class Row(NamedTuple):

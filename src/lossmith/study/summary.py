@@ -34,7 +34,9 @@ def prospect(spec: StudySpec, rows: Sizes, test: Test = "corrected_t") -> Prospe
     """What the study can show; None when there is nothing to compare."""
     if len(spec.objectives) < 2:
         return None
-    shown = what_can_be_shown(len(spec.draws), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test)
+    shown = what_can_be_shown(
+        len(spec.draws), len(spec.objectives) - 1, rows.train, rows.test, ALPHA, test=test, stop_hopeless=spec.stop_hopeless is not None
+    )
     return replace(shown, unit=spec.unit)
 
 
@@ -155,7 +157,8 @@ class Summary:
         return ROPE if self.metric.needs in ("labels", "scores") else None
 
     def chances(self) -> dict[str, Chances]:
-        """How likely each objective is worse, as good, or better than the baseline; those with a failed trial are left out."""
+        """How likely each objective is worse, as good, or better than the baseline; left out are those with a failed trial, and those that
+        are equal to it on every split, of whose spread nothing is known."""
         if self.rope is None:
             return {}
         sign = 1.0 if self.metric.higher_is_better else -1.0
@@ -165,6 +168,8 @@ class Summary:
             theirs = baseline[: len(ours)]
             if len(ours) > 1 and np.isfinite(ours).all() and np.isfinite(theirs).all():
                 differences = sign * rounded(ours, theirs)
+                if not differences.any():
+                    continue
                 found[label] = correlated_t(
                     differences, train_size=self.sizes.train, test_size=self.sizes.test, rope=self.rope, overlap=self.redrawn
                 )

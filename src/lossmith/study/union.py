@@ -118,6 +118,8 @@ def _gather(stores: Sequence[Store], keys: Iterable[str] | None, together: Store
             together.copy_look(look)
         for answered in store.answers():
             together.copy_answer(answered)
+        for report in store.noise_reports():
+            together.copy_noise_report(report)
     return _notes(different, damaged, idle)
 
 

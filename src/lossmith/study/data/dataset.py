@@ -25,11 +25,29 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: a number, or the position of a category in `categories`. NaN is a missing value in either."""
+    """One column of a table: a number, or the position of a category in `categories`, NaN being a missing value in either; or the number
+    of one piece of a text in its tokenizer's vocabulary, -1 after its end."""
 
     name: str
-    kind: Literal["numeric", "categorical"]
+    kind: Literal["numeric", "categorical", "piece"]
     categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a network that reads text wants it.
+
+    Attributes:
+        model: the network.
+        tokenizer: of transformers, by folder or name.
+        longest: how many pieces it takes at most.
+        vocabulary: how many different ones it knows.
+    """
+
+    model: str
+    tokenizer: str
+    longest: int
+    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,8 @@ class Roles:
         duplicates: ``together`` keeps rows that are equal in every feature on one side of every split; ``apart`` splits them like others.
         text: columns of text, which become numbers (`lossmith.study.data.text`), each perhaps with how many: ``review@4096``.
         tokenizer: a tokenizer of transformers that cuts them into pieces; None for words and pairs of words.
+        pieces: how the one column of text becomes the numbers of its pieces, for a network that reads text; None hashes it.
+        strange: a file with a further table, whose rows are read as these are and stand for strange ones.
     """
 
     group: str | None = None
@@ -51,6 +71,8 @@ class Roles:
     duplicates: str = "together"
     text: tuple[str, ...] = ()
     tokenizer: str | None = None
+    pieces: Pieces | None = None
+    strange: str | None = None
 
     def __post_init__(self) -> None:
         if self.duplicates not in ("together", "apart"):
@@ -103,15 +125,9 @@ class Dataset:
     @classmethod
     def from_arrays(cls, name: str, features: Any, labels: Any, class_names: Sequence[str] | None = None) -> "Dataset":
         """A data set from tensors or arrays; labels may be numbers or words, images `(n, h, w)` or `(n, channels, h, w)`."""
-        x, y = _array(features, name, "features"), _array(labels, name, "labels")
-        if x.ndim not in (2, 3, 4):
-            raise StudyError(f"data {name}: features must be (n, d) or images (n, h, w) or (n, channels, h, w); got shape {x.shape}")
+        x, y = features_of(features, name), _array(labels, name, "labels")
         if y.ndim != 1:
             raise StudyError(f"data {name}: labels must be one a row, shape (n,); got shape {y.shape}")
-        try:
-            x = np.ascontiguousarray(x, dtype=np.float32)
-        except (TypeError, ValueError):
-            raise StudyError(f"data {name}: features must be numbers; got {x.dtype}") from None
         missing = ~np.isfinite(y) if y.dtype.kind == "f" else np.array([value is None or value != value for value in y], dtype=bool)
         if missing.any():
             raise StudyError(f"data {name}: labels hold missing values (first in row {int(missing.argmax())})")
@@ -119,13 +135,18 @@ class Dataset:
         names = tuple(str(value) for value in values) if class_names is None else tuple(map(str, class_names))
         if len(names) != len(values):
             raise StudyError(f"data {name}: {len(names)} class names for {len(values)} classes")
-        return cls(name, x[:, None] if x.ndim == 3 else x, codes.astype(np.int64), names)
+        return cls(name, x, codes.astype(np.int64), names)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(channels, height, width), or None for rows of features."""
         shape = self.features.shape[1:]
         return (int(shape[0]), int(shape[1]), int(shape[2])) if len(shape) == 3 else None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether rows are texts, piece by piece."""
+        return any(column.kind == "piece" for column in self.columns)
 
     @property
     def n_classes(self) -> int:
@@ -150,7 +171,9 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """A JSON-able summary for the report."""
-        if self.columns:
+        if self.is_text:
+            inputs = f"texts of up to {len(self.columns)} pieces"
+        elif self.columns:
             kinds = [column.kind for column in self.columns]
             inputs = f"{kinds.count('numeric')} numeric and {kinds.count('categorical')} categorical columns"
         elif self.image_shape is not None:
@@ -168,6 +191,18 @@ class Dataset:
             "warnings": list(self.warnings),
             "fingerprint": self.fingerprint,
         }
+
+
+def features_of(features: Any, name: str) -> NDArray[np.float32]:
+    """Tensors or arrays as a data set holds them: `(n, d)`, or images `(n, channels, h, w)`, also given as `(n, h, w)`."""
+    x = _array(features, name, "features")
+    if x.ndim not in (2, 3, 4):
+        raise StudyError(f"data {name}: features must be (n, d) or images (n, h, w) or (n, channels, h, w); got shape {x.shape}")
+    try:
+        x = np.ascontiguousarray(x, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise StudyError(f"data {name}: features must be numbers; got {x.dtype}") from None
+    return x[:, None] if x.ndim == 3 else x
 
 
 def _array(values: Any, name: str, what: str) -> NDArray[Any]:

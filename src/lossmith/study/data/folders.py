@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lossmith.study.data.dataset import PARTS, Dataset
-from lossmith.study.data.images import parse_look, read_images
+from lossmith.study.data.images import Images, Look, parse_look, read_images
 from lossmith.study.data.roles import WRITTEN
 from lossmith.study.errors import StudyError
 
@@ -54,6 +54,33 @@ def load_folder(text: str) -> Dataset:
         root.resolve().name, found.pixels, labels.astype(np.int64), tuple(map(str, names)), notes=tuple(notes), parts=own,
         files=tuple(paths[i] for i in found.kept),
     )  # fmt: skip
+
+
+def load_images(text: str, look: Look) -> Images:
+    """All images in a folder and in those within it, of whatever class.
+
+    Args:
+        text: the path, and after ``@`` what overrides the look.
+        look: how they are read where the text says nothing.
+    """
+    name, _, words = text.partition("@") if not Path(text).expanduser().exists() else (text, "", "")
+    where, root = f"folder:{name}", Path(name).expanduser()
+    if words:
+        _, asked, unknown = parse_look(text)
+        if unknown:
+            raise StudyError(f"{where}: after @ comes a size in pixels, grey, rgb or skip; got {unknown[0]!r}")
+        sized = any(word.isdecimal() for word in words.split("@"))
+        look = Look(asked.size if sized else look.size, asked.colour or look.colour, asked.skip)
+    if not root.is_dir():
+        raise StudyError(f"{where}: there is no such folder")
+    files = sorted(file for file in root.rglob("*") if _is_image(file))
+    if not files:
+        raise StudyError(f"{where}: there are no images ({', '.join(ENDINGS)})")
+    return read_images(files, [str(file.relative_to(root)) for file in files], look, where)
+
+
+def _is_image(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".") and file.suffix.lower() in ENDINGS
 
 
 def _folders(root: Path) -> list[Path]:

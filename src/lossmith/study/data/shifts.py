@@ -102,7 +102,9 @@ noise and offset, the share of values lost, and the standard deviation of the lo
 
 
 def shifts_of(dataset: Dataset) -> tuple[str, ...]:
-    """The corruptions that these data can be put through."""
+    """The corruptions that these data can be put through; texts have none."""
+    if dataset.is_text:
+        return ()
     return tuple(IMAGES if dataset.image_shape is not None else ROWS)
 
 

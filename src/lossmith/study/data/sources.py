@@ -71,11 +71,19 @@ def _having(dataset: Dataset, roles: Roles) -> Dataset:
         ("--group", roles.group, dataset.groups),
         ("--split-column", roles.split, dataset.parts),
         ("--clean-target", roles.trusted, dataset.trusted),
-        ("--text", ",".join(roles.text) or None, None),
+        ("--text", ",".join(roles.text) or None, _texts(dataset, roles.text)),
     ):
         if asked is not None and there is None:
             raise StudyError(f"{option} {asked} is for files with columns; {dataset.name} has none")
+    if roles.strange is not None and not (dataset.columns and dataset.strange is not None):
+        raise StudyError(f"--ood {roles.strange} is a table, which stands beside a file with the same columns; {dataset.name} is no file")
     return dataset
+
+
+def _texts(dataset: Dataset, asked: tuple[str, ...]) -> bool | None:
+    """Whether these columns of text were read, of a frame say; None where one was not."""
+    read = {column.name.removesuffix(" (0)") for column in dataset.columns if column.name.endswith(" (0)")}
+    return True if all(name in read or name.rpartition("@")[0] in read for name in asked) else None
 
 
 def _bundled(name: str) -> Dataset:

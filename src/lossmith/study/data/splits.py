@@ -15,6 +15,7 @@ from torch import Tensor
 from lossmith.study.data.corruption import Noise, add_noise, few_labels, long_tail
 from lossmith.study.data.dataset import Dataset
 from lossmith.study.data.partition import fold_parts, own_parts, three_parts
+from lossmith.study.errors import StudyError
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
@@ -151,6 +152,8 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 def _looks(dataset: Dataset) -> NDArray[np.float64]:
     """All rows as numbers `(n, d)`, standardised: what a person who labels them sees, whatever is trained on."""
+    if dataset.is_text:
+        raise StudyError("instance noise depends on rows of numbers, and these are texts: take symmetric or asymmetric noise")
     x = dataset.features.astype(np.float64).reshape(len(dataset.features), -1)
     if dataset.columns:
         x = np.asarray(_table_encoder(dataset).fit_transform(dataset.features), dtype=np.float64)
@@ -159,13 +162,15 @@ def _looks(dataset: Dataset) -> NDArray[np.float64]:
 
 
 def _table_encoder(dataset: Dataset) -> "ColumnTransformer":
-    """Median and missing indicator, then standardised, for numbers; an indicator a category for the rest, missing being one of them."""
+    """Median and missing indicator, then standardised, for numbers; an indicator a category for words, missing being one of them; pieces of
+    text as they are."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    places = {kind: [i for i, column in enumerate(dataset.columns) if column.kind == kind] for kind in ("numeric", "categorical")}
+    places = {kind: [i for i, column in enumerate(dataset.columns) if column.kind == kind] for kind in ("numeric", "categorical", "piece")}
     numeric = make_pipeline(SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler())
     categorical = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES, sparse_output=False)
-    return ColumnTransformer([("numeric", numeric, places["numeric"]), ("categorical", categorical, places["categorical"])])
+    parts = {"numeric": numeric, "categorical": categorical, "piece": "passthrough"}
+    return ColumnTransformer([(kind, how, places[kind]) for kind, how in parts.items()])

@@ -1,15 +1,20 @@
-"""Rows that no class of the study is right for: classes held out, or other data of the same shape."""
+"""Rows that no class of the study is right for: classes held out, or other data of the same shape. (A table's are read where it is.)"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossmith._checks import nearest
-from lossmith.study.data.dataset import Dataset
-from lossmith.study.data.sources import load_data
-from lossmith.study.errors import StudyError
+from lossmith.study.data.dataset import Dataset, features_of
+from lossmith.study.data.folders import load_images
+from lossmith.study.data.images import Look
+from lossmith.study.data.sources import BUNDLED, load_data
+from lossmith.study.errors import StudyError, one_line
+from lossmith.study.references import is_reference, load_reference
 
 
 def hold_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -42,29 +47,72 @@ def hold_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     )  # fmt: skip
 
 
-def load_strange(data: str | Dataset) -> Dataset:
-    """The data whose rows no class is right for; their labels say nothing."""
-    if isinstance(data, Dataset):
-        return data
-    if Path(data).expanduser().is_file():
-        raise StudyError(
-            f"--ood {data}: rows of a table stand for strange ones only beside a table of the same columns, read in the same way, and that "
-            "is not built; hold out classes of your table with --ood-classes, or name images or a module:function that returns numbers"
-        )
+def is_table(ood: str | Dataset | None) -> bool:
+    """Whether strange rows are those of a file with columns, which is read together with the table that it stands beside."""
+    return isinstance(ood, str) and ood not in BUNDLED and Path(ood).expanduser().is_file()
+
+
+def beside(dataset: Dataset, ood: str | Dataset) -> Dataset:
+    """The data with other data's rows as its strange ones: a `Dataset`, images in a folder, or what `load_data` takes besides tables.
+
+    What is read here needs no labels: a folder may hold images of no class or of one, a function may return features alone.
+    """
+    if dataset.columns:
+        raise StudyError(f"--ood: beside a table stands a file with the same columns, not {_name(ood)}; --ood-classes holds classes out")
+    name, features, notes = _rows(dataset, ood)
+    if features.shape[1:] != dataset.features.shape[1:]:
+        raise StudyError(f"--ood: rows of {name} have shape {features.shape[1:]}, those of {dataset.name} {dataset.features.shape[1:]}")
+    if not np.isfinite(features).all():
+        raise StudyError(f"--ood: rows of {name} hold NaN or infinite values; fill or remove them")
+    return replace(dataset, strange=features, notes=(*dataset.notes, f"{len(features)} rows of {name} stand for strange ones", *notes))
+
+
+def _name(ood: str | Dataset) -> str:
+    return ood.name if isinstance(ood, Dataset) else ood
+
+
+def _rows(dataset: Dataset, ood: str | Dataset) -> tuple[str, NDArray[Any], tuple[str, ...]]:
+    """The name of other data, their rows, and notes on how they were read."""
+    if isinstance(ood, Dataset):
+        return _of(ood)
     try:
-        return load_data(data)
+        folder = ood.removeprefix("folder:")
+        if ood.startswith("folder:") or (ood not in BUNDLED and Path(ood).expanduser().is_dir()):
+            return _images(dataset, folder)
+        if is_reference(ood):
+            features = _made(ood)
+            if features is not None:
+                return ood, features, ()
+        other = load_data(ood)
     except StudyError as error:
-        raise StudyError(f"--ood {data}: {error}") from error
+        raise StudyError(f"--ood {ood}: {error}") from error
+    return _of(other)
 
 
-def beside(dataset: Dataset, other: Dataset) -> Dataset:
-    """The data with another set's rows as its strange ones."""
-    if dataset.columns or other.columns:
-        raise StudyError("--ood is for images and rows of numbers; in a table, hold out classes with --ood-classes")
-    if other.features.shape[1:] != dataset.features.shape[1:]:
-        raise StudyError(
-            f"--ood: rows of {other.name} have shape {other.features.shape[1:]}, those of {dataset.name} {dataset.features.shape[1:]}"
-        )
-    return replace(
-        dataset, strange=other.features, notes=(*dataset.notes, f"{len(other.features)} rows of {other.name} stand for strange ones")
-    )
+def _of(other: Dataset) -> tuple[str, NDArray[Any], tuple[str, ...]]:
+    if other.columns:
+        raise StudyError(f"--ood: rows of {other.name} are those of a table, which stands beside a file with the same columns")
+    return other.name, other.features, ()
+
+
+def _images(dataset: Dataset, text: str) -> tuple[str, NDArray[Any], tuple[str, ...]]:
+    """All images in a folder and in those within it, of the size and colours that the data's images have unless it says others."""
+    shape = dataset.image_shape
+    if shape is None:
+        raise StudyError(f"a folder holds images, and {dataset.name} has rows of numbers")
+    if dataset.features.min() < 0 or dataset.features.max() > 1:
+        raise StudyError(f"images of a folder have values from 0 to 1; those of {dataset.name} do not, which alone would tell them apart")
+    found = load_images(text, Look(shape[1], "L" if shape[0] == 1 else "RGB"))
+    return f"folder:{text}", found.pixels, found.notes
+
+
+def _made(reference: str) -> NDArray[Any] | None:
+    """The features that a user's function returns, alone or with labels, which say nothing here; None where it gives anything else."""
+    function = load_reference(reference, "data")
+    if isinstance(function, Dataset) or not callable(function):
+        return None
+    try:
+        made = function()
+    except Exception as error:  # a user's function may raise anything
+        raise StudyError(f"{reference!r} raised {one_line(error)}") from error
+    return made.features if isinstance(made, Dataset) else features_of(made[0] if isinstance(made, tuple) else made, reference)

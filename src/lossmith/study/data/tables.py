@@ -5,43 +5,39 @@ left out; rows that repeat another are found, so that splits keep them together.
 its training rows.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from lossmith._checks import nearest
-from lossmith.study.data.arff import read_arff
+from lossmith.study.data.columns import MANY, as_numbers, encode_column, encode_like, identifies
 from lossmith.study.data.copies import find_copies
 from lossmith.study.data.dataset import FEATURES_ONLY, ROWS_PER_CLASS, Column, Dataset, Roles
-from lossmith.study.data.dates import ambiguous, date_parts
+from lossmith.study.data.files import checked, names, read_frame
 from lossmith.study.data.roles import crossing, read_roles, together
-from lossmith.study.data.text import cutter, text_columns, text_widths
-from lossmith.study.errors import StudyError, one_line
+from lossmith.study.data.text import text_readers
+from lossmith.study.errors import StudyError
 
-CSV = (".csv", ".tsv", ".txt")
-PARQUET = (".parquet", ".pq")
-ARFF = (".arff",)
-
-MANY = 20
-"""More distinct numbers than this, some hardly ever repeated, are a quantity and not classes; more distinct words than this, most of
-them never repeated, are names and not categories."""
+NAMED = 3
+"""Columns of many that a message names."""
 
 
 def load_table(path: Path, target: str | None, roles: Roles = FEATURES_ONLY) -> Dataset:
     """Read a file and take one column as the target."""
-    return encode_table(_read(path), target, path.name, roles)
+    return encode_table(read_frame(path), target, path.name, roles)
 
 
 def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Roles = FEATURES_ONLY) -> Dataset:
-    """A data frame as numbers, with notes; `file` is what messages call it."""
-    frame = _checked(frame, file)
+    """A data frame as numbers, with notes; `file` is what messages call it. A further table of strange rows is read as the frame is."""
+    other = None if roles.strange is None else _other_table(roles.strange)
+    frame = checked(frame, file)
     if target is None:
-        raise StudyError(f"{file} has columns {_names(frame)}: say which one to predict with target")
+        raise StudyError(f"{file} has columns {names(frame)}: say which one to predict with target")
     if target not in frame.columns:
-        raise StudyError(f"{file} has no column {target!r}{nearest(target, frame.columns)}; its columns are {_names(frame)}")
+        raise StudyError(f"{file} has no column {target!r}{nearest(target, frame.columns)}; its columns are {names(frame)}")
     notes: list[str] = []
     missing, rows = frame[target].isna(), None
     if missing.all():
@@ -53,24 +49,34 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     labels, class_names = encode_target(frame[target], file, target)
     kept: list[Column] = []
     values: list[NDArray[np.float64]] = []
+    strange: list[NDArray[np.float64]] = []
+    lacking: list[str] = []
     warnings: list[str] = []
     own = read_roles(frame, target, roles, file)
     notes.extend(own.notes)
-    texts, cut = text_widths(roles.text, frame, target, file), cutter(roles.tokenizer)
+    texts = text_readers(roles, frame, target, file)
     for name in own.columns:
         if name in texts:
             raise StudyError(f"--text {name}: that column has another role already, and is not learnt from")
     for name in frame.columns.drop([target, *own.columns]):
         if name in texts:
-            columns, note = text_columns(frame[name], texts[name], cut, roles.tokenizer, file)
+            columns, note = texts[name](frame[name], file)
             said = [note]
+        elif roles.pieces is not None:
+            columns, said = [], [f"{name}: left out, {roles.pieces.model} reads text alone"]
         else:
-            columns, said = _encode_column(str(name), frame[name], file)
+            columns, said = encode_column(str(name), frame[name], file)
         notes.extend(said)
         for column, encoded in columns:
             kept.append(column)
             values.append(encoded)
-        if columns and _identifies(frame[name]):
+        if other is not None and columns and name not in other.columns:
+            lacking.append(str(name))
+        elif other is not None and columns and name in texts:
+            strange += [numbers for _, numbers in texts[name](other[name], f"--ood {roles.strange}")[0]]
+        elif other is not None and columns:
+            strange += encode_like([column for column, _ in columns], frame[name], other[name], f"--ood {roles.strange}")
+        if columns and identifies(frame[name]):
             warnings.append(
                 f"{name} has a different whole number in every row. If it identifies the rows, remove it from the file: what is learnt "
                 "from it says nothing about new rows."
@@ -85,74 +91,48 @@ def encode_table(frame: pd.DataFrame, target: str | None, file: str, roles: Role
     groups, joined = together(own, copies if roles.duplicates == "together" else None)
     notes.extend(joined)
     warnings.extend(crossing(own, copies))
+    if lacking:
+        hint = nearest(lacking[0], other.columns.difference(frame.columns)) if other is not None else ""
+        raise StudyError(f"--ood {roles.strange} lacks columns that are learnt from: {', '.join(lacking[:NAMED])}{_more(lacking)}{hint}")
+    if other is not None:
+        notes.append(f"{len(other)} rows of {Path(str(roles.strange)).name} stand for strange ones, read as these are")
+        warnings.extend(_shared(features, np.column_stack(strange), str(roles.strange)))
     trusted, said = None, None
     if roles.trusted is not None:
         trusted, said = _encode_trusted(frame[roles.trusted], labels, class_names, file, target)
         notes.append(said)
-    return Dataset(file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts, trusted, rows=rows)
+    return Dataset(
+        file, features, labels, class_names, tuple(kept), tuple(notes), tuple(warnings), groups, own.parts, trusted,
+        None if other is None else np.column_stack(strange), rows,
+    )  # fmt: skip
 
 
-def read_cells(path: Path) -> pd.DataFrame:
-    """A file's cells as they stand there, for showing rows to whoever wrote them: text in CSV, without numbers or gaps read into it."""
-    return _checked(_read(path, as_text=True), path.name)
-
-
-def _read(path: Path, *, as_text: bool = False) -> pd.DataFrame:
-    if path.is_dir():
-        raise StudyError(f"{path} is a folder; data must be a CSV, Parquet or ARFF file, and images in folders are folder:{path}")
-    suffix = path.suffix.lower()
-    if suffix not in CSV + PARQUET + ARFF:
-        raise StudyError(f"{path.name}: data files end in {', '.join(CSV + PARQUET + ARFF)}; this one in {suffix or 'nothing'}")
+def _other_table(path: str) -> pd.DataFrame:
+    """The table of strange rows."""
     try:
-        if suffix in ARFF:
-            return read_arff(path)
-        return _read_csv(path, as_text) if suffix in CSV else pd.read_parquet(path)
-    except StudyError:
-        raise
-    except pd.errors.EmptyDataError:
-        raise StudyError(f"{path.name} is empty") from None
-    except UnicodeDecodeError:
-        raise StudyError(f"{path.name} is not a text file in UTF-8") from None
-    except ImportError:
-        raise StudyError(f"{path.name}: reading Parquet needs pyarrow (pip install pyarrow)") from None
-    except Exception as error:  # pandas and pyarrow raise a dozen kinds for a damaged file
-        raise StudyError(f"{path.name} cannot be read: {one_line(error)}") from error
+        return read_frame(Path(path).expanduser())
+    except StudyError as error:
+        raise StudyError(f"--ood {path}: {error}") from error
 
 
-def _checked(frame: pd.DataFrame, file: str) -> pd.DataFrame:
-    if frame.empty:
-        raise StudyError(f"{file} has a header and no rows" if len(frame.columns) else f"{file} is empty")
-    frame = frame.set_axis(frame.columns.map(str), axis=1)
-    if not frame.columns.is_unique:
-        raise StudyError(f"{file} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}")
-    return frame.reset_index(drop=True)
+def _shared(features: NDArray[np.float64], strange: NDArray[np.float64], path: str) -> list[str]:
+    """A warning where strange rows are rows of the study."""
+    known = pd.MultiIndex.from_arrays(list(features.T))
+    both = int(pd.MultiIndex.from_arrays(list(strange.T)).isin(known).sum())
+    return [f"{both} of the {len(strange)} rows of --ood {path} are also rows of the study: they are not strange."] if both else []
 
 
-def _read_csv(path: Path, as_text: bool) -> pd.DataFrame:
-    with path.open("rb") as file:
-        start = file.read(65536)
-    if not start.strip():
-        raise StudyError(f"{path.name} is empty")
-    if b"\0" in start:
-        raise StudyError(f"{path.name} is a binary file, not CSV")
-    header = start.split(b"\n", 1)[0]
-    separator = max(",;\t", key=lambda mark: header.count(mark.encode()))
-    read: dict[str, Any] = {"dtype": str, "keep_default_na": False} if as_text else {"na_values": ["?"]}
-    return pd.read_csv(path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, low_memory=False, **read)
-
-
-def _names(frame: pd.DataFrame, limit: int = 12) -> str:
-    names = [str(name) for name in frame.columns]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
 
 
 def encode_target(series: pd.Series, file: str, target: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels as positions in the sorted class names; numbers sort as numbers, anything else as text."""
-    numbers = _numbers(series)
+    numbers = as_numbers(series)
     if numbers is None:
         values = series.astype(str).to_numpy(dtype=object)
-        names, codes = np.unique(values.astype(str), return_inverse=True)
-        return codes.astype(np.int64), tuple(str(name) for name in names)
+        classes, codes = np.unique(values.astype(str), return_inverse=True)
+        return codes.astype(np.int64), tuple(map(str, classes))
     distinct, codes, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     if len(distinct) > MANY and (counts.min() < ROWS_PER_CLASS or (distinct != np.round(distinct)).any()):
         raise StudyError(f"{file}: the target {target!r} has {len(distinct)} distinct numbers: a quantity, and a study predicts classes")
@@ -180,58 +160,6 @@ def _encode_trusted(
         f"{series.name}: trusted labels, which test rows are scored by, and not learnt from; {target} differs from them in {differs} of "
         f"{known} rows ({100 * differs / known:.1f} %)"
     )
-
-
-def _encode_column(name: str, series: pd.Series, file: str) -> tuple[list[tuple[Column, NDArray[np.float64]]], list[str]]:
-    """A column as one or more of float64 with NaN for missing, and a note where one is needed; none for a column that is left out."""
-    present = series.dropna()
-    if present.empty:
-        return [], [f"{name}: left out, it is always missing"]
-    try:
-        distinct = int(present.nunique())
-    except TypeError:
-        raise StudyError(f"{file}: column {name!r} holds {type(present.iloc[0]).__name__}; a study reads numbers and words") from None
-    if distinct == 1 and len(present) == len(series):
-        return [], [f"{name}: left out, it is constant"]
-
-    numbers = _numbers(series)
-    if numbers is not None:
-        if np.isinf(numbers).any():
-            raise StudyError(f"{file}: column {name!r} holds infinite values")
-        if series.dtype.kind in "iu" and len(numbers) > ROWS_PER_CLASS and (np.diff(numbers) == 1).all():
-            return [], [f"{name}: left out, it numbers the rows"]
-        return [(Column(name, "numeric"), numbers)], []
-
-    if parts := date_parts(series):
-        first, *more = parts
-        columns = [(Column(name, "numeric"), first.values), *((Column(f"{name} ({what})", "numeric"), rest) for what, rest in more)]
-        return columns, [f"{name}: dates, read as {', '.join(part.what for part in parts)}"]
-    if ambiguous(series):
-        return [], [f"{name}: left out, its dates could be day/month or month/day; write them as 2024-12-31"]
-
-    if distinct > MANY and distinct > len(present) / 2:
-        return [], [f"{name}: left out as a name or free text, with {distinct} different values in {len(present)} rows"]
-    words = present.astype(str)
-    categories, codes = np.unique(words.to_numpy(dtype=object).astype(str), return_inverse=True)
-    encoded = np.full(len(series), np.nan)
-    encoded[series.notna().to_numpy()] = codes
-    return [(Column(name, "categorical", tuple(str(category) for category in categories)), encoded)], []
-
-
-def _identifies(series: pd.Series) -> bool:
-    """Whether a column has another whole number in each of many rows, as a customer's number has."""
-    return series.dtype.kind in "iu" and len(series) > MANY and series.is_unique
-
-
-def _numbers(series: pd.Series) -> NDArray[np.float64] | None:
-    """The column as float64 when it holds numbers or truth values, else None."""
-    if isinstance(series.dtype, pd.CategoricalDtype) or pd.api.types.is_complex_dtype(series.dtype):
-        return None
-    if pd.api.types.is_numeric_dtype(series.dtype):  # truth values among them
-        return series.to_numpy(dtype=np.float64, na_value=np.nan)
-    if series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) in ("boolean", "integer", "floating", "decimal"):
-        return np.asarray(series.map(float, na_action="ignore").to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
-    return None
 
 
 def _account(columns: list[Column], values: list[NDArray[np.float64]]) -> list[str]:

@@ -79,10 +79,17 @@ def _apart(measure: str, apart: Difference) -> str:
     if measure in METRICS:
         said = numbers.difference(METRICS[measure], apart.mean)
         return said if math.isinf(apart.low) else f"{said} {numbers.interval(METRICS[measure], apart.low, apart.high)}"
-    said = f"{apart.mean:+.{FIGURES}g}"
-    if not math.isinf(apart.low):
-        said += f" [{apart.low:+.{FIGURES}g}, {apart.high:+.{FIGURES}g}]"
-    return said.replace("-", "−")
+    if math.isinf(apart.low):
+        return f"{apart.mean:+.{FIGURES}g}".replace("-", "−")
+    mean, low, high = _alike(apart.mean, apart.low, apart.high)
+    return f"{mean} [{low}, {high}]".replace("-", "−")
+
+
+def _alike(*values: float) -> list[str]:
+    """Signed numbers with as many digits behind the point as the largest of them needs; very small ones each by itself."""
+    largest = max(map(abs, values))
+    digits = max(0, FIGURES - 1 - math.floor(math.log10(largest))) if largest else 0
+    return [f"{value:+.{digits}f}" if digits <= 6 else f"{value:+.{FIGURES}g}" for value in values]
 
 
 def _plain(value: float) -> float | None:

@@ -124,7 +124,7 @@ def chosen(summary: Summary, label: str, stop: str) -> str:
         defaults = "" if len(values) == len(outcomes) else f", else the default ({len(outcomes) - len(values)})"
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             low, middle, high = min(values), sorted(values)[len(values) // 2], max(values)
-            spread = f"{low:g}" if low == high else f"{low:g} · {middle:g} · {high:g}"
+            spread = f"{low:.3g}" if low == high else f"{low:.3g} · {middle:.3g} · {high:.3g}"
         else:
             spread = ", ".join(f"{value} ({times})" for value, times in Counter(values).most_common())
         said.append(f"{name.replace('_', ' ')} {spread}{defaults}")

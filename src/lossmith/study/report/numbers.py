@@ -22,7 +22,9 @@ def number(metric: Metric, value: float) -> str:
 
 
 def difference(metric: Metric, value: float) -> str:
-    """A signed difference, in points of a hundredth for what is in percent."""
+    """A signed difference, in points of a hundredth for what is in percent; without a sign where there is none at all."""
+    if value == 0:
+        return "0"
     if not math.isfinite(value):
         return "–"
     scaled, digits = (100 * value, 1) if percent(metric) else (value, 3)
@@ -44,7 +46,9 @@ def is_cut(metric: Metric, low: float, high: float) -> bool:
 
 
 def interval(metric: Metric, low: float, high: float) -> str:
-    """``[low, high]`` of differences, cut at what is possible; what cannot be said is said so."""
+    """``[low, high]`` of differences, cut at what is possible; what cannot be said is said so, and so is that there is never any."""
+    if low == high == 0:
+        return "every time"
     low, high = cut(metric, low, high)
     if not (math.isfinite(low) and math.isfinite(high)):
         return "no interval"

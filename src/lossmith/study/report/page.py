@@ -55,6 +55,7 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["label"] = _label
+    environment.filters["options"] = _options
     environment.filters["sortable"] = _sortable
     environment.filters["sentence"] = _sentence
     return environment
@@ -67,6 +68,11 @@ def _sortable(value: float | None) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _options(text: str) -> Markup:
+    """A sentence whose command-line options are not broken across lines."""
+    return Markup(re.sub(r"(?<!\S)(--[a-z][a-z-]*)", r'<span class="option">\1</span>', str(escape(text))))
 
 
 def _label(text: str) -> Markup:

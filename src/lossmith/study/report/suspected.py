@@ -1,10 +1,13 @@
 """Labels that are probably wrong, and what is said of them: in a sentence, in a section of the report, and in a file for spreadsheets."""
 
 import csv
+import hashlib
 import io
+import itertools
 import math
 import os
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossmith.study.data.corruption import Noise
+from lossmith.study.errors import StudyError
 from lossmith.study.report.exports import harmless
 from lossmith.study.report.writing import write_whole
 from lossmith.study.spec import StudySpec
@@ -112,6 +116,33 @@ class Suspects:
         """The suspects, one a row, with their own columns where they have some; rows are counted from 1."""
         return table(self)
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it but the probabilities of all rows, in a JSON-able form; cells as they are written into the file."""
+        plain = {name: getattr(self, name) for name in ("objective", "given", "likely", "noise_rate", "class_names", "right", "files")}
+        numbers = {name: getattr(self, name).tolist() for name in ("rows", "probability", "labels")}
+        cells = None
+        if self.cells is not None:
+            rows = [[_text(value) for value in row] for row in self.cells.itertuples(index=False)]
+            cells = {"columns": list(map(str, self.cells.columns)), "rows": rows}
+        noise, check = None if self.noise is None else str(self.noise), None if self.check is None else asdict(self.check)
+        return {**plain, **numbers, "noise": noise, "check": check, "cells": cells}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], probabilities: NDArray[np.float64]) -> "Suspects":
+        """What `as_dict` wrote down, with the probabilities."""
+        read: dict[str, Any] = dict(plain)
+        read |= {name: tuple(plain[name]) for name in ("given", "likely", "class_names", "files")}
+        read |= {"rows": np.array(plain["rows"], dtype=np.int64), "labels": np.array(plain["labels"], dtype=np.int64)}
+        read |= {"probability": np.array(plain["probability"], dtype=np.float64), "probabilities": probabilities}
+        read |= {"right": None if plain["right"] is None else tuple(plain["right"])}
+        read |= {"noise": None if plain["noise"] is None else Noise.parse(plain["noise"])}
+        read |= {"check": None if plain["check"] is None else Check(**plain["check"])}
+        if plain["cells"] is not None:
+            import pandas as pd
+
+            read["cells"] = pd.DataFrame(plain["cells"]["rows"], columns=plain["cells"]["columns"], dtype=object)
+        return cls(**read)
+
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``suspects.csv`` into a folder, made when absent, and return its path."""
         return write_suspects(self, folder)
@@ -173,13 +204,45 @@ def table(found: Suspects) -> "pd.DataFrame":
 
 def write_suspects(found: Suspects, folder: str | os.PathLike[str]) -> Path:
     """Write ``suspects.csv``: every text on one line, and an apostrophe before what a spreadsheet would take for a formula."""
+    return write_whole(Path(folder) / FILE, content(found))
+
+
+def content(found: Suspects) -> bytes:
+    """What ``suspects.csv`` holds."""
     frame = table(found)
     frame["probability_of_given"] = [float(f"{p:.6g}") for p in found.probability]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow([_cell(name) for name in frame.columns])
     out.writerows([_cell(value) for value in row] for row in frame.itertuples(index=False))
-    return write_whole(Path(folder) / FILE, text.getvalue().encode())
+    return text.getvalue().encode()
+
+
+def make_way(folder: str | os.PathLike[str], found: Suspects | None, written: Collection[str]) -> str:
+    """See to a ``suspects.csv`` that lies in a folder and is not what these suspects come to: the list of another study would stand beside
+    this one's report. What was written before, and can be written again, is removed; what somebody may have worked in gets another name.
+
+    Args:
+        folder: of the report.
+        found: what is to lie there afterwards; None for nothing.
+        written: the SHA-256 of every list that can be written again.
+
+    Returns:
+        What was done, in a sentence; nothing where nothing was.
+    """
+    path = Path(folder) / FILE
+    try:
+        lies = path.read_bytes() if path.is_file() else None
+        if lies is None or (found is not None and lies == content(found)):
+            return ""
+        if hashlib.sha256(lies).hexdigest() in written:
+            path.unlink()
+            return "" if found is not None else f"removed {path}, the list of another study; lossmith report brings it back"
+        free = next(name for k in itertools.count(1) if not (name := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists())
+        path.rename(free)
+    except OSError as error:
+        raise StudyError(f"{path} is not of this study, and cannot be moved out of its way: {error.strerror or error}") from error
+    return f"{path} was not of this study, or changed since: it is {free.name} now"
 
 
 def section(found: Suspects) -> dict[str, Any]:
@@ -238,9 +301,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any) -> str:
     """A value that a spreadsheet takes for what it is; a number, though it begin with a sign, is no formula, and NaN is an empty cell."""
-    if value is None or value != value:
-        return ""
-    text = str(value)
+    text = _text(value)
     return text if _NUMBER.fullmatch(text) else harmless(text)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value)

@@ -16,6 +16,7 @@ from lossmith.study.report.writing import write_whole
 from lossmith.study.results import Outcome
 from lossmith.study.spec import StudySpec
 from lossmith.study.summary import Line, Summary
+from lossmith.study.training.hubs import is_of_hub
 from lossmith.study.training.metrics import METRICS
 from lossmith.study.training.objectives import ObjectiveSpec
 from lossmith.study.training.trees import TREES
@@ -73,6 +74,7 @@ def script(summary: Summary) -> str | None:
         why=_prose(_why(summary, label)),
         place="" if spec.target is None else " Run it where the study was run, so that the file is found.",
         version=lossmith.__version__,
+        reads_text=bool(spec.text) and is_of_hub(spec.model),
         chosen=chosen,
         stop=spec.stop,
         noise="None" if noise is None else noise,

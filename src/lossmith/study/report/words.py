@@ -111,6 +111,8 @@ def _elsewhere(summary: Summary, line: Line) -> str:
     assert found is not None
     if not math.isfinite(found.low):
         return ""
+    if found.low == found.high == 0:
+        return f"{where[0].upper()}{where[1:]} there is no difference on any {summary.spec.unit}."
     apart = f"{signed(metric, found.mean_difference)} ({ends(metric, found.low, found.high)}; not tested)"
     return f"{where[0].upper()}{where[1:]} the difference is {apart}."
 

@@ -16,21 +16,28 @@ guessed from how often two objectives' networks disagree: see :func:`accuracy_sp
 
 Plans are for the worst case of Holm's rule, in which the comparison of interest must pass the first and hardest step,
 alpha divided by the number of comparisons.
+
+A study that ends the hopeless early (:mod:`lossmith.study.statistics.stopping`) now and then ends one that would have won. That costs a
+fraction of one per cent of power, which a plan for such a study counts: it can decide whether a number of seeds is enough.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from lossmith.study.statistics.paired import Test, check_sizes, shared_variance
-from lossmith.study.statistics.sequential import fewest_seeds, log_evidence
+from lossmith.study.statistics.sequential import fewest_seeds, log_evidence, seeds_until_excluded
 from lossmith.study.statistics.signed_rank import fewest_pairs, null_distribution, rank_sums
+from lossmith.study.statistics.stopping import EFFECT, MISS
 
 _MOST_SEEDS = {"corrected_t": 1000, "paired_t": 1000, "signed_rank": 200, "anytime_t": 200}
 _LARGEST_EFFECT = 1e4
 _DRAWS = 4000
+_ENDED_DRAWS = 20_000
+"""Studies drawn to count what early ending costs, which is rare."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,18 @@ class Prospect:
             said = f"With {planned} no difference would be found with probability {self.power:g}."
         else:
             said = (
-                f"With {planned} a difference of {self.smallest_effect:.1f} standard deviations of the paired"
+                f"With {planned} a difference of {self._smallest} standard deviations of the paired"
                 f" difference would be found with probability {self.power:g}."
             )
         if self.recommended_seeds is None:
             return f"{said} No number of {self.unit}s finds one of {self.effect:g} on splits like these; a smaller test share would help."
         return f"{said} For one of {self.effect:g} it takes {count(self.recommended_seeds, self.unit)}."
+
+    @property
+    def _smallest(self) -> str:
+        """To one digit; upwards where it would seem to be the effect that takes more seeds than these."""
+        rounded = f"{self.smallest_effect:.1f}"
+        return f"{math.ceil(10 * self.smallest_effect) / 10:.1f}" if float(rounded) <= self.effect < self.smallest_effect else rounded
 
     def in_units(self, standard_deviation: float) -> float:
         """The smallest difference found with that power in the metric's own units, where paired differences spread like this.
@@ -121,6 +134,7 @@ def what_can_be_shown(
     power: float = 0.8,
     effect: float = 1.5,
     test: Test = "corrected_t",
+    stop_hopeless: bool = False,
 ) -> Prospect:
     """What a study of this size can show, and how many seeds it should have.
 
@@ -134,6 +148,7 @@ def what_can_be_shown(
         effect: the standardised difference to recommend seeds for.
         test: the test that will be used. Its power is exact for ``corrected_t`` in the model that the correction
             assumes and for ``paired_t``, and simulated for ``signed_rank`` and, in that model, for ``anytime_t``, to within a seed.
+        stop_hopeless: whether objectives are ended early. What that costs is simulated, and taken as high as the simulation leaves open.
 
     Example:
         >>> from lossmith.study.statistics.power import what_can_be_shown
@@ -147,14 +162,14 @@ def what_can_be_shown(
     check_sizes(train_size, test_size, alpha, test)
     if n_seeds < 1:
         raise ValueError(f"n_seeds: {n_seeds}; wanted 1 or more")
-    level, ratio = alpha / n_comparisons, shared_variance(test, train_size, test_size)
-    fewest = {
+    plan = _Plan(alpha / n_comparisons, shared_variance(test, train_size, test_size), test, power, stop_hopeless)
+    least = {
         "corrected_t": 2,
         "signed_rank": fewest_pairs(n_comparisons, alpha),
         "paired_t": 2,
-        "anytime_t": fewest_seeds(n_comparisons, ratio, alpha),
+        "anytime_t": fewest_seeds(n_comparisons, plan.ratio, alpha),
     }
-    reachable = n_seeds >= fewest[test]
+    reachable = n_seeds >= least[test]
     return Prospect(
         n_seeds=n_seeds,
         n_comparisons=n_comparisons,
@@ -162,9 +177,11 @@ def what_can_be_shown(
         power=power,
         test=test,
         can_reach_alpha=reachable,
-        smallest_effect=_smallest_effect(n_seeds, level, ratio, power, test) if reachable else math.inf,
+        smallest_effect=_smallest_effect(plan, n_seeds) if reachable else math.inf,
         effect=effect,
-        recommended_seeds=recommended_seeds(n_comparisons, train_size, test_size, effect, alpha=alpha, power=power, test=test),
+        recommended_seeds=recommended_seeds(
+            n_comparisons, train_size, test_size, effect, alpha=alpha, power=power, test=test, stop_hopeless=stop_hopeless
+        ),
     )
 
 
@@ -177,8 +194,9 @@ def recommended_seeds(
     alpha: float = 0.05,
     power: float = 0.8,
     test: Test = "corrected_t",
+    stop_hopeless: bool = False,
 ) -> int | None:
-    """The fewest seeds that find a standardised difference with that power; None if a thousand are too few (200 for the simulated tests).
+    """The fewest seeds that find a standardised difference with that power; None if a thousand are too few (200 where it is simulated).
 
     Example:
         >>> from lossmith.study.statistics.power import recommended_seeds
@@ -186,36 +204,71 @@ def recommended_seeds(
         10
         >>> recommended_seeds(19, train_size=700, test_size=150) is None
         True
+        >>> recommended_seeds(1, train_size=142, test_size=18), recommended_seeds(1, train_size=142, test_size=18, stop_hopeless=True)
+        (10, 11)
     """
     _check_plan(n_comparisons, power, effect)
     check_sizes(train_size, test_size, alpha, test)
-    level, ratio = alpha / n_comparisons, shared_variance(test, train_size, test_size)
-    most = _MOST_SEEDS[test]
-    if _power(effect, most, level, ratio, test) < power:
-        return None
-    low, high = 1, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _power(effect, middle, level, ratio, test) >= power:
-            high = middle
+    plan = _Plan(alpha / n_comparisons, shared_variance(test, train_size, test_size), test, power, stop_hopeless)
+    whole = fewest(lambda n: plan.power_of_all(effect, n) >= power, 1, _MOST_SEEDS[test])
+    if whole is None or not stop_hopeless:
+        return whole
+    return fewest(lambda n: plan.finds(effect, n), whole, _MOST_SEEDS["signed_rank"])  # what early ending costs is drawn
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How one comparison is decided, at what level, and with what probability it should find a difference."""
+
+    level: float
+    ratio: float
+    test: Test
+    power: float
+    stop_hopeless: bool
+
+    def finds(self, effect: float, n: int) -> bool:
+        """Whether n seeds find a standardised difference with that probability."""
+        return self.power_of_all(effect, n) - (self._lost(effect, n) if self.stop_hopeless else 0.0) >= self.power
+
+    def power_of_all(self, effect: float, n: int) -> float:
+        """The probability that the two-sided test finds it, where all seeds are run."""
+        if n < 2:
+            return 0.0
+        if self.test == "signed_rank":
+            return signed_rank_power(effect, n, self.level)
+        if self.test == "anytime_t":
+            evidence = log_evidence(effect + _drawn(_DRAWS, n, self.ratio), overlap=self.ratio, test_size=1)
+            return float((evidence.max(-1) >= -math.log(self.level)).mean())
+        # Over data sets the mean varies by s² (1/n + ratio) and s² is the variance within one, so that the statistic is a
+        # noncentral t in the model that the correction assumes.
+        critical = stats.t.isf(self.level / 2, n - 1)
+        centre = effect / math.sqrt(1 / n + self.ratio)
+        return float(stats.nct.sf(critical, n - 1, centre))
+
+    def _lost(self, effect: float, n: int) -> float:
+        """The probability that it would have been found, had it not been ended early; three standard errors above what is counted."""
+        d = effect + _drawn(_ENDED_DRAWS, n, self.ratio)
+        after = seeds_until_excluded(d, overlap=self.ratio, test_size=1, effect=EFFECT, miss=MISS)
+        d, after = d[after < n], after[after < n]
+        if self.test == "anytime_t":  # which finds at any time, before the end too
+            evidence = log_evidence(d, overlap=self.ratio, test_size=1) >= -math.log(self.level)
+            found = evidence.any(-1) & (evidence.argmax(-1) >= after)
+        elif self.test == "signed_rank":
+            least = _rejected_rank_sum(n, self.level)
+            found = rank_sums(d)[1] >= (math.inf if least is None else least)
         else:
-            low = middle
-    return high
+            error = d.std(-1, ddof=1) * math.sqrt(1 / n + self.ratio)
+            found = d.mean(-1) >= stats.t.isf(self.level / 2, n - 1) * error
+        lost = float(found.sum()) / _ENDED_DRAWS
+        return lost + 3 * math.sqrt(lost * (1 - lost) / _ENDED_DRAWS)
 
 
-def _power(effect: float, n: int, level: float, ratio: float, test: Test) -> float:
-    """The probability that a two-sided test at this level finds a standardised difference, by any of the tests."""
-    if n < 2:
-        return 0.0
-    if test == "signed_rank":
-        return signed_rank_power(effect, n, level)
-    if test == "anytime_t":
-        return _anytime_power(effect, n, level, ratio)
-    # Over data sets the mean varies by s² (1/n + ratio) and s² is the variance within one, so that the statistic is a
-    # noncentral t in the model that the correction assumes.
-    critical = stats.t.isf(level / 2, n - 1)
-    centre = effect / math.sqrt(1 / n + ratio)
-    return float(stats.nct.sf(critical, n - 1, centre))
+def _drawn(studies: int, n: int, ratio: float) -> np.ndarray:
+    """Differences without an effect in the model of the corrected test, `(studies, n)`; the first seeds are the same whatever n, so that
+    what is counted of them grows with effect and seeds."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((studies, 1))
+    return math.sqrt(ratio) * shared + rng.standard_normal((n, studies)).T
 
 
 def signed_rank_power(effect: float, n: int, level: float) -> float:
@@ -223,38 +276,50 @@ def signed_rank_power(effect: float, n: int, level: float) -> float:
 
     Simulated, with the same draws for every effect, so that it grows with the effect.
     """
-    distribution = null_distribution(2 * np.arange(1, n + 1))
-    tail = distribution[::-1].cumsum()[::-1]
-    rejected = np.flatnonzero(tail <= level / 2)
-    if not len(rejected):
+    least = _rejected_rank_sum(n, level)
+    if least is None:
         return 0.0
     draws = np.random.default_rng(n).standard_normal((_DRAWS, n))
     _, statistics = rank_sums(draws + effect)
-    return float((statistics >= rejected[0]).mean())
+    return float((statistics >= least).mean())
 
 
-def _anytime_power(effect: float, n: int, level: float, ratio: float) -> float:
-    """By simulation in the model of the test, the same draws for every effect and number of seeds, so that it grows with both."""
-    rng = np.random.default_rng(0)
-    shared = rng.standard_normal((_DRAWS, 1))
-    own = rng.standard_normal((_DRAWS, _MOST_SEEDS["anytime_t"]))[:, :n]
-    evidence = log_evidence(effect + math.sqrt(ratio) * shared + own, overlap=ratio, test_size=1)
-    return float((evidence.max(-1) >= -math.log(level)).mean())
+def _rejected_rank_sum(n: int, level: float) -> int | None:
+    """The smallest statistic that the exact signed-rank test of n pairs rejects on the side of the better; None where it rejects none."""
+    tail = null_distribution(2 * np.arange(1, n + 1))[::-1].cumsum()[::-1]
+    rejected = np.flatnonzero(tail <= level / 2)
+    return int(rejected[0]) if len(rejected) else None
 
 
-def _smallest_effect(n: int, level: float, ratio: float, power: float, test: Test) -> float:
-    """The effect at which the power is reached, by bisection to three digits."""
-    low, high = 0.0, 1.0
-    while _power(high, n, level, ratio, test) < power:
-        low, high = high, 2 * high
+def fewest(enough: Callable[[int], bool], start: int, most: int) -> int | None:
+    """The first count from `start` to `most` that is enough, where all after it are too: by steps that double, then by bisection."""
+    low, high, step = start - 1, min(start, most), 1
+    while not enough(high):
+        if high == most:
+            return None
+        low, high, step = high, min(most, high + step), 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _smallest_effect(plan: _Plan, n: int) -> float:
+    """The effect at which the power is reached, to three digits."""
+    whole = threshold(lambda effect: plan.power_of_all(effect, n) >= plan.power, 0.0, 1.0)
+    return threshold(lambda effect: plan.finds(effect, n), whole, 1e-3 * whole) if plan.stop_hopeless and math.isfinite(whole) else whole
+
+
+def threshold(enough: Callable[[float], bool], low: float, step: float) -> float:
+    """The smallest effect above `low` that is enough, by steps that double, then by bisection; inf if none is."""
+    high = low + step
+    while not enough(high):
+        low, high, step = high, high + 2 * step, 2 * step
         if high > _LARGEST_EFFECT:
             return math.inf
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        if _power(middle, n, level, ratio, test) >= power:
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

@@ -34,9 +34,12 @@ References:
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import root_scalar
 from scipy.special import logsumexp
 
 KAPPA = 1.5**2
@@ -114,14 +117,25 @@ def log_evidence_against_advantage(differences: np.ndarray, *, overlap: float, t
         test_size: rows tested on, per seed.
         effect: the advantage, in standard deviations of the paired difference.
     """
-    seen, mean, squares, shared, _ = _moments(differences, overlap, test_size)
-    information = seen / shared
-    length = np.sqrt(squares + seen * mean**2 / shared)
-    shift = effect * np.divide(information * mean, length, out=np.zeros_like(mean), where=length > 0)
+    shift, information = _shift(differences, overlap, test_size, effect)
     seeds = range(shift.shape[-1])
     noncentral = np.concatenate([_log_scale_integral(k + 1, shift[..., k : k + 1]) for k in seeds], axis=-1)
     central = np.concatenate([_log_scale_integral(k + 1, np.zeros(1)) for k in seeds])
     return effect**2 * information / 2 + central - noncentral
+
+
+def seeds_until_excluded(
+    differences: np.ndarray, *, overlap: float, test_size: int, effect: float = 1.5, miss: float = 0.05
+) -> NDArray[np.int64]:
+    """After how many seeds an advantage of `effect` is excluded, of many studies at once: `(...)`, one more than there are seeds where
+    it never is.
+
+    The same as where :func:`log_evidence_against_advantage` first reaches its threshold. After each number of seeds that evidence is a
+    falling function of one number alone, so that here the threshold is solved for once, not every study's evidence integrated.
+    """
+    shift, information = _shift(differences, overlap, test_size, effect)
+    excluded = shift <= np.array([_excluding_shift(k + 1, each, effect, miss) for k, each in enumerate(information)])
+    return np.where(excluded.any(-1), excluded.argmax(-1), shift.shape[-1]) + 1
 
 
 def seeds_until_hopeless(differences: np.ndarray, *, overlap: float, test_size: int, effect: float = 1.5, miss: float = 0.05) -> int | None:
@@ -134,9 +148,8 @@ def seeds_until_hopeless(differences: np.ndarray, *, overlap: float, test_size: 
         >>> seeds_until_hopeless(d, overlap=1 / 8, test_size=100)
         3
     """
-    evidence = log_evidence_against_advantage(differences, overlap=overlap, test_size=test_size, effect=effect)
-    reached = np.flatnonzero(evidence >= -math.log(miss))
-    return int(reached[0]) + 1 if len(reached) else None
+    seeds = int(seeds_until_excluded(differences, overlap=overlap, test_size=test_size, effect=effect, miss=miss))
+    return seeds if seeds <= len(differences) else None
 
 
 def fewest_seeds(comparisons: int, overlap: float, alpha: float = 0.05, most: int = 1000) -> int:
@@ -161,6 +174,29 @@ def _moments(differences: np.ndarray, overlap: float, test_size: int) -> tuple[n
     constant = np.maximum.accumulate(differences, axis=-1) == np.minimum.accumulate(differences, axis=-1)
     squares = np.where(constant, (seen - 1) / (12 * test_size**2), squares)
     return seen, mean, squares, 1 + seen * overlap, 1 + seen * (overlap + KAPPA)
+
+
+def _shift(differences: np.ndarray, overlap: float, test_size: int, effect: float) -> tuple[np.ndarray, np.ndarray]:
+    """After each seed: what the evidence against an advantage depends on, the mean in units of the differences' length; and how much
+    the seeds tell of the mean, in units of the variance."""
+    seen, mean, squares, shared, _ = _moments(differences, overlap, test_size)
+    information = seen / shared
+    length = np.sqrt(squares + seen * mean**2 / shared)
+    return effect * np.divide(information * mean, length, out=np.zeros_like(mean), where=length > 0), information
+
+
+@cache
+def _excluding_shift(n: int, information: float, effect: float, miss: float) -> float:
+    """The largest shift after n seeds at which the evidence against the advantage is 1 / miss; -inf where none is small enough."""
+    at_none = effect**2 * information / 2 + _log_scale_integral(n, np.zeros(1))[0] + math.log(miss)
+
+    def short(shift: float) -> float:
+        return float(_log_scale_integral(n, np.array([shift]))[0] - at_none)
+
+    most = effect * math.sqrt(information)  # of any differences, by Cauchy and Schwarz
+    if short(-most) > 0:
+        return -math.inf
+    return most if short(most) <= 0 else root_scalar(short, bracket=(-most, most), xtol=1e-12).root
 
 
 def _log_scale_integral(n: int, shift: np.ndarray) -> np.ndarray:

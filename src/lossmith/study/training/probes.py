@@ -54,6 +54,8 @@ def read_probes(asked: str | Iterable[str], dataset: Dataset) -> tuple[str, ...]
         name, colon, number = word.partition(":")
         if not word:
             continue
+        if name == ALL_SHIFTS and not colon and not shifts_of(dataset):
+            raise StudyError("corruptions are of numbers and images, and these rows are texts; leave them out")
         if name == ALL_SHIFTS and not colon:
             found.update(dict.fromkeys(shifts_of(dataset)))
         elif name in ATTACKS:
@@ -82,6 +84,8 @@ def _radius(word: str, number: str) -> float:
 
 
 def _attackable(dataset: Dataset) -> None:
+    if dataset.is_text:
+        raise StudyError("attacks change numbers a little, and these rows are texts; leave fgsm and pgd out")
     kinds = {column.kind for column in dataset.columns}
     if "categorical" in kinds or not np.isfinite(dataset.features).all():
         raise StudyError("attacks change numbers a little, and these rows have categories or missing values; leave fgsm and pgd out")
@@ -156,11 +160,12 @@ def _strangeness(model: Model, split: Split, temperature: float) -> dict[str, Nu
 
 def _collapse(model: nn.Module, split: Split) -> Numbers:
     """Empty where the model does not end in a linear layer that gives the logits."""
-    caught: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
+    caught: dict[nn.Linear, list[tuple[Tensor, Tensor]]] = {}
 
     def catch(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(layer, nn.Linear)
-        caught[layer] = (inputs[0], output)
+        if output.ndim == 2:
+            caught.setdefault(layer, []).append((inputs[0], output))  # a model may take its rows in several parts
 
     hooks = [layer.register_forward_hook(catch) for layer in model.modules() if isinstance(layer, nn.Linear)]
     try:
@@ -169,11 +174,12 @@ def _collapse(model: nn.Module, split: Split) -> Numbers:
     finally:
         for hook in hooks:
             hook.remove()
-    last = [layer for layer, (_, output) in caught.items() if output.shape == logits.shape and torch.equal(output, logits)]
+    layers = {layer: tuple(map(torch.cat, zip(*parts, strict=True))) for layer, parts in caught.items()}
+    last = [layer for layer, (_, output) in layers.items() if output.shape == logits.shape and torch.equal(output, logits)]
     counted = torch.bincount(split.y_train, minlength=logits.shape[1])
     if not last or (counted == 0).any():
         return {}
-    found = neural_collapse(caught[last[0]][0], split.y_train, last[0].weight, last[0].bias)
+    found = neural_collapse(layers[last[0]][0], split.y_train, last[0].weight, last[0].bias)
     return _finite({name: value.item() for name, value in vars(found).items()})
 
 

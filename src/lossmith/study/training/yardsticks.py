@@ -98,8 +98,9 @@ class Yardstick:
 
 
 def yardsticks(spec: StudySpec, dataset: Dataset) -> list[Yardstick]:
-    """The fits that a study asks for, split by split; none where the data are no table or the study wants none."""
-    if not (spec.references and dataset.columns) or spec.holdout != "plain":  # they are scored by the test rows themselves
+    """The fits that a study asks for, split by split; none where the data are no table of numbers and words or the study wants none."""
+    tabular = bool(dataset.columns) and not dataset.is_text
+    if not (spec.references and tabular) or spec.holdout != "plain":  # they are scored by the test rows themselves
         return []
     rare = has_rare_classes(spec, dataset)
     threshold = rare and dataset.n_classes == 2 and METRICS[spec.metric].needs == "labels"
