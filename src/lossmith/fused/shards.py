@@ -120,13 +120,13 @@ def _signs(position: Tensor) -> Tensor:
 
 
 def sketch(x: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """`(SKETCHES + 1)`: what is compared of some rows of the hidden states, and SKETCHES times their squared length."""
+    """`(SKETCHES + 1)`: what is compared of some rows of the hidden states, and their squared length."""
     found = x.new_zeros(SKETCHES + 1, dtype=dtype)
     by_column = _signs(torch.arange(x.shape[1], device=x.device)).to(dtype)
     for some in rows.split(256):
-        each = x[some].to(dtype) @ by_column
-        found[:-1] += (each * _signs(some)).sum(0)
-        found[-1] += each.square().sum()
+        hidden = x[some].to(dtype)
+        found[:-1] += (hidden @ by_column * _signs(some)).sum(0)
+        found[-1] += hidden.square().sum()
     return found
 
 
@@ -135,7 +135,7 @@ _OTHERS_ROWS = "Where every rank has rows of its own (FSDP2 shards a head like t
 
 def _check_sketches(name: str, spread: Sequence[float], length: float) -> None:
     """The squared distances of the sketches of ranks against the mean squared length; what is no number is the same on all."""
-    if any(each > APART**2 * length / SKETCHES for each in spread):
+    if any(each > APART**2 * length for each in spread):
         raise ValueError(f"LinearLogits: {name} must be the same on every rank of the group; it is not. {_OTHERS_ROWS}")
 
 
