@@ -159,11 +159,18 @@ def _reverse_chi_p(p: float) -> FGenerator:
         v, w = torch.where(large, 1, u), torch.where(large, u, 1)
         return torch.where(large, w * (1 - 1 / w).pow(p), (1 - v).pow(p) * v.pow(1 - p))
 
+    def df_log(r: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        beyond = r < -math.log(torch.finfo(r.dtype).max) / p
+        inside = torch.where(beyond, 0, r)
+        sign, away = inside.sign(), _odds_below_one(inside) * (-inside).clamp(min=0).exp()  # |1 - 1/u|
+        return torch.where(beyond, -math.inf, sign * away.pow(p - 1) * (p - (p - 1) * sign * away))
+
     return FGenerator(
         name=f"reverse of chi_p(p={p})", formula=rf"|u - 1|^p / u^{{p - 1}}, p = {p:g}", source="Vajda 1973",
         f=f,
         f_log=lambda r: _odds_below_one(r).pow(p) * torch.where(r > 0, r, (1 - p) * r).exp(),
         df=lambda u: odds(u).pow(p - 1) * (p * (u - 1).sign() - (p - 1) * odds(u)),
+        df_log=df_log,
         d2f=lambda u: p * (p - 1) * odds(u).pow(p - 2) / u / u / u,
         score_weight=lambda r: p * (p - 1) * _odds_below_one(r).pow(p - 2) * torch.where(r > 0, -r, (1 - p) * r).exp(),
         at_zero=math.inf, slope_at_zero=-math.inf, slope_at_infinity=1.0, closed=True, twin=lambda: chi_p(p),
