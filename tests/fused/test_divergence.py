@@ -334,6 +334,51 @@ def test_both_links_of_jensen_shannon_by_one_logarithm(name):
     torch.testing.assert_close(link.tolist(), expected[1], rtol=1e-6, atol=0)
 
 
+SKEWED = {"skew_kl(skew=0.1)": 0.1, "skew_kl(skew=0.5)": 0.5, "skew_reverse_kl(skew=0.1)": 0.1, "twice": 0.1}
+
+
+@pytest.mark.parametrize("name", SKEWED)
+def test_both_links_of_a_skew_divergence(name):
+    """By one expm1 and one log1p, in float32 against the definition in 50 digits: log(u/m) + (1-a)/m - (1-a), and (1-a)^2 (1-u)/m."""
+    a, times = SKEWED[name], 2.0 if name == "twice" else 1.0
+    links = Divergence(GENERATORS[name], torch.float32).links
+    assert links.__qualname__.startswith("_reversed" if "reverse" in name else "_skewed")
+    mpmath.mp.dps = 50
+    r = torch.tensor([-85.0, -3.0, -1e-3, -1e-7, 0.0, 1e-7, 1e-3, 3.0, 85.0])
+    of_kl, of_reverse = [], []
+    for each in (-r if "reverse" in name else r).tolist():
+        u = mpmath.exp(mpmath.mpf(each))
+        m = a * u + 1 - a
+        of_kl.append(float(times * (mpmath.log(u / m) + (1 - a) / m - (1 - a))))
+        of_reverse.append(float(times * (1 - a) ** 2 * (1 - u) / m))
+    reverse_link, link = links(r)
+    expected = (of_kl, of_reverse) if "reverse" in name else (of_reverse, of_kl)
+    torch.testing.assert_close(reverse_link.tolist(), expected[0], rtol=2e-6, atol=0)
+    torch.testing.assert_close(link.tolist(), expected[1], rtol=2e-6, atol=0)
+
+
+CHI = {"chi_p(p=1.5)": 1.5, "chi_p(p=3.0)": 3.0, "pearson_chi2": 2.0, "neyman_chi2": 2.0}
+
+
+@pytest.mark.parametrize("name", CHI)
+def test_both_links_of_a_chi_divergence(name):
+    """The same by one expm1: p |u-1|^(p-1) sign(u-1), and |u-1|^p - u p |u-1|^(p-1) sign(u-1)."""
+    p, links = CHI[name], Divergence(GENERATORS[name], torch.float32).links
+    assert links.__qualname__.startswith("_reversed" if name == "neyman_chi2" else "_chi")
+    mpmath.mp.dps = 50
+    sign = -1 if name == "neyman_chi2" else 1
+    r = torch.tensor([-30.0, -3.0, -1e-3, -1e-7, 0.0, 1e-7, 1e-3, 3.0, 20.0])
+    of_link, of_reverse = [], []
+    for each in r.tolist():
+        u = mpmath.exp(sign * mpmath.mpf(each))
+        of_link.append(float(p * abs(u - 1) ** (p - 1) * mpmath.sign(u - 1)))
+        of_reverse.append(float(abs(u - 1) ** p - u * p * abs(u - 1) ** (p - 1) * mpmath.sign(u - 1)))
+    found = links(r)
+    expected = (of_link, of_reverse) if sign < 0 else (of_reverse, of_link)
+    for mine, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine.tolist(), exact, rtol=5e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @schedules
 def test_half_precision_is_computed_in_float32(dtype, how):

@@ -12,7 +12,8 @@ and not a difference of large ones.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Divergence:
         self.g = g.centred()
         self.link, self.reverse_link = centred_links(g)
         self.growth, self.reverse_growth = g.growth, g.reverse().growth
-        self.links = links_together(self.link, self.reverse_link)
+        self.links = links_together(g, self.link, self.reverse_link)
         self.low, self.high = _limits(self.link, self.reverse_link, dtype)
         self.level = g.alphas is not None and all(order == 1 for order, _ in g.alphas)  # of KL, the sum of A = p - q is 0
 
@@ -146,21 +147,51 @@ def _total(parts: list[tuple[Elementwise, float]]) -> Elementwise:
     return total
 
 
-def links_together(link: Elementwise, reverse_link: Elementwise) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def links_together(g: FGenerator, link: Elementwise, reverse_link: Elementwise) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     r"""(reverse link, link) of log ratios by one transcendental function, where one is enough: elsewhere by one each.
 
-    A multiple of a comparison with a mixture (all Jensen-Shannons are), of the triangular discrimination or of the total variation is
-    known by its links, whatever it is called.
+    A multiple of a comparison with a mixture (all Jensen-Shannons and skewed divergences are), of the triangular discrimination, the total
+    variation or a chi divergence is known by its links, whatever it is called.
     """
     r = torch.linspace(-40, 40, 161, dtype=torch.float64)
     expected = reverse_link(r), link(r)
-    slopes = [((of[-1] - of[-2]) / (r[-1] - r[-2])).abs().item() for of in (expected[0], expected[1].flip(0))]  # towards infinite ratios
-    scale, end = sum(slopes), expected[1][-1].item()
-    candidates = [_signs(end), _triangle(end), *([_mixture(slopes[1] / scale, scale)] if min(slopes) > 0 else [])]
-    for together in candidates:
+    for together in _candidates(*expected, r):
         if all(torch.allclose(mine, exact, rtol=1e-12, atol=1e-14) for mine, exact in zip(together(r), expected, strict=True)):
             return together
-    return lambda r: (reverse_link(r), link(r))
+    if g.alphas is None:
+        return lambda r: (reverse_link(r), link(r))
+    of_link, of_reverse = ([(order - 1, c) for order, c in g.alphas], [(order, -c) for order, c in g.alphas])
+    return lambda r: (_powers(of_reverse, r), _powers(of_link, r))
+
+
+def _powers(parts: Sequence[tuple[float, float]], r: Tensor) -> Tensor:
+    """The sum of c (e^(s r) - 1) / s, as :func:`_total` has it, in one new tensor where it takes one."""
+    value, linear = None, sum(c for s, c in parts if s == 0)
+    for s, c in parts:
+        if s != 0:
+            e = torch.expm1(r) if s == 1 else torch.mul(r, s).expm1_()
+            value = (e if c == s else e.mul_(c / s)) if value is None else value.add_(e, alpha=c / s)
+    if value is None:
+        return r if linear == 1 else r * linear
+    return value.add_(r, alpha=linear) if linear else value
+
+
+def _candidates(reverse_link: Tensor, link: Tensor, r: Tensor) -> Iterator[Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    """What both links may be made of, with the constants that they have at the ends of r."""
+    (low, *_, high), (reverse_low, *_, reverse_high) = link.tolist(), reverse_link.tolist()
+    yield _signs(high)
+    yield _triangle(high)
+    slopes = [((of[-1] - of[-2]) / (r[-1] - r[-2])).abs().item() for of in (reverse_link, link.flip(0))]  # towards infinite ratios
+    if min(slopes) > 0:
+        yield _mixture(slopes[1] / sum(slopes), sum(slopes))
+    if reverse_low > 0 > reverse_high and 0.01 <= (a := reverse_low / (reverse_low - reverse_high)) <= 0.99:
+        yield _skewed(a, reverse_low / (1 - a))
+    if high > 0 > low and 0.01 <= (a := high / (high - low)) <= 0.99:
+        yield _reversed(_skewed(a, high / (1 - a)))
+    if reverse_low > 0 and -low > reverse_low:
+        yield _chi(-low / reverse_low, reverse_low)
+    if high > 0 and -reverse_high > high:
+        yield _reversed(_chi(-reverse_high / high, high))
 
 
 def _signs(c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -181,6 +212,43 @@ def _triangle(c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         t = torch.copysign(e.div_(e + 2), r)
         square, twice = (t * t).mul_(c), t.mul_(2 * c)
         return (twice + square).neg_(), twice.sub_(square)
+
+    return together
+
+
+def _reversed(together: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The reverse generator's."""
+
+    def exchanged(r: Tensor) -> tuple[Tensor, Tensor]:
+        reverse_link, link = together(-r)
+        return link, reverse_link
+
+    return exchanged
+
+
+def _skewed(a: float, c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    r"""The skew divergence's: with :math:`y = (1 - a)(1/u - 1)` and h = y / (1 + y), c (1 - a) h and c (a h - log(1 + y)).
+
+    1/u is kept finite: where it would not be, q is nothing beside p.
+    """
+
+    def together(r: Tensor) -> tuple[Tensor, Tensor]:
+        y = r.clamp_min(math.log(torch.finfo(r.dtype).tiny)).neg_().expm1_().mul_(1 - a)
+        h = y / (y + 1)
+        link = torch.sub(h, y.log1p_(), alpha=1 / a).mul_(c * a)
+        return h.mul_(c * (1 - a)), link
+
+    return together
+
+
+def _chi(p: float, c: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    r"""The chi divergence's of order p: with :math:`l = |u - 1|^{p-1} \mathrm{sign}(u - 1)`, c p l and -c l (1 + (p - 1) u)."""
+
+    def together(r: Tensor) -> tuple[Tensor, Tensor]:
+        beyond = torch.expm1(r)
+        link = torch.copysign(beyond.abs().pow_(p - 1), beyond)
+        reverse_link = beyond.mul_(-c * (p - 1)).sub_(c * p).mul_(link)
+        return reverse_link, link.mul_(c * p)
 
     return together
 
