@@ -4,6 +4,7 @@
     python benchmarks/fused.py --table cross-entropy --rows 512 --vocab 131072
     python benchmarks/fused.py --table composed --memory
     python benchmarks/fused.py --table distillation --memory
+    python benchmarks/fused.py --table distillation --generators --rounds 3
     python benchmarks/fused.py --table composed --dtype bfloat16 --errors
 
 **Time** is CPU time of this process (`time.process_time`, one thread), forward and backward. All variants are interleaved in one process,
@@ -44,6 +45,7 @@ from torch import Tensor
 import lossmith
 from lossmith.fused import LinearLogits, Logits, explain, linear_log_prob, linear_stats
 from lossmith.fused.tiles import rows_of_logits
+from lossmith.generators import all_generators
 
 MIB = 2**20
 
@@ -168,7 +170,7 @@ OURS: dict[str, Callable[[Problem], Tensor]] = {
 }
 
 DISTILLED = ("kl", "reverse_kl", "jensen_shannon", "skew_kl(skew=0.1)", "total_variation", "squared_hellinger", "triangular")
-"""Generators that distillation is timed with, against the floor of its own products."""
+"""Generators that distillation is timed with, against the floor of its own products; all there are with `--generators`."""
 
 
 TABLES = {
@@ -178,11 +180,13 @@ TABLES = {
 }
 
 
-def steps(p: Problem, *, compiled: bool = True) -> tuple[dict[str, Callable[[Problem], Tensor]], list[str]]:
+def steps(
+    p: Problem, *, compiled: bool = True, generators: Sequence[str] = DISTILLED
+) -> tuple[dict[str, Callable[[Problem], Tensor]], list[str]]:
     """The loss of everything to be timed on a problem, and what had to be left out."""
     found = {f"lossmith {name}": loss for name, loss in OURS.items()}
     left_out = []
-    found |= {f"lossmith distillation, {name}": distilled(name) for name in DISTILLED}
+    found |= {f"lossmith distillation, {name}": distilled(name) for name in generators}
     found["distillation, dense F.kl_div"] = distilled("kl", dense=True)
     found["eager"] = eager
     if compiled:
@@ -253,10 +257,11 @@ def status(field: str) -> int:
 
 def peak(name: str, p: Problem) -> int:
     """The most resident memory beyond what there was before the call."""
-    small = problem(300, p.hidden.shape[1], 512, p.hidden.dtype)
-    made, _ = steps(small, compiled=name == "torch.compile")
+    small = problem(600, p.hidden.shape[1], 512, p.hidden.dtype)
+    generators = (*DISTILLED, *all_generators())
+    made, _ = steps(small, compiled=name == "torch.compile", generators=generators)
     backward(made[name])(small)
-    step = backward(steps(p, compiled=False)[0].get(name) or made[name])
+    step = backward(steps(p, compiled=False, generators=generators)[0].get(name) or made[name])
     if name == "torch.compile":
         step(p)  # compiled again for these shapes
         p.hidden.grad = p.weight.grad = None
@@ -322,6 +327,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--memory", action="store_true", help="peak memory too")
     parser.add_argument("--errors", action="store_true", help="errors against float64 too")
+    parser.add_argument("--generators", action="store_true", help="distillation with every generator there is")
     parser.add_argument("--given", action="store_true", help="fused.Logits too")
     parser.add_argument("--only", nargs="*", default=[], help="variants whose name contains one of these, and the floor")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -335,7 +341,8 @@ def main() -> None:
         return
     print(f"{arguments.rows} rows, {arguments.width} wide, {arguments.classes} classes, {arguments.dtype}; torch {torch.__version__}")
     print(explain(LinearLogits(p.hidden, p.weight)), end="\n\n")
-    found, left_out = steps(p, compiled=arguments.table in (None, "cross-entropy"))
+    generators = tuple(all_generators()) if arguments.generators else DISTILLED
+    found, left_out = steps(p, compiled=arguments.table in (None, "cross-entropy"), generators=generators)
     half, frozen = (problem(*p.hidden.shape, p.weight.shape[0], dtype, **how) for how in ({"ignored": 0.5}, {"frozen": True}))
     others = {"half the rows ignored": ("cross_entropy", half), "focal_loss, frozen head": ("focal_loss", frozen)}
     parts = arguments.only or TABLES.get(arguments.table, ("",))
