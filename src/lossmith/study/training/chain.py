@@ -205,7 +205,7 @@ class Chain:
 
 def _products(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
     """The products of the items of a and b, and a bias to each, into `out`; of one item, by the kernel that a model's own call takes."""
-    if len(out) > 1:
+    if out.shape[0] > 1:
         return torch.bmm(a, b, out=out) if bias is None else torch.baddbmm(bias, a, b, out=out)
     if bias is None:
         torch.mm(a[0], b[0], out=out[0])
