@@ -34,7 +34,7 @@ def test_large_logits(make, scale, dtype):
     theirs = gradients(expected, wide.inputs)[: len(mine)]
     for a, b in zip(mine, theirs, strict=True):
         assert a.isfinite().all()
-        assert_close(a.double(), b, 1e-9 if dtype == torch.float64 else 5e-7 * scale**2)  # rounding of logits and logsumexp
+        assert_close(a.double(), b, 1e-9 if dtype == torch.float64 else 3e-7 * scale**2)  # the logits' own rounding
 
 
 @pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)

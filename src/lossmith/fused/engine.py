@@ -25,20 +25,7 @@ from torch import Tensor
 from lossmith.fused.shards import add_up, largest, largest_of_rows, sketch, total, total_of_labels
 from lossmith.fused.slopes import NOTHING, BlockSlope, Gradients, _block_gradients, _curb
 from lossmith.fused.spec import Spec, doublings
-from lossmith.fused.tiles import (
-    CLASSES,
-    ROWS,
-    Given,
-    Head,
-    Labels,
-    Reference,
-    blocks,
-    exponentials,
-    raised,
-    rows_of_logits,
-    spans,
-    working,
-)
+from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, exponentials, rows_of_logits, spans, working
 
 FEW = 16
 """Rows that are done again at once where a block's exponentials are kept: they are copied."""
@@ -134,27 +121,23 @@ def _sums(
     labels = None if label is None else Labels(head.local(label), head.classes, head.width)
     buffer = x.new_empty(x.shape[0], head.width)
     beside = torch.empty_like(buffer) if spec.betas or "entropy" in spec.want else buffer
-    betas, about = (1.0, *spec.betas), Reference(reference, spec.first)
+    betas = (1.0, *spec.betas)
     chains = doublings(betas)  # the last ends with the exponentials at 1
     for start, stop in spans(head.classes, head.width):
         z, e = head.logits(x, start, stop, buffer[:, : stop - start]), beside[:, : stop - start]
         if "mean_logit" in spec.want:
             mean += _weighted(z, class_weight, start, stop, head.all_classes)
-        z = about.exponents(z)
+        z.sub_(reference.unsqueeze(1))
         if labels is not None and (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
         for first, *doubled in chains:
-            found[first] += exponentials(z, e, betas[first] / spec.first).sum(1)
+            found[first] += exponentials(z, e, betas[first]).sum(1)
             for i in doubled:
                 found[i] += e.mul_(e).sum(1)
         if "entropy" in spec.want:
             if careful:
                 z.clamp_min_(NOTHING)
             moment += e.mul_(z).sum(1)
-    if "entropy" in spec.want:
-        moment.addcmul_(about.off, found[0]).mul_(about.made_good(1 / spec.first) / about.times)
-    for i, beta in enumerate(betas):
-        found[i] *= about.made_good(beta / spec.first)
     return found
 
 
@@ -201,12 +184,11 @@ def row_stats_gradients(
 
     `stats` and `upstream` have the columns of a `spec` that is whole.
     """
-    parts = blocks((label >= 0).nonzero().squeeze(1))
-    found = Gradients.zeros(x, head, class_weight, wanted, written=bool(parts))
+    found = Gradients.zeros(x, head, class_weight, wanted)
     dtype = working(x, head.weight)
-    for rows in parts:
+    for rows in blocks((label >= 0).nonzero().squeeze(1)):
         block = BlockSlope(spec, stats[rows].to(dtype), upstream[rows].to(dtype), label[rows], head)
-        _block_gradients(head.block(x, rows), rows, head, class_weight, block, found, written=rows is parts[0])
+        _block_gradients(head.block(x, rows), rows, head, class_weight, block, found)
     add_up((found.x, found.cap), head.shards)  # every class has its part in these
     return found
 
@@ -219,37 +201,34 @@ def log_prob_and_gradients(x: Tensor, head: Head, label: Tensor, upstream: Tenso
     """
     dtype = working(x, head.weight)
     out = torch.zeros(x.shape[0], dtype=dtype, device=x.device)
+    found = Gradients.zeros(x, head, None, wanted)
     kept = (label >= 0).nonzero().squeeze(1)
-    parts = blocks(kept)
-    found = Gradients.zeros(x, head, None, wanted, written=bool(parts))
     buffer = rows_of_logits(min(ROWS, kept.numel()), head.classes, out)
-    chosen = labels_logits(x, parts, head, label)
-    for rows in parts:
+    chosen = labels_logits(x, blocks(kept), head, label)
+    for rows in blocks(kept):
         some, e = head.block(x, rows), buffer[: rows.numel()]
         out[rows], scale = _exponentials(some, head, label[rows], chosen[rows], e)
-        _from_exponentials(e, scale * -upstream[rows].to(dtype), some, rows, head, found, written=rows is parts[0])
+        _from_exponentials(e, scale * -upstream[rows].to(dtype), some, rows, head, found)
     add_up((found.x,), head.shards)
     return out, found
 
 
 def _exponentials(x: Tensor, head: Head, label: Tensor, chosen: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """Fill `e` so that the derivative of log p_y by the logits before the softcap is -scale * e; return (log_prob, scale)."""
-    labels, others, about = Labels(head.local(label), head.classes, 2 * CLASSES), torch.zeros_like(chosen), Reference(chosen, 1.0)
+    labels, others = Labels(head.local(label), head.classes, 2 * CLASSES), torch.zeros_like(chosen)
     for start, stop in spans(head.classes, 2 * CLASSES):
         z = head.logits(x, start, stop, e[:, start:stop])
         curb = None if head.cap is None else _curb(z, head.cap)
-        z = about.exponents(z)
+        z -= chosen.unsqueeze(1)
         if (hit := labels.within(start)) is not None:
             z[hit] = NOTHING
-        others += raised(z).sum(1)
+        others += exponentials(z, z).sum(1)
         if curb is not None:
             z *= curb
     others = total(others, head.shards)
     rows, at = head.held(label)
     e[rows, at] = -others[rows] if head.cap is None else (-others * _curb(chosen, head.cap))[rows]
-    made_good = about.made_good()
-    others *= made_good
-    log_prob, scale = -torch.log1p(others), made_good / (1 + others)
+    log_prob, scale = -torch.log1p(others), 1 / (1 + others)
     lost = ~((others < SAFE) & chosen.isfinite())
     for some in blocks(lost.nonzero().squeeze(1), FEW):
         e[some], log_prob[some] = _softmax_again(x[some], head, label[some], chosen[some])
@@ -268,15 +247,12 @@ def _softmax_again(x: Tensor, head: Head, label: Tensor, chosen: Tensor) -> tupl
     return p if curb is None else p * curb, (chosen - top) - norm.log()
 
 
-def _from_exponentials(e: Tensor, scale: Tensor, x: Tensor, rows: Tensor, head: Head, found: Gradients, *, written: bool) -> None:
-    """Two whole products from a block's exponentials; `scale` is what each row of them is to be multiplied by.
-
-    `written`: the head's is all there is so far.
-    """
+def _from_exponentials(e: Tensor, scale: Tensor, x: Tensor, rows: Tensor, head: Head, found: Gradients) -> None:
+    """Two whole products from a block's exponentials; `scale` is what each row of them is to be multiplied by."""
     if found.x is not None:
         found.x[rows] = _times_head(e, head).mul_(scale.unsqueeze(1))
     if found.weight is not None:
-        found.weight.addmm_(e.mT, x * scale.unsqueeze(1), beta=0 if written else 1)
+        found.weight.addmm_(e.mT, x * scale.unsqueeze(1))
     if found.bias is not None:
         found.bias.addmv_(e.mT, scale)
 

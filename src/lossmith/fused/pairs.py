@@ -38,9 +38,6 @@ class _Block:
 
     Its logits, and what is subtracted from them, are in the unit whose exponentials are raised: the hidden states are multiplied by it and
     not the differences that are exponentiated, so that p, q and their log ratio agree to the last digits. Shares of close rows cancel.
-
-    Within tiles p and q are relative to the largest of their row. So are the shares made of them: `weights`, 1/(1 + S) of the side whose
-    probabilities a share is a multiple of, are left to the sums and to the narrow operands of the products.
     """
 
     def __init__(self, student: Side, teacher: Side, v: Tensor | None, terms: Terms) -> None:
@@ -48,7 +45,7 @@ class _Block:
         head, self.unit = student.head, unit(student.x)
         self.scaled = student.scaled(self.unit), teacher.scaled(self.unit)
         self.classes, self.width = head.classes, head.width
-        self.beside, self.ratio = (student.x.new_empty(student.x.shape[0], self.width) for _ in range(2))
+        self.beside = student.x.new_empty(student.x.shape[0], self.width)
 
     def normalise(self, z: Tensor | None, t: Tensor | None) -> None:
         """Find the normalisation of both, and fill z and t, as wide as the classes, with the logits if they are there."""
@@ -58,30 +55,20 @@ class _Block:
                 out = self.student.x.new_empty(self.beside.shape[0], stop - start) if kept is None else kept[:, start:stop]
                 normaliser.see(side.logits(start, stop, out), self.beside[:, : stop - start])
         over_ranks(of, self.student.head.shards)
-        self.normalised_by(of[0].found(), of[1].found())
-
-    def normalised_by(self, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> None:
-        """Reference and log(1 + S) of each side, as columns."""
-        self.norm = student, teacher
-        (_, delta), (_, delta_t) = self.norm
-        self.apart, self.of_student = (delta - delta_t) / self.unit, -delta / self.unit
-        by_student, by_teacher = raised(-delta), raised(-delta_t)
-        self.weights = by_student, by_student if self.terms.of_logs else by_teacher
-        self.teachers = by_teacher / by_student
+        self.norm = of[0].found(), of[1].found()
 
     def logs(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The exponents (b, a) of a tile, in place of its logits: log-probabilities but for log(1 + S), exact for the largest."""
-        (top, _), (top_t, _) = self.norm
-        return z.sub_(top), t.sub_(top_t)
+        """Log-probabilities (b, a) of a tile, in place of its logits; the reference goes first, which is exact for the largest."""
+        (top, delta), (top_t, delta_t) = self.norm
+        return z.sub_(top).sub_(delta), t.sub_(top_t).sub_(delta_t)
 
     def tile(self, b: Tensor, a: Tensor, start: int, stop: int, *, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(p, q, A, B, log ratio) of a tile of exponents; `in_place`: p and A take the room of b and a, and q is overwritten."""
-        ratio = torch.sub(a, b, out=self.ratio[:, : stop - start])
-        torch.add(self.apart, ratio, alpha=1 / self.unit, out=ratio)
-        log_p = torch.add(self.of_student, b, alpha=1 / self.unit) if self.terms.of_logs else b
+        """(p, q, A, B, log ratio) of a tile of log-probabilities; `in_place`: p and A take the room of b and a, and q is overwritten."""
+        ratio = a - b
+        if self.unit != 1:
+            ratio.mul_(1 / self.unit)
+        log_p = torch.mul(b, 1 / self.unit) if self.terms.of_logs else b
         p, q = raised(b), raised(a)
-        if self.terms.of_logs:
-            q.mul_(self.teachers)
         v = None if self.v is None else self.v[start:stop].to(b.dtype)
         into = (a, self.beside[:, : stop - start]) if in_place else (torch.empty_like(a), torch.empty_like(a))
         share_a, share_b = self.terms.of_tile(log_p, p, q, ratio, v, into)
@@ -100,9 +87,8 @@ class _Block:
         if self.terms.low > -torch.inf:
             self.beyond |= ratio.amin(1) < self.terms.low
 
-    def end_sums(self) -> None:
+    def add_ranks(self) -> None:
         """The sums over the classes of all ranks; what is decided by them is decided alike everywhere."""
-        self.sum_a, self.sum_b = (sum_ * weight.squeeze(1) for sum_, weight in zip((self.sum_a, self.sum_b), self.weights, strict=True))
         if (shards := self.student.head.shards) is not None:
             self.sum_a, self.sum_b, beyond = total(torch.stack([self.sum_a, self.sum_b, self.beyond.to(self.sum_a.dtype)]), shards)
             self.beyond = beyond > 0
@@ -172,7 +158,7 @@ def _block_stats(block: _Block, *, kept: bool) -> Tensor:
                 side.logits(start, stop, out[:, here])
         _, _, share_a, share_b, ratio = block.tile(*block.logs(z[:, here], t[:, here]), start, stop, in_place=True)
         block.add(share_a, share_b, ratio)
-    block.end_sums()
+    block.add_ranks()
     out = block.columns()
     for some in blocks(block.lost().nonzero().squeeze(1), FEW):
         out[some, 0] = again(block.student.rows(some, x.dtype), block.teacher.rows(some, x.dtype), block.v, block.terms)[0]
@@ -190,31 +176,27 @@ def pair_and_gradients(
     dtype = both_working(student, teacher)
     _check_rows(student, teacher, keep, dtype)
     out = torch.zeros(student.x.shape[0], dtype=dtype, device=student.x.device)
+    found = (
+        student.zeros(wanted[:3] + "nn", dtype),
+        teacher.zeros(wanted[3:] + "nn", dtype),
+    )
     kept = keep.nonzero().squeeze(1)
     rows = _even(kept.numel(), rows)
-    parts = blocks(kept, rows)
-    found = tuple(
-        side.zeros(letters + "nn", dtype, written=bool(parts)) for side, letters in ((student, wanted[:3]), (teacher, wanted[3:]))
-    )
     buffers = [rows_of_logits(rows, student.head.classes, out) for _ in range(2)]
-    for at in parts:
+    for at in blocks(kept, rows):
         z, t = (buffer[: at.numel()] for buffer in buffers)
         block = _Block(student.rows(at, dtype), teacher.rows(at, dtype), v, terms)
-        out[at], by_z, by_t, lost = _slopes(block, z, t) if "y" in wanted[3:] else _student_slope(block, z, t)
-        scale, scale_t = (upstream[at].to(dtype) * torch.where(lost, 1, weight.squeeze(1)) for weight in block.weights)
-        written = at is parts[0]
-        _from_exponentials(by_z, scale, block.student.x, at, student.head, found[0], written=written)
+        out[at], by_z, by_t = _slopes(block, z, t) if "y" in wanted[3:] else (*_student_slope(block, z, t), None)
+        scale = upstream[at].to(dtype)
+        _from_exponentials(by_z, scale, block.student.x, at, student.head, found[0])
         if by_t is not None:
-            _from_exponentials(by_t, scale_t, block.teacher.x, at, teacher.head, found[1], written=written)
+            _from_exponentials(by_t, scale, block.teacher.x, at, teacher.head, found[1])
     add_up((found[0].x, found[1].x), student.head.shards)
-    return out, found[0], found[1]
+    return out, *found
 
 
-def _student_slope(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, None, Tensor]:
-    """(values, slope by the student's logits before the softcap, none by the teacher's, rows done again).
-
-    The slope is in place of the teacher's logits, as p has the student's; all but the rows done again are to be multiplied by the weights.
-    """
+def _student_slope(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(values, slope by the student's logits before the softcap), the latter in place of the teacher's logits: p has the student's."""
     block.normalise(z, t)
     block.start_sums()
     cap = block.scaled[0].head.cap
@@ -226,7 +208,7 @@ def _student_slope(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor,
         if curb is not None:
             share_a *= curb
             p *= curb
-    block.end_sums()
+    block.add_ranks()
     value, lost = block.columns()[:, 0], block.lost()
     if not block.terms.level:
         t.addcmul_(z, -block.sum_a.unsqueeze(1))
@@ -234,17 +216,17 @@ def _student_slope(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor,
         few, few_t = block.student.rows(some, z.dtype), block.teacher.rows(some, z.dtype)
         value[some], by_z, _ = again(few, few_t, block.v, block.terms)
         t[some] = _curbed(by_z, few)
-    return value, t, None, lost
+    return value, t
 
 
-def _slopes(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same with the slope by the teacher's, each in its logits' place."""
+def _slopes(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(values, slope by the student's logits before the softcap, the same by the teacher's), each in its logits' place."""
     block.normalise(z, t)
     block.start_sums()
     cap, cap_t = (side.head.cap for side in block.scaled)
     for start, stop in spans(block.classes, block.width):
         block.add(*block.tile(*block.logs(z[:, start:stop].clone(), t[:, start:stop].clone()), start, stop)[2:])
-    block.end_sums()
+    block.add_ranks()
     value, lost = block.columns()[:, 0], block.lost()
     sum_a, sum_b = block.sum_a.unsqueeze(1), block.sum_b.unsqueeze(1)
     for start, stop in spans(block.classes, block.width):
@@ -261,7 +243,7 @@ def _slopes(block: _Block, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor
         few, few_t = block.student.rows(some, z.dtype), block.teacher.rows(some, z.dtype)
         value[some], by_z, by_t = again(few, few_t, block.v, block.terms)
         z[some], t[some] = _curbed(by_z, few), _curbed(by_t, few_t)
-    return value, z, t, lost
+    return value, z, t
 
 
 class PairGradients(NamedTuple):
@@ -300,8 +282,8 @@ def _tiles_gradients(
 ) -> None:
     block = _Block(student.rows(at, stats.dtype), teacher.rows(at, stats.dtype), v, terms)
     top, delta, top_t, delta_t, sum_a, sum_b = stats[:, 1:7].unsqueeze(-1).unbind(1)
-    block.normalised_by((top, delta), (top_t, delta_t))
-    x, (g, g_t) = block.student.x, (upstream.unsqueeze(1) * weight for weight in block.weights)
+    block.norm = (top, delta), (top_t, delta_t)
+    g, x = upstream.unsqueeze(1), block.student.x
     z, t = x.new_empty(x.shape[0], block.width), x.new_empty(x.shape[0], block.width)
     outs = [(side, gradients, torch.zeros_like(side.x)) for side, gradients in zip((block.student, block.teacher), found[:2], strict=True)]
     for start, stop in spans(block.classes, block.width):
@@ -313,9 +295,9 @@ def _tiles_gradients(
             bend.see(capped_logits)
         b, a = block.logs(*logits)
         if found.class_weight is not None:
-            found.class_weight[start:stop] -= g.squeeze(1) @ (raised(a.clone()) * block.teachers * (b / block.unit + block.of_student))
+            found.class_weight[start:stop] -= upstream @ (raised(a.clone()) * b) / block.unit
         p, q, share_a, share_b, _ = block.tile(b, a, start, stop)
-        slopes = share_a.addcmul_(p, -sum_a).mul_(g), None if _none(found.teacher) else share_b.addcmul_(q, -sum_b).mul_(g_t)
+        slopes = share_a.addcmul_(p, -sum_a).mul_(g), None if _none(found.teacher) else share_b.addcmul_(q, -sum_b).mul_(g)
         for slope, bend, (side, gradients, dx) in zip(slopes, bends, outs, strict=True):
             if slope is not None:
                 _accumulate(bend.through(slope, gradients.cap), side.x, dx, side.head, start, stop, gradients)

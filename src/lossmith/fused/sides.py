@@ -27,9 +27,9 @@ class Side(NamedTuple):
         bias, cap = (None if part is None else part.to(self.x.dtype) * by for part in (self.head.bias, self.head.cap))
         return Side(self.x * by, self.head._replace(bias=bias, cap=cap))
 
-    def zeros(self, wanted: str, dtype: torch.dtype, *, written: bool = False) -> Gradients:
+    def zeros(self, wanted: str, dtype: torch.dtype) -> Gradients:
         """Room for this side's gradients, in what both are computed in."""
-        found = Gradients.zeros(self.x, self.head, None, wanted, written=written)
+        found = Gradients.zeros(self.x, self.head, None, wanted)
         return Gradients(*(None if gradient is None else gradient.to(dtype) for gradient in found))
 
     def raw(self, start: int, stop: int, out: Tensor) -> Tensor:

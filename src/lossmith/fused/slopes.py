@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lossmith.fused import pages
 from lossmith.fused.spec import Spec, doublings
-from lossmith.fused.tiles import Given, Head, Labels, Reference, capped, exponentials, raised, spans, unit, working
+from lossmith.fused.tiles import Given, Head, Labels, capped, exponentials, spans, working
 
 NOTHING = -1e30
 """A logit whose exponential is 0, and 0 still when multiplied by it, which with -inf would be NaN."""
@@ -24,17 +23,14 @@ class Gradients(NamedTuple):
     class_weight: Tensor | None
 
     @classmethod
-    def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: str, *, written: bool = False) -> "Gradients":
-        """Zeros to add to; but for the head, the largest by far, where the first block of rows is to be `written` and not added."""
-        like = x.new_empty(0, dtype=working(x, head.weight))
-        sources = zip(cls._fields, (x, head.weight, head.bias, head.cap, class_weight), wanted, strict=True)
+    def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: str) -> "Gradients":
+        dtype = working(x, head.weight)
+        sources = (x, head.weight, head.bias, head.cap, class_weight)
         return cls(
-            **{
-                name: (pages.empty if written and name == "weight" else pages.zeros)(*source.shape, like=like)
-                if source is not None and want == "y"
-                else None
-                for name, source, want in sources
-            }
+            *(
+                torch.zeros(source.shape, dtype=dtype, device=x.device) if source is not None and want == "y" else None
+                for source, want in zip(sources, wanted, strict=True)
+            )
         )
 
 
@@ -50,18 +46,11 @@ class BlockSlope:
 
         lse = spec.column(stats, "logsumexp")
         assert lse is not None
-        self.lse, self.classes, self.excludes = lse, head.all_classes, head.excludes
+        self.lse, self.classes = lse, head.all_classes
         on_log_prob, on_lse, on_h = given("log_prob"), given("logsumexp"), given("entropy")
         h = spec.column(stats, "entropy")
         on_p = on_lse - on_log_prob if h is None else on_lse - on_log_prob - on_h * h
         self.on_p, self.on_h = on_p.unsqueeze(1), None if h is None else on_h.unsqueeze(1)
-        self.first, self.about = spec.first, Reference(lse, spec.first)
-        made_good = self.about.made_good(1 / self.first).unsqueeze(1)
-        # the weights of what is raised, and of that times its exponent
-        self.of_exponent = None if self.on_h is None else made_good * self.on_h / self.about.times
-        self.of_p = made_good * self.on_p
-        if self.of_exponent is not None:
-            self.of_p -= self.of_exponent * self.about.off.unsqueeze(1)
         self.mean = given("mean_logit") if "mean_logit" in spec.want else None
         self.further = [
             (beta, -stats[:, i : i + 1], upstream[:, i : i + 1] * beta) for i, beta in enumerate(spec.betas, len(spec.want))
@@ -81,7 +70,7 @@ class BlockSlope:
 
     def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
         """The slope, in one of the two or anew; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
-        z = self.about.exponents(z)
+        z.sub_(self.lse.unsqueeze(1))
         hit = None if self.labels is None else self.labels.within(start)
         if self.further:
             slope = self._of_every_p(z, beside, hit)
@@ -95,29 +84,22 @@ class BlockSlope:
         return slope
 
     def _of_p(self, z: Tensor, beside: Tensor) -> Tensor:
-        """The slope at temperature 1 but for the labels, in z, from its exponents."""
-        weight = self._weight_of_p(z, beside)
-        return raised(z).mul_(weight)
-
-    def _weight_of_p(self, z: Tensor, out: Tensor) -> Tensor:
-        """What p is to be multiplied by at temperature 1, from its exponents."""
-        if self.of_exponent is None:
-            return self.of_p
-        if self.excludes:
-            z.clamp_min_(NOTHING)
-        return torch.sub(self.of_p, torch.mul(z, self.of_exponent, out=out), out=out)
+        """The slope at temperature 1 but for the labels, in z, from log-probabilities."""
+        if self.on_h is None:
+            return exponentials(z, z).mul_(self.on_p)
+        torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
+        return exponentials(z, z).mul_(torch.sub(self.on_p, beside, out=beside))
 
     def _of_every_p(self, z: Tensor, beside: Tensor, hit: tuple[Tensor, Tensor] | None) -> Tensor:
         """The slope at all temperatures, anew: where one is half another, its exponentials are squared."""
         slope = None
         for beta, shift, weights in self.chains:
-            times = beta / self.first
-            e = exponentials(z, beside, times) if shift is None else raised(torch.add(shift, z, alpha=times, out=beside))
+            e = exponentials(z, beside, beta) if shift is None else exponentials(torch.add(shift, z, alpha=beta, out=beside), beside)
             for k, weight in enumerate(weights):
                 if k:
                     e.mul_(e)
                 if weight is None:  # temperature 1, last of all: z is free
-                    weight = self._weight_of_p(z, z)
+                    weight = self.on_p if self.on_h is None else torch.sub(self.on_p, z.clamp_min_(NOTHING).mul_(self.on_h), out=z)
                     if hit is not None:
                         e[hit] = 0
                 slope = e * weight if slope is None else slope.addcmul_(e, weight)
@@ -128,7 +110,7 @@ class BlockSlope:
 
     @cached_property
     def chains(self) -> list[tuple[float, Tensor | None, list[Tensor | None]]]:
-        """Of the further temperatures and 1: the first inverse of a chain, what is added to its exponents, and a weight for each power.
+        """Of the further temperatures and 1: the first inverse of a chain, what is added to it times log p, and a weight for each power.
 
         A chain that ends at 1 has powers of p itself, and None for its weight; any other has those of its first probability.
         """
@@ -136,12 +118,11 @@ class BlockSlope:
         for chain in doublings(betas):
             first, to_one = betas[chain[0]], chain[-1] == 0
             relative_to = first * lse if to_one else -self.further[chain[0] - 1][1]
-            shift = None if to_one else (first * lse - relative_to) * unit(lse)
+            shift = None if to_one else first * lse - relative_to
             weights: list[Tensor | None] = []
             for i in chain:
                 _, minus_lse, weight = self.further[i - 1]
-                made_good = self.about.made_good(betas[i] / self.first).unsqueeze(1)
-                weights.append(weight * made_good * torch.exp(betas[i] / first * relative_to + minus_lse) if i else None)
+                weights.append(weight * torch.exp(betas[i] / first * relative_to + minus_lse) if i else None)
             found.append((first, shift, weights))
         return found
 
@@ -151,10 +132,7 @@ class BlockSlope:
         return bool(self.further) or self.on_h is not None
 
 
-def _block_gradients(
-    x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients, *, written: bool
-) -> None:
-    """Add a block's gradients; `written`: that of the head's is all there is so far."""
+def _block_gradients(x: Tensor, rows: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, found: Gradients) -> None:
     buffer = x.new_empty(x.shape[0], head.width)
     beside = torch.empty_like(buffer) if block.needs_two else buffer
     dx = torch.zeros_like(x)
@@ -171,7 +149,7 @@ def _block_gradients(
             if found.cap is not None:
                 found.cap.add_((slope * (t - _product(ratio, curb))).sum())
             slope *= curb
-        _accumulate(slope, x, dx, head, start, stop, found, written=written)
+        _accumulate(slope, x, dx, head, start, stop, found)
     if found.x is not None:
         found.x[rows] = dx
 
@@ -181,13 +159,11 @@ def _product(ratio: Tensor, curb: Tensor) -> Tensor:
     return torch.where(curb == 0, 0, ratio) * curb
 
 
-def _accumulate(
-    slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients, *, written: bool = False
-) -> None:
+def _accumulate(slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients) -> None:
     if found.x is not None:
         dx.addmm_(slope, head.columns(start, stop, x.dtype))
     if found.weight is not None:
-        found.weight[start:stop].addmm_(slope.mT, x, beta=0 if written else 1)
+        found.weight[start:stop].addmm_(slope.mT, x)
     if found.bias is not None:
         found.bias[start:stop] += slope.sum(0)
 

@@ -38,12 +38,6 @@ class Spec(NamedTuple):
     def labelled(self) -> bool:
         return "log_prob" in self.want or "target_logit" in self.want
 
-    @property
-    def first(self) -> float:
-        """The inverse temperature that the chain ending at 1 begins with."""
-        betas = (1.0, *self.betas)
-        return betas[doublings(betas)[-1][0]]
-
     def column(self, of: Tensor, name: str) -> Tensor | None:
         return of[:, self.want.index(name)] if name in self.want else None
 

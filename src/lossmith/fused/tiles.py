@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lossmith.fused import pages
 from lossmith.fused.shards import Shards
 
 ROWS = 256
@@ -46,11 +45,6 @@ class Head(NamedTuple):
     def all_classes(self) -> int:
         """Those of all ranks."""
         return self.classes if self.shards is None else self.shards.classes
-
-    @property
-    def excludes(self) -> bool:
-        """Whether there may be classes at -inf."""
-        return self.bias is not None
 
     @property
     def width(self) -> int:
@@ -120,10 +114,6 @@ class Given(NamedTuple):
         return None
 
     @property
-    def excludes(self) -> bool:
-        return True
-
-    @property
     def width(self) -> int:
         return self.classes
 
@@ -146,7 +136,7 @@ class Given(NamedTuple):
 def rows_of_logits(rows: int, classes: int, like: Tensor) -> Tensor:
     """Room for a block of whole rows of logits, in which a tile stays in the cache: rows do not begin whole pages apart."""
     apart = 128 // like.itemsize if classes * like.itemsize % PAGE == 0 else 0
-    return pages.empty(rows, classes + apart, like=like)[:, :classes]
+    return like.new_empty(rows, classes + apart)[:, :classes]
 
 
 def unit(like: Tensor) -> float:
@@ -164,34 +154,9 @@ def raised(z: Tensor) -> Tensor:
 
 
 def exponentials(z: Tensor, out: Tensor, times: float = 1.0) -> Tensor:
-    """e^(times z / unit), in `out`, which may be z."""
-    if times != 1:
-        z = torch.mul(z, times, out=out)
-    return torch.exp(z, out=out) if unit(z) == 1 else torch.exp2(z, out=out)
-
-
-class Reference:
-    """What a block's exponentials are relative to.
-
-    Exponents are beta times the differences from it, in the unit whose exponentials are raised: a multiple of the logits and a shift, in
-    one pass. The shift is rounded, and :meth:`made_good` is what a row's exponentials are to be multiplied by for that. The exponents are
-    rounded too: e^-69, 1e-30, is right to 4e-6.
-    """
-
-    def __init__(self, reference: Tensor, beta: float) -> None:
-        self.times = torch.tensor(beta * unit(reference), dtype=reference.dtype).item()  # as they are multiplied by
-        wide = reference.double() if reference.device.type == "cpu" else reference  # not every device has float64
-        exact = wide * -self.times
-        shift = exact.to(reference.dtype)
-        self.shift, self.off = shift.unsqueeze(1), (exact - shift).to(reference.dtype)
-
-    def exponents(self, z: Tensor) -> Tensor:
-        """In place of a tile of logits."""
-        return torch.add(self.shift, z, alpha=self.times, out=z)
-
-    def made_good(self, power: float = 1.0) -> Tensor:
-        """A factor a row, close to 1, of the exponentials to that power."""
-        return raised(self.off * power)
+    """e^(times z), in `out`, which may be z. In powers of 2 the exponent is rounded once more: e^-69, 1e-30, is right to 4e-6."""
+    times *= unit(z)
+    return torch.exp(z, out=out) if times == 1 else raised(torch.mul(z, times, out=out))
 
 
 def capped(u: Tensor, cap: Tensor | None) -> Tensor:
