@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -64,9 +65,20 @@ def gradients(value: Tensor, inputs: tuple[Tensor, ...], **how: bool) -> tuple[T
 
 def largest_allocation(call: Callable[[], object]) -> int:
     """The most bytes asked for at once, whoever asks: a mode of dispatch would not see inside the opaque operators."""
+    return max(_allocations(call))
+
+
+def most_held(call: Callable[[], object]) -> int:
+    """The most bytes held at a time beyond those held before. What is resident depends on the system too, which takes pages away."""
+    return max(accumulate(_allocations(call)))
+
+
+def _allocations(call: Callable[[], object]) -> list[int]:
+    """The bytes taken, and given back, in their order."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
-    return max(event.nbytes() for event in seen.profiler.kineto_results.events() if event.name() == "[memory]")
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
 def assert_close(found: Tensor | tuple[Tensor, ...], expected: Tensor | tuple[Tensor, ...], tolerance: float = 1e-10) -> None:
