@@ -45,7 +45,8 @@ def __getattr__(name: str) -> Any:
     for room in card.ROOMS:
         module = importlib.import_module(f"lossmith.{room}")
         if name in module.__all__:
-            return getattr(module, name)
+            globals()[name] = getattr(module, name)  # the next time it is found without asking
+            return globals()[name]
     from lossmith._checks import nearest
 
     raise AttributeError(f"module 'lossmith' has no attribute {name!r}{nearest(name, __dir__())}")

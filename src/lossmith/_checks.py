@@ -72,9 +72,20 @@ def holds(condition: Callable[[], Tensor], on: Tensor, *, always_on_cpu: bool = 
     It may be asked under :func:`validate`, or on the CPU when it is cheap (``always_on_cpu``); never while compiling, and not of a
     tensor without readable values (under ``vmap``, fake tensors).
     """
-    if torch.compiler.is_compiling() or not (_validating or (always_on_cpu and on.device.type == "cpu")):
-        return True
+    return not (_validating or (always_on_cpu and on.device.type == "cpu")) or _asked(condition) is not False
+
+
+def is_seen(condition: Callable[[], Tensor | bool], on: Tensor) -> bool:
+    """Whether a condition on values can be seen to hold at no more than the price of computing it: on the CPU, not while tracing."""
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not tracing and on.device.type == "cpu" and _asked(condition) is True
+
+
+def _asked(condition: Callable[[], Tensor | bool]) -> bool | None:
+    """The answer; None where there are no values to ask."""
+    if torch.compiler.is_compiling():
+        return None
     try:
         return bool(condition())
-    except RuntimeError:  # data-dependent control flow under vmap or on a fake tensor: there is no value to ask
-        return True
+    except RuntimeError:  # data-dependent control flow under vmap or on a fake tensor
+        return None

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lossmith._batch import finish, frame
 from lossmith._reduce import full_precision, in_dtype, read, working_dtype
-from lossmith._rows import Source, expectation, finish, frame, pick
+from lossmith._rows import expectation, pick
+from lossmith._sources import Source
 from lossmith._typing import Bool, Float, Integer, Logits, Target
 
 

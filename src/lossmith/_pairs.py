@@ -28,7 +28,7 @@ from lossmith._reduce import (
     times,
     working_dtype,
 )
-from lossmith._rows import LogitSource, Source, is_source
+from lossmith._sources import LogitSource, Source, is_source
 from lossmith._typing import Bool, Float, Hyper, Logits
 
 

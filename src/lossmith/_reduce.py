@@ -105,7 +105,9 @@ def scalar(value: Hyper, like: Tensor) -> Tensor:
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """No autocast inside an objective: a matrix product within it would otherwise round to half precision."""
     kind = x.device.type  # "meta" has no autocast to switch off
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    if not torch.amp.is_autocast_available(kind) or not (torch.compiler.is_compiling() or torch.is_autocast_enabled(kind)):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def in_dtype(hyper: Mapping[str, Any], x: Tensor) -> dict[str, Any]:

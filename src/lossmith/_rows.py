@@ -12,134 +12,21 @@ form           row function                                               contra
 =============  =========================================================  ==================================================
 
 Each gives one loss a row. Class probabilities mean one thing throughout: the expectation of the loss over labels drawn from them,
-:math:`\\sum_k t_k w_k \\ell(z, k)`. The class axis stays where it is, shapes are static, and nothing is indexed by a boolean: masked
-rows are replaced *before* ``log_softmax`` and again after the row function, because masking the output alone leaves NaN * 0 in the
-gradient.
+:math:`\\sum_k t_k w_k \\ell(z, k)`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lossmith._checks import describe, holds
-from lossmith._reduce import (
-    Call,
-    check_floating,
-    check_weight,
-    divisor,
-    full_precision,
-    in_dtype,
-    not_ignored,
-    read,
-    reduce,
-    times,
-    working_dtype,
-)
+from lossmith._batch import Batch, finish, frame, weigh
+from lossmith._checks import describe
+from lossmith._log_softmax import log_softmax
+from lossmith._reduce import Call, check_weight, divisor, full_precision, in_dtype, read, times, working_dtype
+from lossmith._sources import LogitSource, SoftSource, Source, can_sum, is_source
 from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Logits that need not exist as a tensor."""
-
-    @property
-    def rows(self) -> torch.Size:
-        """The shape of an index target."""
-        ...
-
-    @property
-    def classes(self) -> int: ...
-
-
-@runtime_checkable
-class LogitSource(Source, Protocol):
-    """What an objective of the form ``log_prob`` asks of them."""
-
-    def target_log_prob(self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-        """log p_y of every kept row; rows that are not kept may hold any finite number."""
-        ...
-
-
-@runtime_checkable
-class SummingSource(LogitSource, Protocol):
-    """A source that can also sum: over the classes, which label smoothing asks for, and over the rows.
-
-    Told the weights of the rows' sum in advance, it may form gradients while the logits are at hand.
-    """
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of its log-probabilities."""
-        ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def total_log_prob(
-        self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], class_weight: Float[Tensor, " c"] | None
-    ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
-        """log p_y, and the sum over the classes of w_k log p_k (w = 1 where none is given)."""
-        ...
-
-    def weighted_log_prob(
-        self, target: Integer[Tensor, "*rows"], keep: Bool[Tensor, "*rows"], weight: Float[Tensor, "*rows"]
-    ) -> Float[Tensor, ""]:
-        """The sum over the kept rows of weight_i log p_i."""
-        ...
-
-
-@runtime_checkable
-class SoftSource(SummingSource, Protocol):
-    """A source that can also be held to another source's prediction, as a tensor of logits to class probabilities."""
-
-    def cross_entropy_to(
-        self,
-        teacher: Source,
-        keep: Bool[Tensor, "*rows"],
-        class_weight: Float[Tensor, " c"] | None,
-        *,
-        weight: Float[Tensor, "*rows"] | None = None,
-    ) -> Float[Tensor, "*rows"] | Float[Tensor, ""]:
-        """-sum_k w_k q_k log p_k with the teacher's prediction q, a number a row; with weights, their weighted sum."""
-        ...
-
-
-def is_source(x: object) -> TypeGuard[Source]:
-    """Whether it stands for logits, of whose rows it knows log-probabilities or moments. (Dynamo answers ``isinstance`` wrongly.)"""
-    return not isinstance(x, Tensor) and (hasattr(x, "target_log_prob") or hasattr(x, "target_moments"))
-
-
-def can_sum(x: LogitSource) -> TypeGuard[SummingSource]:
-    return hasattr(x, "weighted_log_prob")
-
-
-class Batch(NamedTuple):
-    """A call's rows, checked and masked."""
-
-    axis: int
-    classes: int
-    keep: Bool[Tensor, "*rows"]
-    label: Integer[Tensor, "*rows"] | None
-    soft: Logits | None
-    class_weight: Float[Tensor, " c"] | None
-    sample_weight: Float[Tensor, "*rows"] | None
-    options: Call
-
-    def mask(self, input: Tensor) -> Tensor:
-        """The input with every masked row replaced by zeros, so that what it held reaches neither value nor gradient."""
-        return torch.where(self.keep.unsqueeze(self.axis), input, 0)
-
-    def like(self, x: Tensor) -> "Batch":
-        """The same with its weights in the dtype of x."""
-        weights = {name: getattr(self, name) for name in ("class_weight", "sample_weight")}
-        return self._replace(**{name: weight.to(x.dtype) for name, weight in weights.items() if weight is not None})
-
-    def per_class(self, weight: Tensor) -> Tensor:
-        """A vector over the classes, shaped to broadcast along the class axis where it is."""
-        return weight.reshape(-1, *[1] * (self.keep.ndim - self.axis))
 
 
 def of_log_prob(
@@ -229,7 +116,7 @@ def _of_two_sources(opt: Call, source: Logits | LogitSource, target: Source, smo
 
 def log_probabilities(batch: Batch, input: Logits) -> Logits:
     """log p of every class, in float32 at least, without what the masked rows held."""
-    return F.log_softmax(batch.mask(input), batch.axis, dtype=working_dtype(input))
+    return log_softmax(batch.mask(input), batch.axis, working_dtype(input))
 
 
 def expected(batch: Batch, log_p: Logits, row: Callable[[Tensor], Tensor]) -> Float[Tensor, "*rows"]:
@@ -317,109 +204,3 @@ def _smoothed(
         every = times(batch.per_class(batch.class_weight), every)
         hard = times(batch.class_weight[batch.label], hard)
     return times(1 - smoothing, hard) + times(smoothing / batch.classes, every.sum(batch.axis))
-
-
-def weigh(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
-    """Losses times their weights (unless the class weights are in them already), and the weights a mean divides by; 0 where masked."""
-    each = torch.ones_like(value)
-    if batch.label is not None and batch.class_weight is not None:
-        each = batch.class_weight[batch.label]
-        value = value if weighted else times(each, value)
-    if batch.sample_weight is not None:
-        each, value = each * batch.sample_weight, value * batch.sample_weight
-    return torch.where(batch.keep, value, 0), torch.where(batch.keep, each, 0)
-
-
-def finish(batch: Batch, value: Float[Tensor, "*rows"], *, weighted: bool = False) -> Tensor:
-    """Losses of rows, weighed, masked and reduced as the call asks."""
-    value, each = weigh(batch, value, weighted=weighted)
-    return reduce(value, each, batch.options)
-
-
-def frame(opt: Call, input: Logits | Source, target: Any, *, sources: str | None = None) -> Batch:
-    """Check the arguments against each other, and find the class axis, the mask and the labels.
-
-    `sources` is what the objective can do with in place of logits, and so the method of the sources that it takes.
-    """
-    if is_source(input) and sources is None:
-        raise TypeError(f"{opt.name}: input must be a tensor, for it needs every logit of a row; got a {type(input).__name__}")
-    if is_source(input) and sources is not None and not hasattr(input, sources):
-        raise TypeError(f"{opt.name}: input must be logits or a source with {sources}; got a {type(input).__name__}, which has none")
-    axis, rows, classes = _layout(opt, input)
-    if not isinstance(target, Tensor) or target.dtype == torch.bool or target.is_complex():
-        raise TypeError(f"{opt.name}: target must be integer class indices or class probabilities; got {describe(target)}")
-    if isinstance(input, Tensor) and target.device != input.device:
-        raise ValueError(f"{opt.name}: target must be on the input's device {input.device}; it is on {target.device}")
-    if target.is_floating_point():
-        _check_soft(opt, input, target, rows)
-        keep = torch.ones(rows, dtype=torch.bool, device=target.device)
-    else:
-        if target.shape != rows:
-            raise ValueError(f"{opt.name}: target must have shape {tuple(rows)}, the input's without the classes; got {describe(target)}")
-        keep = not_ignored(target, opt.ignore_index)
-    weight, sample_weight = opt.weight, opt.sample_weight
-    if weight is not None:
-        weight = check_weight(opt.name, "weight", weight, (classes,), input)
-    if sample_weight is not None:
-        sample_weight = check_weight(opt.name, "sample_weight", sample_weight, tuple(rows), input)
-        keep = keep & (sample_weight != 0)
-    if target.is_floating_point():
-        assert isinstance(input, Tensor)
-        soft = torch.where(keep.unsqueeze(axis), target, 0).to(working_dtype(input))
-        _check_probabilities(opt.name, soft, keep, axis)
-        return Batch(axis, classes, keep, None, soft, weight, sample_weight, opt)
-    label = torch.where(keep, target, 0).long()
-    _check_indices(opt, label, classes)
-    return Batch(axis, classes, keep, label, None, weight, sample_weight, opt)
-
-
-def _layout(opt: Call, input: Logits | Source) -> tuple[int, torch.Size, int]:
-    """The class axis, the shape of the rows and the number of classes."""
-    if is_source(input):
-        if input.classes < 2:
-            raise ValueError(f"{opt.name}: input must have at least 2 classes; got a {type(input).__name__} of {input.classes}")
-        return len(input.rows), input.rows, input.classes
-    check_floating(opt.name, input)
-    assert isinstance(input, Tensor)  # for the type checker: the line above has seen to it
-    if input.ndim == 0:
-        raise ValueError(f"{opt.name}: input must have shape (c,), (n, c) or (n, c, *d); got {describe(input)}")
-    axis = 0 if input.ndim == 1 else 1
-    if input.shape[axis] < 2:
-        raise ValueError(
-            f"{opt.name}: input must have at least 2 classes along axis {axis}; got {describe(input)}. "
-            f"For one logit an answer use lossmith.{opt.card.one_logit}"
-        )
-    return axis, input.shape[:axis] + input.shape[axis + 1 :], input.shape[axis]
-
-
-def _check_soft(opt: Call, input: Logits | Source, target: Tensor, rows: torch.Size) -> None:
-    if not isinstance(input, Tensor):
-        raise TypeError(f"{opt.name}: a {type(input).__name__} takes class indices; got {describe(target)}")
-    if target.shape != input.shape:
-        raise ValueError(
-            f"{opt.name}: target, as class probabilities, must have the input's shape {tuple(input.shape)}; got "
-            f"{describe(target)} (class indices are integers of shape {tuple(rows)})"
-        )
-    if opt.ignore_index != -100:
-        raise ValueError(f"{opt.name}: ignore_index has no meaning with class probabilities; remove rows by sample_weight=0")
-
-
-def _check_indices(opt: Call, label: Integer[Tensor, "*rows"], classes: int) -> None:
-    wrong = (label < 0) | (label >= classes)
-    if not holds(lambda: ~wrong.any(), label, always_on_cpu=True):
-        raise ValueError(
-            f"{opt.name}: target must hold class indices in 0..{classes - 1} or ignore_index={opt.ignore_index}; "
-            f"got {label[wrong][0].item()}"
-        )
-
-
-def _check_probabilities(name: str, soft: Logits, keep: Bool[Tensor, "*rows"], axis: int) -> None:
-    total = soft.sum(axis)
-    wrong = keep & ((total - 1).abs() > 1e-3)
-    if not holds(lambda: ~wrong.any(), soft):
-        got = f"a row that sums to {total[wrong][0].item():.4g}"
-    elif not holds(lambda: (soft >= 0).all(), soft):
-        got = f"an entry of {soft.min().item():.4g}"
-    else:
-        return
-    raise ValueError(f"{name}: target, as class probabilities, must be >= 0 and sum to 1 over the classes; got {got}")

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lossmith._batch import Batch, frame
 from lossmith._binary import binary_frame
 from lossmith._checks import describe
 from lossmith._reduce import Call, check_floating, check_weight, full_precision, in_dtype, nonzero, read, working_dtype
-from lossmith._rows import Batch, frame
 from lossmith._typing import Float, Hyper, Integer, Shaped
 
 

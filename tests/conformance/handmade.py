@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from lossmith._batch import frame, weigh
 from lossmith._binary import binary_frame
 from lossmith._pairs import pair_frame
 from lossmith._reduce import along_axis, full_precision, read, reduce, working_dtype
-from lossmith._rows import expected, frame, log_probabilities, weigh
+from lossmith._rows import expected, log_probabilities
 from lossmith._sets import of_counts
 from lossmith.card import Card, Claims, Range, aside, objective
 

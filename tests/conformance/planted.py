@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from lossmith._batch import frame, weigh
 from lossmith._reduce import read, reduce, working_dtype
-from lossmith._rows import expected, frame, log_probabilities, weigh
+from lossmith._rows import expected, log_probabilities
 from lossmith.card import Claims, Limit
 from tests.conformance.handmade import ABSOLUTE, FOCAL, absolute, binary, card, dice, focal, pair, rows
 

@@ -11,7 +11,8 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._reduce import scalar
-from lossmith._rows import LogitSource, of_log_prob
+from lossmith._rows import of_log_prob
+from lossmith._sources import LogitSource
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Claims, Instance, Limit, Proved, Range, objective
 from lossmith.generators import FGenerator, alpha_tsallis, pearson_chi2, total_variation

@@ -3,7 +3,8 @@
 from typing import Unpack
 
 from lossmith._options import RowOptions
-from lossmith._rows import LogitSource, of_log_prob
+from lossmith._rows import of_log_prob
+from lossmith._sources import LogitSource
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import Claims, Instance, Proved, Range, objective
 from lossmith.generators import kl, shannon

@@ -12,10 +12,12 @@ from typing import Unpack
 
 import torch
 
+from lossmith._batch import frame, weigh
 from lossmith._checks import describe
 from lossmith._options import RowOptions
 from lossmith._reduce import full_precision, read, reduce
-from lossmith._rows import LogitSource, expected, frame, log_probabilities, of_log_prob, weigh
+from lossmith._rows import expected, log_probabilities, of_log_prob
+from lossmith._sources import LogitSource
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Claims, Instance, Limit, Range, objective
 from lossmith.divergences import divergence, from_certainty

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from lossmith._binary import finite, of_binary
 from lossmith._options import BinaryOptions, RowOptions
-from lossmith._rows import LogitSource, of_log_prob
+from lossmith._rows import of_log_prob
+from lossmith._sources import LogitSource
 from lossmith._typing import Bool, Float, Hyper, Integer, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
 

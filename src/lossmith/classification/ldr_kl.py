@@ -11,10 +11,11 @@ from typing import Any, Unpack
 
 import torch
 
+from lossmith._batch import frame, weigh
 from lossmith._checks import describe, holds
 from lossmith._options import RowOptions
 from lossmith._reduce import full_precision, read, reduce, scalar, working_dtype
-from lossmith._rows import frame, is_label, of_logits, pick, weigh
+from lossmith._rows import is_label, of_logits, pick
 from lossmith._typing import Float, Hyper, Integer, Logits, Target, Tensor
 from lossmith.card import At, Claims, Limit, Proved, Range, objective
 from lossmith.divergences import divergence

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lossmith._batch import frame, weigh
 from lossmith._checks import describe
 from lossmith._options import RowOptions
 from lossmith._reduce import full_precision, read, reduce, working_dtype
-from lossmith._rows import expected, frame, weigh
+from lossmith._rows import expected
 from lossmith._typing import Float, Logits, Target, Tensor
 from lossmith.card import Claims, Range, objective
 

@@ -6,7 +6,8 @@ import torch
 
 from lossmith._options import RowOptions
 from lossmith._reduce import times
-from lossmith._rows import LogitSource, of_log_prob, of_log_probs
+from lossmith._rows import of_log_prob, of_log_probs
+from lossmith._sources import LogitSource
 from lossmith._typing import Float, Hyper, Logits, Target, Tensor
 from lossmith.card import At, Choice, Claims, Instance, Proved, Range, objective
 from lossmith.classification.focal import focused

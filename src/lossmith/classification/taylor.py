@@ -5,7 +5,8 @@ from typing import Unpack
 import torch
 
 from lossmith._options import RowOptions
-from lossmith._rows import LogitSource, of_log_prob
+from lossmith._rows import of_log_prob
+from lossmith._sources import LogitSource
 from lossmith._typing import Float, Logits, Target, Tensor
 from lossmith.card import At, Claims, Instance, Range, objective
 from lossmith.generators import total_variation

@@ -5,7 +5,7 @@ from typing import Unpack
 from lossmith._options import TeacherOptions
 from lossmith._pairs import of_teacher
 from lossmith._reduce import times
-from lossmith._rows import LogitSource
+from lossmith._sources import LogitSource
 from lossmith._typing import Float, Hyper, Logits, Tensor
 from lossmith.card import Choice, Claims, Range, objective
 from lossmith.divergences import divergence

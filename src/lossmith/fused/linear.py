@@ -11,7 +11,7 @@ from torch import Tensor
 from lossmith._checks import describe, holds, validating
 from lossmith._moments import Moments
 from lossmith._reduce import times
-from lossmith._rows import Source
+from lossmith._sources import Source
 from lossmith._typing import Bool, Float, Hyper, Integer
 from lossmith.fused.collectives import copy_to_ranks
 from lossmith.fused.engine import Spec

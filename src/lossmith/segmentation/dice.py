@@ -5,9 +5,10 @@ from typing import Any, Literal, Unpack
 import torch
 import torch.nn.functional as F
 
+from lossmith._batch import frame, weigh
 from lossmith._options import SetOptions
 from lossmith._reduce import Call, along_axis, check_weight, full_precision, in_dtype, times
-from lossmith._rows import expected, frame, log_probabilities, weigh
+from lossmith._rows import expected, log_probabilities
 from lossmith._sets import channel_frame, mean_over, of_counts, read_set
 from lossmith._typing import Float, Hyper, Integer, Over, Shaped, Tensor
 from lossmith.card import At, Choice, Claims, Range, objective
