@@ -22,12 +22,13 @@ def log_softmax(z: Logits, axis: int, dtype: torch.dtype) -> Logits:
     short = axis == 1 and n * c >= WORTHWHILE and z.device.type == "cpu" and z.dtype == dtype and c < _lanes(dtype)
     if not short or torch.compiler.is_compiling():  # what is compiled is laid out by the compiler
         return F.log_softmax(z, axis, dtype=dtype)
-    # through one axis and back, so that the gradient comes row by row as the logits did: a layer below would round otherwise
+    # through one axis and back, so that the gradient comes row by row, as the values leave: laid out otherwise, what lies before
+    # and after would be rounded otherwise
     columns = z.flatten().view(n, c).t()
     spare = -n % _lanes(dtype)  # a column in the last, part-filled vector would go through other arithmetic
     if spare:
         columns = F.pad(columns, (0, spare))
-    return F.log_softmax(columns, 0)[:, :n].t()
+    return F.log_softmax(columns, 0)[:, :n].t().contiguous()
 
 
 @cache

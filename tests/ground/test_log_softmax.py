@@ -23,6 +23,7 @@ def both(z: torch.Tensor) -> None:
     ours, theirs = log_softmax(z, 1, z.dtype), F.log_softmax(z, 1)
     assert torch.equal(ours, theirs)
     assert ours.shape == (n, c)
+    assert ours.is_contiguous()
     (got,), (wanted,) = torch.autograd.grad(ours, z, slope), torch.autograd.grad(theirs, z, slope)
     assert torch.equal(got, wanted)
     assert got.is_contiguous()
