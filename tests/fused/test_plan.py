@@ -129,8 +129,12 @@ def test_the_plan_counts_memory():
     assert plan.gradients == 4 * (hidden.numel() + weight.numel())
     assert plan.dense == 2 * 4 * 2048 * 32768
     assert 4 * 256 * 32768 <= plan.buffers <= 1.1 * 4 * 256 * 32768
-    lean = explain(LinearLogits(hidden, weight), loss="rows")
+    lean = explain(LinearLogits(hidden, weight, schedule="recompute"), loss="rows")
     assert lean.buffers < 4 * 2**20
+    kept = explain(LinearLogits(hidden, weight), loss="rows")
+    assert (kept.path, kept.products) == ("kept", 3.75)  # 512 of 2048 rows
+    assert kept.gradients == lean.gradients
+    assert kept.buffers < 6 * 2**20
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from Linux's /proc")

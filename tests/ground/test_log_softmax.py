@@ -90,6 +90,7 @@ for c in range(2, 20):
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(("name", "lanes"), [("AVX2", 8), ("DEFAULT", 0)])
 def test_a_processor_with_shorter_vectors(name: str, lanes: int) -> None:
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):

@@ -65,6 +65,7 @@ def test_means_divide_by_the_same(weight: Tensor | None, denominator: float | No
     torch.testing.assert_close(lossmith.cross_entropy(z, y, **options), lossmith.cross_entropy(*with_one_more(z, y), **options))
 
 
+@pytest.mark.compile
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_what_is_traced_on_whole_rows_masks_others() -> None:
     z, y = rows()

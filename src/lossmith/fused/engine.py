@@ -16,13 +16,14 @@ A row with a negative label takes no part: it is not computed, and its statistic
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossmith.fused.shards import add_up, largest, largest_of_rows, sketch, total, total_of_labels
+from lossmith.fused.room import gradients_from_room, keeping, parted
+from lossmith.fused.shards import Shards, add_up, largest, largest_of_rows, sketch, total, total_of_labels
 from lossmith.fused.slopes import NOTHING, BlockSlope, Gradients, _block_gradients, _curb
 from lossmith.fused.spec import Spec, doublings
 from lossmith.fused.tiles import CLASSES, ROWS, Given, Head, Labels, blocks, exponentials, rows_of_logits, spans, working
@@ -35,11 +36,15 @@ RIGHT = 1e-5
 """What an entropy is right to: the difference of log(1 + S) and a moment, it is taken anew where rounding of these leaves less."""
 
 
-def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
-    """`(n, columns)`: the statistics of every row with a label of at least 0, zeros elsewhere."""
+def row_stats(x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, spec: Spec, room: Tensor | None = None) -> Tensor:
+    """`(n, columns)`: the statistics of every row with a label of at least 0, zeros elsewhere.
+
+    `room`, in the head's shape, is filled with logits for the way back.
+    """
     out = torch.zeros(x.shape[0], spec.columns, dtype=head.working(x), device=x.device)
     kept = (label >= 0).nonzero().squeeze(1)
-    out[kept] = stats_of(x, blocks(kept), head, class_weight, label, spec)
+    inside, outside = parted(kept, room)
+    out[kept] = stats_of(x, (*inside, *outside), head, class_weight, label, spec, keeping(head, inside, room))
     return out
 
 
@@ -51,8 +56,10 @@ class _Sums(NamedTuple):
     mean: Tensor
 
 
-def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: Tensor | None, label: Tensor, spec: Spec) -> Tensor:
-    """`(rows, columns)` of the rows that the parts select, a part at a time and one after the other."""
+def stats_of(
+    x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: Tensor | None, label: Tensor, spec: Spec, heads: Sequence[Head] = ()
+) -> Tensor:
+    """`(rows, columns)` of the rows that the parts select, a part at a time and one after the other; the first parts by other heads."""
     chosen = labels_logits(x, parts, head, label) if spec.labelled else None
     labels = [label[part] for part in parts]
     sizes = [some.numel() for some in labels]
@@ -64,7 +71,8 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
     else:
         reference = torch.cat([chosen[part] for part in parts])
     each = zip(parts, reference.split(sizes), [None] * len(parts) if chosen is None else labels, strict=True)
-    sums = _sums_of(((head.block(x, part), about, at) for part, about, at in each), head, class_weight, spec)
+    by = chain(heads, repeat(head))
+    sums = _sums_of(((head.block(x, part), next(by), about, at) for part, about, at in each), head.shards, class_weight, spec)
     at_label = None if chosen is None else reference
     found = _assemble(sums, reference, at_label, spec, aside=chosen is not None)
     lost = ~((sums.exponentials < SAFE).all(0) & reference.isfinite() & sums.moment.isfinite())
@@ -79,7 +87,11 @@ def stats_of(x: Tensor, parts: Sequence[Any], head: Head | Given, class_weight: 
         sizes = [int(rows.sum()) for _, rows in again]
         each = zip(again, reference.split(sizes), top.split(sizes), strict=True)
         sums = _sums_of(
-            ((head.block(x, part)[rows], about, at) for (part, rows), about, at in each), head, class_weight, spec, careful=True
+            ((head.block(x, part)[rows], head, about, at) for (part, rows), about, at in each),
+            head.shards,
+            class_weight,
+            spec,
+            careful=True,
         )
         found[lost] = _assemble(sums, reference, None if at_label is None else at_label[lost], spec, aside=True, top=True)
     return found
@@ -97,15 +109,15 @@ def labels_logits(x: Tensor, parts: Sequence[Any], head: Head | Given, label: Te
 
 
 def _sums_of(
-    each: Iterable[tuple[Tensor, Tensor, Tensor | None]],
-    head: Head | Given,
+    each: Iterable[tuple[Tensor, Head | Given, Tensor, Tensor | None]],
+    shards: Shards | None,
     class_weight: Tensor | None,
     spec: Spec,
     careful: bool = False,
 ) -> _Sums:
-    """The sums of blocks (hidden states, reference, labels), one after the other and over all ranks."""
-    found = torch.cat([_sums(x, head, class_weight, about, label, spec, careful=careful) for x, about, label in each], 1)
-    exponentials, moment, mean = total(found, head.shards).split([1 + len(spec.betas), 1, 1])
+    """The sums of blocks (hidden states, head, reference, labels), one after the other and over all ranks."""
+    found = torch.cat([_sums(x, head, class_weight, about, label, spec, careful=careful) for x, head, about, label in each], 1)
+    exponentials, moment, mean = total(found, shards).split([1 + len(spec.betas), 1, 1])
     return _Sums(exponentials, moment[0], mean[0])
 
 
@@ -178,17 +190,26 @@ def _assemble(sums: _Sums, reference: Tensor, chosen: Tensor | None, spec: Spec,
 
 
 def row_stats_gradients(
-    x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, stats: Tensor, upstream: Tensor, spec: Spec, wanted: str
-) -> Gradients:
+    x: Tensor, head: Head, class_weight: Tensor | None, label: Tensor, stats: Tensor, upstream: Tensor, spec: Spec, wanted: str,
+    room: Tensor | None = None,
+) -> Gradients:  # fmt: skip
     """Gradients of `(stats * upstream).sum()`, every tile of logits computed again: 1 + 2 matrix products.
 
-    `stats` and `upstream` have the columns of a `spec` that is whole.
+    `stats` and `upstream` have the columns of a `spec` that is whole. The logits that a `room` holds are not computed again; it becomes the
+    head's gradient, in `wanted` or not.
     """
     found = Gradients.zeros(x, head, class_weight, wanted)
     dtype = working(x, head.weight)
-    for rows in blocks((label >= 0).nonzero().squeeze(1)):
-        block = BlockSlope(spec, stats[rows].to(dtype), upstream[rows].to(dtype), label[rows], head)
-        _block_gradients(head.block(x, rows), rows, head, class_weight, block, found)
+
+    def slope(rows: Tensor) -> BlockSlope:
+        return BlockSlope(spec, stats[rows].to(dtype), upstream[rows].to(dtype), label[rows], head)
+
+    inside, outside = parted((label >= 0).nonzero().squeeze(1), room)
+    if room is not None:
+        found = found._replace(weight=room)
+        gradients_from_room(x, inside, head, class_weight, [slope(rows) for rows in inside], room, found)
+    for rows in outside:
+        _block_gradients(head.block(x, rows), rows, head, class_weight, slope(rows), found)
     add_up((found.x, found.cap), head.shards)  # every class has its part in these
     return found
 

@@ -16,6 +16,7 @@ from torch.autograd import Function
 from lossmith._reduce import times
 from lossmith.fused import operators, reference
 from lossmith.fused.engine import Spec
+from lossmith.fused.room import Room
 from lossmith.fused.second import Arguments, curvature, tangent
 from lossmith.fused.shards import Shards, coded
 from lossmith.fused.tiles import working
@@ -65,12 +66,20 @@ def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return found
 
 
-def stats(at: Arguments, label: Tensor, spec: Spec, shards: Shards | None = None) -> Tensor:
-    """`(n, columns)` of `spec`, differentiable in all of `at`; zeros where the label is negative."""
+def stats(at: Arguments, label: Tensor, spec: Spec, shards: Shards | None = None, *, keep: bool = False) -> Tensor:
+    """`(n, columns)` of `spec`, differentiable in all of `at`; zeros where the label is negative.
+
+    To `keep` logits in the room of the head's gradient is for plain eager code whose head asks for a gradient and is here whole.
+    """
     kept = spec.whole
     transformed()
-    function = _Stats if torch.compiler.is_compiling() else _StatsForward
-    out = function.apply(*distinct(at), label, kept.code, coded(shards))
+    if keep:
+        assert at.x is not None
+        assert at.weight is not None
+        out = _Kept.apply(*at, label, kept.code, Room(at.weight, working(at.x, at.weight)))
+    else:
+        function = _Stats if torch.compiler.is_compiling() else _StatsForward
+        out = function.apply(*distinct(at), label, kept.code, coded(shards))
     if kept == spec:
         return out
     columns = [kept.want.index(name) for name in spec.want]
@@ -117,6 +126,32 @@ class _StatsForward(_Stats):
     def jvp(ctx: Any, *directions: Any) -> Tensor:
         *at, label, _ = ctx.saved_tensors
         return tangent(Arguments(*at), Arguments(*directions[:5]), label, ctx.spec, ctx.shards)
+
+
+class _Kept(Function):
+    """The statistics, with logits kept for the first backward pass alone; a second one computes all of them again."""
+
+    @staticmethod
+    def forward(x, weight, bias, cap, class_weight, label, spec, room):  # type: ignore[no-untyped-def]
+        return operators.row_stats_kept(x, weight, bias, cap, class_weight, label, room.tensor, spec)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, spec, ctx.room = inputs
+        ctx.save_for_backward(*tensors, output)
+        ctx.spec = Spec.read(spec)
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Any) -> Any:
+        *at, label, found = ctx.saved_tensors
+        room, ctx.room = ctx.room, None
+        needed, upstream = ctx.needs_input_grad[:5], upstreams[0]
+        if room is None or torch.is_grad_enabled() or batched(upstream):  # once more, to be differentiated again, or for many at once
+            return *gradients(Arguments(*at), label, found.detach(), upstream, ctx.spec, needed), None, None, None
+        wanted = _letters(needed)
+        gx, *further = operators.row_stats_kept_gradients(*at, label, found.detach(), upstream, room.tensor, ctx.spec.code, wanted)
+        out = gx, room.tensor.to(at[1].dtype), *further
+        return *(gradient if asked else None for gradient, asked in zip(out, needed, strict=True)), None, None, None
 
 
 class _Gradients(Function):

@@ -183,7 +183,9 @@ class LinearLogits:
         return times(weight, self._log_prob(at, label, path)).sum()
 
     def _log_prob(self, at: Arguments, label: Tensor, path: Path) -> Tensor:
-        return frozen_log_prob(at, label, self.shards) if path == "frozen" else stats(at, label, LOG_PROB, self.shards)[:, 0]
+        if path == "frozen":
+            return frozen_log_prob(at, label, self.shards)
+        return stats(at, label, LOG_PROB, self.shards, keep=path == "kept")[:, 0]
 
     def _choose(self, at: Arguments, *, known: bool, log_prob_alone: bool) -> tuple[Path, str]:
         return choose(at, self.shards, known=known, log_prob_alone=log_prob_alone, schedule=self.schedule, memory=self.memory)
@@ -229,8 +231,8 @@ class LinearLogits:
         spec = Spec(tuple(name for name in WANTED if name in want), tuple(1 / t for t in temperatures))
         self._unfiltered()
         at = self._arguments(label >= 0, class_weight)
-        self._choose(at, known=False, log_prob_alone=False)
-        out = stats(at, self._label(label), spec, self.shards)
+        path, _ = self._choose(at, known=False, log_prob_alone=False)
+        out = stats(at, self._label(label), spec, self.shards, keep=path == "kept")
         found = {name: out[:, i].reshape(self.rows) for i, name in enumerate(spec.want)}
         further = out[:, len(spec.want) :].reshape(*self.rows, len(temperatures)) if temperatures else None
         return RowStats(**found, logsumexp_at=further)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossmith.fused import given
+from lossmith.fused import engine, given
 from lossmith.fused.backends import computing
 from lossmith.fused.engine import Spec
 from lossmith.fused.shards import Shards
@@ -75,6 +75,51 @@ def _(x, weight, bias, cap, class_weight, label, stats, upstream, spec, wanted, 
     return tuple(
         x.new_empty(like.shape, dtype=like.dtype) if like is not None and asked == "y" else x.new_empty(0)
         for like, asked in zip((x, weight, bias, cap, class_weight), wanted, strict=True)
+    )
+
+
+@torch.library.custom_op("lossmith::row_stats_kept", mutates_args=("room",))
+def row_stats_kept(
+    x: Tensor, weight: Tensor, bias: Tensor | None, cap: Tensor | None, class_weight: Tensor | None, label: Tensor, room: Tensor, spec: str
+) -> Tensor:
+    """:func:`row_stats`, with logits left in the room of the head's gradient."""
+    with _without_autocast(x):
+        return engine.row_stats(x, Head(weight, bias, cap), class_weight, label, Spec.read(spec), room)
+
+
+@row_stats_kept.register_fake
+def _(x, weight, bias, cap, class_weight, label, room, spec):  # type: ignore[no-untyped-def]
+    return x.new_empty((x.shape[0], Spec.read(spec).columns), dtype=working(x, weight))
+
+
+@torch.library.custom_op("lossmith::row_stats_kept_gradients", mutates_args=("room",))
+def row_stats_kept_gradients(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: Tensor | None,
+    class_weight: Tensor | None,
+    label: Tensor,
+    stats: Tensor,
+    upstream: Tensor,
+    room: Tensor,
+    spec: str,
+    wanted: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """:func:`row_stats_gradients` from the logits in a room, which becomes the head's gradient; the other four are returned."""
+    with _without_autocast(x):
+        head, of = Head(weight, bias, cap), wanted[0] + "n" + wanted[2:]
+        found = engine.row_stats_gradients(x, head, class_weight, label, stats, upstream, Spec.read(spec), of, room)
+    sources = ((found.x, x), (found.bias, bias), (found.cap, cap), (found.class_weight, class_weight))
+    gx, gb, gc, gv = (_as(like, gradient, x) for gradient, like in sources)
+    return gx, gb, gc, gv
+
+
+@row_stats_kept_gradients.register_fake
+def _(x, weight, bias, cap, class_weight, label, stats, upstream, room, spec, wanted):  # type: ignore[no-untyped-def]
+    return tuple(
+        x.new_empty(like.shape, dtype=like.dtype) if like is not None and asked == "y" else x.new_empty(0)
+        for like, asked in zip((x, bias, cap, class_weight), wanted[0] + wanted[2:], strict=True)
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from lossmith._checks import describe
 from lossmith.fused.backends import chosen
 from lossmith.fused.functions import transformed
+from lossmith.fused.room import is_held, kept_rows
 from lossmith.fused.second import Arguments
 from lossmith.fused.shards import Shards
 from lossmith.fused.tiles import CLASSES, ROWS, working
@@ -16,13 +17,14 @@ from lossmith.fused.triton.memory import allowance, operand, slope_classes, stor
 
 Schedule = Literal["auto", "forward", "recompute"]
 SCHEDULES = ("auto", "forward", "recompute")
-Path = Literal["value", "frozen", "forward", "recompute"]
+Path = Literal["value", "frozen", "forward", "kept", "recompute"]
 
-_PRODUCTS: dict[Path, int] = {"value": 1, "frozen": 2, "forward": 3, "recompute": 4}
+_PRODUCTS: dict[Path, int] = {"value": 1, "frozen": 2, "forward": 3, "kept": 3, "recompute": 4}
 _WORDS: dict[Path, str] = {
     "value": "the value alone",
     "frozen": "log-probabilities and the gradient of the hidden states in one pass, under a head without gradients",
     "forward": "gradients formed in the forward pass",
+    "kept": "logits kept where the head's gradient will be, and computed again in the backward pass where that has no room for them",
     "recompute": "logits computed again in the backward pass",
 }
 
@@ -32,12 +34,13 @@ class Plan:
     """How a call is computed; prints as a few lines of words."""
 
     path: Path
-    """"value" (no gradient is asked for), "frozen" (of the hidden states alone), "forward" (gradients in the forward pass) or "recompute"
-    (logits computed again in the backward pass)."""
+    """"value" (no gradient is asked for), "frozen" (of the hidden states alone), "forward" (gradients in the forward pass), "kept" (logits
+    kept where the head's gradient will be, as far as that has room) or "recompute" (logits computed again in the backward pass)."""
     why: str
     """The reason, in words."""
-    products: int
-    """How many matrix products of the size of the logits forward and backward take together."""
+    products: float
+    """How many matrix products of the size of the logits forward and backward take together; of kept logits, those of some rows are
+    spared one."""
     rows: int
     """The rows of a tile of logits."""
     classes: int
@@ -53,7 +56,7 @@ class Plan:
 
     def __str__(self) -> str:
         return (
-            f"{_WORDS[self.path]}: {self.products} matrix product{'s' if self.products > 1 else ''} of the size of the logits\n"
+            f"{_WORDS[self.path]}: {self.products:.3g} matrix product{'s' if self.products > 1 else ''} of the size of the logits\n"
             f"because {self.why}\n"
             f"memory: {_size(self.gradients)} of gradients and {_size(self.buffers)} of buffers; "
             f"the logits and their gradient would take {_size(self.dense)}\n"
@@ -88,13 +91,16 @@ def choose(
         return "value", "neither hidden states nor head ask for a gradient"
     if schedule == "recompute":
         return _recompute("schedule='recompute' asks for it", schedule)
-    if not log_prob_alone:
-        return _recompute("other statistics than the label's log-probability are asked for", schedule)
-    if asks(at.cap):
-        return _recompute("the softcap (or the temperature beside one) asks for a gradient", schedule)
     frozen = not (asks(at.weight) or asks(at.bias))
-    if not (frozen or known):
-        return _recompute("what follows the log-probabilities is not a sum with known weights", schedule)
+    later = None
+    if not log_prob_alone:
+        later = "other statistics than the label's log-probability are asked for"
+    elif asks(at.cap):
+        later = "the softcap (or the temperature beside one) asks for a gradient"
+    elif not (frozen or known):
+        later = "what follows the log-probabilities is not a sum with known weights"
+    if later is not None:
+        return ("kept", later) if schedule == "auto" and _keeps(at, shards, memory) else _recompute(later, schedule)
     assert at.weight is not None
     classes = at.weight.shape[0] if shards is None else shards.largest
     by_triton = _by_triton(at, shards)
@@ -107,6 +113,18 @@ def choose(
     if frozen:
         return "frozen", "the head asks for no gradient"
     return "forward", "the loss is a sum of log-probabilities with known weights"
+
+
+def _keeps(at: Arguments, shards: Shards | None, memory: int | None) -> bool:
+    """Whether logits of some rows are kept for the backward pass: in plain eager code, and where nobody asks for less memory."""
+    x, weight = at.x, at.weight
+    assert x is not None
+    assert weight is not None
+    if torch.compiler.is_compiling() or shards is not None or not asks(weight) or _by_triton(at, shards):
+        return False
+    if memory is not None and block_bytes(at, weight.shape[0]) > memory:
+        return False
+    return kept_rows(x.shape[0], weight.shape[1], working(x, weight).itemsize) > 0 and not is_held(weight)
 
 
 def check_memory(memory: object) -> int | None:
@@ -170,13 +188,15 @@ def describe_plan(at: Arguments, shards: Shards | None, path: Path, why: str) ->
         return _describe_kernels(at, path, why)
     each = working(x, weight).itemsize
     at_once = path in ("frozen", "forward")
+    kept = kept_rows(x.shape[0], weight.shape[1], each) if path == "kept" else 0
     rows, classes = min(ROWS, x.shape[0]), min(CLASSES * (2 if at_once else 1), weight.shape[0])
     wanted = () if path == "value" else [t for t in at if t is not None and t.requires_grad]
     tiles = (2 if at.cap is None else 4) * rows * classes
     widened = classes * weight.shape[1] if weight.dtype.itemsize < each else 0
-    buffers = (block_bytes(at, weight.shape[0]) if at_once else 0) + (tiles + widened + 2 * rows * weight.shape[1]) * each
+    width = max(rows, kept) * weight.shape[1]
+    buffers = (block_bytes(at, weight.shape[0]) if at_once else 0) + (tiles + kept * classes + widened + 2 * width) * each
     return Plan(
-        path, why, _PRODUCTS[path], rows, classes,
+        path, why, _PRODUCTS[path] + (1 - kept / x.shape[0] if kept else 0), rows, classes,
         gradients=sum(t.numel() for t in wanted) * each, buffers=buffers, dense=2 * x.shape[0] * weight.shape[0] * each,
         backend="chunked torch" + (f", {shards.words()}," if shards is not None else f" (since {obstacle})" if obstacle else ""),
     )  # fmt: skip

@@ -24,6 +24,7 @@ class Gradients(NamedTuple):
 
     @classmethod
     def zeros(cls, x: Tensor, head: Head, class_weight: Tensor | None, wanted: str) -> "Gradients":
+        """What is added to."""
         dtype = working(x, head.weight)
         sources = (x, head.weight, head.bias, head.cap, class_weight)
         return cls(
@@ -138,20 +139,28 @@ def _block_gradients(x: Tensor, rows: Tensor, head: Head, class_weight: Tensor |
     dx = torch.zeros_like(x)
     for start, stop in spans(head.classes, head.width):
         u = head.raw(x, start, stop, buffer[:, : stop - start])
-        ratio = None if head.cap is None else u / head.cap
-        z = capped(u, head.cap)
-        t = None if head.cap is None else z / head.cap
-        if found.class_weight is not None and block.mean is not None:
-            found.class_weight[start:stop] += block.mean @ z
-        slope = block.tile(z, beside[:, : stop - start], class_weight, start, stop)
-        if t is not None and ratio is not None:
-            curb = 1 - t * t
-            if found.cap is not None:
-                found.cap.add_((slope * (t - _product(ratio, curb))).sum())
-            slope *= curb
-        _accumulate(slope, x, dx, head, start, stop, found)
+        tile_gradients(u, x, dx, beside[:, : stop - start], head, class_weight, block, start, stop, found)
     if found.x is not None:
         found.x[rows] = dx
+
+
+def tile_gradients(
+    u: Tensor, x: Tensor, dx: Tensor, beside: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, start: int, stop: int,
+    found: Gradients,
+) -> None:  # fmt: skip
+    """A tile's part in the gradients, from its logits before the softcap, which are overwritten; that of its rows is added to `dx`."""
+    ratio = None if head.cap is None else u / head.cap
+    z = capped(u, head.cap)
+    t = None if head.cap is None else z / head.cap
+    if found.class_weight is not None and block.mean is not None:
+        found.class_weight[start:stop] += block.mean @ z
+    slope = block.tile(z, beside, class_weight, start, stop)
+    if t is not None and ratio is not None:
+        curb = 1 - t * t
+        if found.cap is not None:
+            found.cap.add_((slope * (t - _product(ratio, curb))).sum())
+        slope *= curb
+    _accumulate(slope, x, dx, head, start, stop, found)
 
 
 def _product(ratio: Tensor, curb: Tensor) -> Tensor:

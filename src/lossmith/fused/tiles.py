@@ -25,6 +25,22 @@ def working(x: Tensor, weight: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
 
 
+class Places(NamedTuple):
+    """Where the logits of a block of rows are kept: in the room of the head's gradient, `(classes, d)`, tile of classes by tile."""
+
+    room: Tensor
+    rows: int
+    """All that are kept."""
+    first: int
+    last: int
+    """The block's among them."""
+
+    def tile(self, start: int, stop: int) -> Tensor:
+        """`(block's rows, stop - start)`; the rows of a tile lie where the gradient of its classes begins."""
+        size = self.rows * (stop - start)
+        return self.room[start:stop].view(-1)[:size].view(self.rows, -1)[self.first : self.last]
+
+
 class Head(NamedTuple):
     """What turns a block of hidden states into tiles of logits: softcap(hidden @ weight.T + bias).
 
@@ -35,6 +51,8 @@ class Head(NamedTuple):
     bias: Tensor | None
     cap: Tensor | None
     shards: Shards | None = None
+    places: Places | None = None
+    """Where the logits are to be left, of the one block of rows that this is then the head of."""
 
     @property
     def classes(self) -> int:
@@ -75,10 +93,12 @@ class Head(NamedTuple):
 
     def raw(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         """hidden @ weight.T + bias for some classes, written into `out`."""
-        w = self.columns(start, stop, x.dtype)
+        w, into = self.columns(start, stop, x.dtype), out if self.places is None else self.places.tile(start, stop)
         if self.bias is None:
-            return torch.mm(x, w.mT, out=out)
-        return torch.addmm(self.bias[start:stop].to(x.dtype), x, w.mT, out=out)
+            torch.mm(x, w.mT, out=into)
+        else:
+            torch.addmm(self.bias[start:stop].to(x.dtype), x, w.mT, out=into)
+        return out if into is out else out.copy_(into)
 
     def logits(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         """The same with the softcap."""
@@ -168,9 +188,9 @@ def spans(classes: int, width: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + width, classes)) for start in range(0, classes, width))
 
 
-def blocks(rows: Tensor, size: int = ROWS) -> tuple[Tensor, ...]:
+def blocks(rows: Tensor, size: int | None = None) -> tuple[Tensor, ...]:
     """Row numbers, a block at a time; no block at all where there are no rows."""
-    return rows.split(size) if rows.numel() else ()
+    return rows.split(ROWS if size is None else size) if rows.numel() else ()
 
 
 class Labels:
