@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from lossmith.fused.slopes import BlockSlope, Gradients, tile_gradients
+from lossmith.fused.slopes import BlockSlope, Gradients, through_head, tile_slope
 from lossmith.fused.tiles import ROWS, Head, Places, blocks, spans
 
 BESIDE = 1 << 24
@@ -81,10 +81,10 @@ def gradients_from_room(
     beside = x.new_empty(ROWS, head.width) if any(block.needs_two for block in slopes) else buffer
     sizes = [some.numel() for some in inside]
     for start, stop in spans(head.classes, head.width):
-        u = buffer[:, : stop - start].copy_(Places(room, x.shape[0], 0, x.shape[0]).tile(start, stop))
-        room[start:stop].zero_()
-        for block, logits, some, slope in zip(slopes, u.split(sizes), x.split(sizes), dx.split(sizes), strict=True):
-            spare = beside[: len(some), : stop - start]
-            tile_gradients(logits, some, slope, spare, head, class_weight, block, start, stop, found)
+        u = buffer[:, : stop - start].copy_(Places(room, len(x), 0, len(x)).tile(start, stop))
+        for block, logits in zip(slopes, u.split(sizes), strict=True):
+            tile_slope(logits, beside[: len(logits), : stop - start], head, class_weight, block, start, stop, found)
+        through_head(u, dx, head, start, stop, found)
+        torch.mm(u.mT, x, out=room[start:stop])
     if found.x is not None:
         found.x[rows] = dx

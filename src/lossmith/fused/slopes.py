@@ -57,7 +57,8 @@ class BlockSlope:
             (beta, -stats[:, i : i + 1], upstream[:, i : i + 1] * beta) for i, beta in enumerate(spec.betas, len(spec.want))
         ]  # (inverse temperature, minus its logsumexp, its weight)
         log_p = spec.column(stats, "log_prob")
-        self.labels = None
+        self.labels: Labels | None = None
+        self._spare: Tensor | None = None
         if log_p is not None:  # 1 - p_y as it is, not as a difference of numbers near 1
             self.labels = self._located(label, head)
             p = log_p.exp()
@@ -70,44 +71,53 @@ class BlockSlope:
         return Labels(head.local(label), head.classes, head.width)
 
     def tile(self, z: Tensor, beside: Tensor, class_weight: Tensor | None, start: int, stop: int) -> Tensor:
-        """The slope, in one of the two or anew; both are overwritten. `beside` is as large as z, and not looked at where one will do."""
+        """The slope, in place of the logits. `beside` is as large, overwritten, and not looked at where one will do."""
         z.sub_(self.lse.unsqueeze(1))
         hit = None if self.labels is None else self.labels.within(start)
         if self.further:
-            slope = self._of_every_p(z, beside, hit)
+            self._of_every_p(z, beside, hit)
         else:
-            slope = self._of_p(z, beside)
+            self._of_p(z, beside)
             if hit is not None:
-                slope[hit] = self.at_label[hit[0]]
+                z[hit] = self.at_label[hit[0]]
         if self.mean is not None:
             v = 1 / self.classes if class_weight is None else class_weight[start:stop].to(z.dtype)
-            slope += self.mean.unsqueeze(1) * v
-        return slope
+            z += self.mean.unsqueeze(1) * v
+        return z
 
     def _of_p(self, z: Tensor, beside: Tensor) -> Tensor:
-        """The slope at temperature 1 but for the labels, in z, from log-probabilities."""
+        """The slope at temperature 1 but for the labels, from log-probabilities."""
         if self.on_h is None:
             return exponentials(z, z).mul_(self.on_p)
         torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
         return exponentials(z, z).mul_(torch.sub(self.on_p, beside, out=beside))
 
     def _of_every_p(self, z: Tensor, beside: Tensor, hit: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The slope at all temperatures, anew: where one is half another, its exponentials are squared."""
-        slope = None
+        """The slope at all temperatures: where one is half another, its exponentials are squared."""
+        slope, sum_of = None, self._third(z)
         for beta, shift, weights in self.chains:
             e = exponentials(z, beside, beta) if shift is None else exponentials(torch.add(shift, z, alpha=beta, out=beside), beside)
             for k, weight in enumerate(weights):
                 if k:
                     e.mul_(e)
-                if weight is None:  # temperature 1, last of all: z is free
-                    weight = self.on_p if self.on_h is None else torch.sub(self.on_p, z.clamp_min_(NOTHING).mul_(self.on_h), out=z)
-                    if hit is not None:
-                        e[hit] = 0
-                slope = e * weight if slope is None else slope.addcmul_(e, weight)
-        assert slope is not None
+                if weight is not None:
+                    slope = torch.mul(e, weight, out=sum_of) if slope is None else slope.addcmul_(e, weight)
+                    continue
+                # temperature 1, last of all: z is free
+                weight = self.on_p if self.on_h is None else torch.sub(self.on_p, z.clamp_min_(NOTHING).mul_(self.on_h), out=z)
+                if hit is not None:
+                    e[hit] = 0
+                assert slope is not None
+                torch.addcmul(slope, e, weight, out=z)
         if hit is not None:
-            slope[hit] += self.at_label[hit[0]]
-        return slope
+            z[hit] += self.at_label[hit[0]]
+        return z
+
+    def _third(self, z: Tensor) -> Tensor:
+        """Room for a tile, the same for every one of the block."""
+        if self._spare is None:
+            self._spare = torch.empty_like(z)  # the first tile is the widest
+        return self._spare[:, : z.shape[1]]
 
     @cached_property
     def chains(self) -> list[tuple[float, Tensor | None, list[Tensor | None]]]:
@@ -139,16 +149,16 @@ def _block_gradients(x: Tensor, rows: Tensor, head: Head, class_weight: Tensor |
     dx = torch.zeros_like(x)
     for start, stop in spans(head.classes, head.width):
         u = head.raw(x, start, stop, buffer[:, : stop - start])
-        tile_gradients(u, x, dx, beside[:, : stop - start], head, class_weight, block, start, stop, found)
+        slope = tile_slope(u, beside[:, : stop - start], head, class_weight, block, start, stop, found)
+        _accumulate(slope, x, dx, head, start, stop, found)
     if found.x is not None:
         found.x[rows] = dx
 
 
-def tile_gradients(
-    u: Tensor, x: Tensor, dx: Tensor, beside: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, start: int, stop: int,
-    found: Gradients,
-) -> None:  # fmt: skip
-    """A tile's part in the gradients, from its logits before the softcap, which are overwritten; that of its rows is added to `dx`."""
+def tile_slope(
+    u: Tensor, beside: Tensor, head: Head, class_weight: Tensor | None, block: BlockSlope, start: int, stop: int, found: Gradients
+) -> Tensor:
+    """The slope by a tile's logits before the softcap, in place of these; with its parts in the gradients that no product makes."""
     ratio = None if head.cap is None else u / head.cap
     z = capped(u, head.cap)
     t = None if head.cap is None else z / head.cap
@@ -160,7 +170,7 @@ def tile_gradients(
         if found.cap is not None:
             found.cap.add_((slope * (t - _product(ratio, curb))).sum())
         slope *= curb
-    _accumulate(slope, x, dx, head, start, stop, found)
+    return slope
 
 
 def _product(ratio: Tensor, curb: Tensor) -> Tensor:
@@ -169,10 +179,15 @@ def _product(ratio: Tensor, curb: Tensor) -> Tensor:
 
 
 def _accumulate(slope: Tensor, x: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients) -> None:
-    if found.x is not None:
-        dx.addmm_(slope, head.columns(start, stop, x.dtype))
+    through_head(slope, dx, head, start, stop, found)
     if found.weight is not None:
         found.weight[start:stop].addmm_(slope.mT, x)
+
+
+def through_head(slope: Tensor, dx: Tensor, head: Head, start: int, stop: int, found: Gradients) -> None:
+    """A tile's part in the gradients by hidden states and bias."""
+    if found.x is not None:
+        dx.addmm_(slope, head.columns(start, stop, dx.dtype))
     if found.bias is not None:
         found.bias[start:stop] += slope.sum(0)
 
