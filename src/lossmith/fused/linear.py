@@ -40,10 +40,10 @@ class LinearLogits:
     computed in float32 at least whatever the dtypes, autocast or not, and gradients come back in the dtypes of what they belong to.
     Rows that are ignored, or have a sample weight of 0, cost nothing and may hold anything.
 
-    A sum or mean of cross-entropies forms its gradients in the forward pass, in three matrix products; where more is made of the
-    log-probabilities the logits are computed again in the backward pass, a fourth; under a head without gradients two are enough.
-    :func:`explain` says which it is. Everything is differentiable twice, forwards, and under ``torch.func``; then the logits of
-    a block of rows exist at a time.
+    A sum or mean of cross-entropies forms its gradients in the forward pass, in three matrix products. Where more is made of the
+    log-probabilities, the logits of d rows wait for the backward pass in the room of the head's gradient, and those of the others are
+    computed again, a fourth product; under a head without gradients two are enough. :func:`explain` says which it is. Everything is
+    differentiable twice, forwards, and under ``torch.func``; then the logits of a block of rows exist at a time.
 
     Args:
         hidden: hidden states `(*rows, d)`; a target has the shape of the rows.
@@ -51,7 +51,8 @@ class LinearLogits:
         bias: `(c,)`; -inf masks a class, but under a softcap, which makes -s of it as of every logit far below.
         temperature: the T of the formula, above 0; a number or a 0-d tensor, which may be learnt.
         softcap: the s of the formula, above 0, or None; a number or a 0-d tensor, which may be learnt.
-        schedule: "auto"; "forward", an error where gradients cannot be formed in the forward pass; or "recompute".
+        schedule: "auto"; "forward", an error where gradients cannot be formed in the forward pass; or "recompute", where nothing of the
+            head's size is held between the two passes.
         memory: bytes that the logits of a block of rows may take; where they would take more, they are computed again instead. By
             default half of the head's own size in float32, or 32 MiB.
         gradient_filter: a :class:`GradientFilter`, to leave negligible entries out of the gradients; None, so that they are exact. It

@@ -29,6 +29,8 @@ from lossmith.fused.tiles import ROWS, blocks, raised, rows_of_logits, spans, un
 
 Terms = Divergence | CrossEntropy
 
+SIXTEEN = 16
+"""Rows that a vector of the processor holds, or a small multiple of it."""
 COLUMNS = 8
 """What is kept of a row: its value, reference and log(1 + S) of student and teacher, both sums of shares, whether it was done again."""
 
@@ -142,8 +144,9 @@ def _check_rows(student: Side, teacher: Side, keep: Tensor, dtype: torch.dtype) 
 
 
 def _even(count: int, rows: int) -> int:
-    """Rows a block, `rows` at most, so that no block is much smaller than the others: a product of few rows is slow."""
-    return max(1, -(-count // max(1, -(-count // rows))))
+    """Rows a block, `rows` at most, so that no block is much smaller than the others: a product of few rows is slow, and so is a ragged one."""
+    even = max(1, -(-count // max(1, -(-count // rows))))
+    return min(rows, -(-even // SIXTEEN) * SIXTEEN)
 
 
 def _block_stats(block: _Block, *, kept: bool) -> Tensor:

@@ -39,8 +39,8 @@ class Plan:
     why: str
     """The reason, in words."""
     products: float
-    """How many matrix products of the size of the logits forward and backward take together; of kept logits, those of some rows are
-    spared one."""
+    """How many matrix products of the size of the logits forward and backward take together. Rows whose logits are kept take three, those
+    of the same call that are computed again take four."""
     rows: int
     """The rows of a tile of logits."""
     classes: int
