@@ -144,7 +144,7 @@ def _check_rows(student: Side, teacher: Side, keep: Tensor, dtype: torch.dtype) 
 
 
 def _even(count: int, rows: int) -> int:
-    """Rows a block, `rows` at most, so that no block is much smaller than the others: a product of few rows is slow, and so is a ragged one."""
+    """Rows a block, `rows` at most, so that no block is much smaller than the others: a product of few rows is slow, or of ragged ones."""
     even = max(1, -(-count // max(1, -(-count // rows))))
     return min(rows, -(-even // SIXTEEN) * SIXTEEN)
 
