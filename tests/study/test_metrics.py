@@ -9,7 +9,7 @@ import sklearn.metrics
 import torch
 from jaxtyping import TypeCheckError
 
-from lossmith.study.training.metrics import METRICS, SCALED, _area_under_precision, evaluate
+from lossmith.study.training.metrics import METRICS, SCALED, _area_under_precision, all_finite, evaluate
 
 NAMES = [
     "accuracy", "balanced_accuracy", "worst_class_accuracy", "f1", "auroc", "average_precision", "log_loss", "brier",
@@ -184,3 +184,11 @@ def test_average_precision_is_scikit_learn_s_to_the_bit(decimals):
             positive[draw.integers(n)] = True
             score = np.round(draw.normal(size=n) + positive, decimals)  # few decimals: many ties
             assert _area_under_precision(positive, score) == sklearn.metrics.average_precision_score(positive, score)
+
+
+@pytest.mark.parametrize(
+    ("entries", "finite"),
+    [([1.0, -2.0], True), ([3e38, 3e38], True), ([3e38, 3e38, math.nan], False), ([math.inf, -math.inf], False), ([1.0, math.inf], False)],
+)
+def test_finite_entries_whose_sum_is_not(entries: list[float], finite: bool) -> None:
+    assert all_finite(torch.tensor(entries)) is finite

@@ -101,6 +101,11 @@ class _Predictions:
         return _log_odds(self.logits).numpy()
 
 
+def all_finite(x: Tensor) -> bool:
+    """Whether no entry is infinite or NaN. A finite sum says so at a fifth of the price; one that is not may have overflowed."""
+    return math.isfinite(x.sum().item()) or bool(x.isfinite().all())
+
+
 def _log_odds(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     """log p - log(1 - p) of softmax probabilities, without cancellation where p is nearly 1.
 
@@ -165,7 +170,8 @@ def _ece(p: _Predictions) -> float:
 
 
 def _aurc(p: _Predictions) -> float:
-    return area_under_risk_coverage(_log_odds(p.logits / p.temperature).amax(1), p.hits).item()
+    odds = torch.from_numpy(p.log_odds) if p.temperature == 1 else _log_odds(p.logits / p.temperature)
+    return area_under_risk_coverage(odds.amax(1), p.hits).item()
 
 
 @dataclass(frozen=True)
@@ -264,7 +270,7 @@ def evaluate(
     labels = target if isinstance(target, Labels) else Labels(target, logits.shape[1])
     if labels.classes != logits.shape[1]:
         raise ValueError(f"target: labels of {labels.classes} classes; the logits are of {logits.shape[1]}")
-    if not bool(logits.isfinite().all()):
+    if not all_finite(logits):
         return dict.fromkeys(chosen, math.nan)
     predictions = _Predictions(logits, labels, temperature)
     return {name: METRICS[name]._compute(predictions) for name in chosen}

@@ -12,7 +12,7 @@ from lossmith.study.data.splits import Split, stream
 from lossmith.study.errors import StudyError
 from lossmith.study.spec import TrialSpec
 from lossmith.study.training.criterion import Criterion
-from lossmith.study.training.metrics import METRICS, Labels, evaluate
+from lossmith.study.training.metrics import METRICS, Labels, all_finite, evaluate
 from lossmith.study.training.models import build_model
 from lossmith.study.training.objectives import predicts_probabilities
 from lossmith.study.training.probes import probe
@@ -106,8 +106,7 @@ class Run:
     def _look(self, epoch: int, loss: float | None) -> "_Seen | None":
         """Measure the model after an epoch and write it down; None, and nothing written, when it is no longer finite."""
         validation, test = self._logits(self.split.x_validation), self._logits(self.split.x_test)
-        finite = (loss is None or math.isfinite(loss)) and bool(validation.isfinite().all()) and bool(test.isfinite().all())
-        if not finite:
+        if not ((loss is None or math.isfinite(loss)) and all_finite(validation) and all_finite(test)):
             return None
         metric = self.trial.metric
         temperature = self._temperature(validation) if METRICS[metric].needs == "probabilities" else 1.0
