@@ -48,3 +48,11 @@ def test_using_an_objective_loads_no_extra() -> None:
     _, loaded = _after_torch("import lossmith; lossmith.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))")
     assert "lossmith" in loaded
     assert not loaded & EXTRAS
+
+
+def test_the_study_loads_no_analysis_before_it_analyses() -> None:
+    """Every process that only trains would otherwise wait for it."""
+    _, loaded = _after_torch("import lossmith.study")
+    assert not loaded & {"joblib", "matplotlib", "pandas", "sklearn"}
+    _, loaded = _after_torch("import lossmith.study; assert 'scipy.stats' not in sys.modules, 'scipy.stats is loaded'")
+    assert "lossmith" in loaded

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from lossmith.study.protocol import setting
 from lossmith.study.sizes import Sizes
@@ -291,8 +291,8 @@ def _average(rows: Sequence[np.ndarray], sizes: Sequence[Sizes], alpha: float) -
     freedom = np.array([len(row) - 1 for row in rows])
     degrees = variances.sum() ** 2 / (variances**2 / freedom).sum()
     mean, error = float(means.mean()), math.sqrt(variances.sum()) / len(rows)
-    reach = float(stats.t.isf(alpha / 2, degrees)) * error
-    return mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, degrees))
+    reach = float(scipy.stats.t.isf(alpha / 2, degrees)) * error
+    return mean - reach, mean + reach, float(2 * scipy.stats.t.sf(abs(mean) / error, degrees))
 
 
 def _paired(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ sets with n seeds each and r = n_test / n_train:
 import math
 from dataclasses import dataclass
 
-from scipy import stats
+import scipy
 
 from lossmith.study.across import Population
 from lossmith.study.statistics.paired import check_sizes
@@ -122,7 +122,7 @@ def what_data_sets_can_show(
         if population == "alike":
             return signed_rank_power(difference / math.sqrt(variation**2 + width), data_sets, level)
         degrees = data_sets * (seeds - 1)
-        return float(stats.nct.sf(stats.t.isf(level / 2, degrees), degrees, difference / math.sqrt(width / data_sets)))
+        return float(scipy.stats.nct.sf(scipy.stats.t.isf(level / 2, degrees), degrees, difference / math.sqrt(width / data_sets)))
 
     reachable = population == "these" or n_data_sets >= fewest_pairs(n_comparisons, alpha)
     smallest = math.inf

@@ -22,6 +22,9 @@ ROWS_PER_CLASS = 3
 PARTS = ("train", "validation", "test")
 """The parts of a split, in the order in which they are numbered."""
 
+WRITTEN = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
+"""What a split column, or the name of a folder, may say, in any case, and the part it means."""
+
 
 @dataclass(frozen=True)
 class Column:

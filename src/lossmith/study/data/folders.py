@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lossmith.study.data.dataset import PARTS, Dataset
+from lossmith.study.data.dataset import PARTS, WRITTEN, Dataset
 from lossmith.study.data.images import Images, Look, parse_look, read_images
-from lossmith.study.data.roles import WRITTEN
 from lossmith.study.errors import StudyError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")

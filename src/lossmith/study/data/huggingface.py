@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from lossmith._checks import nearest
-from lossmith.study.data.dataset import Dataset, Roles
+from lossmith.study.data.dataset import WRITTEN, Dataset, Roles
 from lossmith.study.data.images import Look, parse_look, read_images
-from lossmith.study.data.roles import WRITTEN, read_roles
+from lossmith.study.data.roles import read_roles
 from lossmith.study.data.tables import encode_table, encode_target
 from lossmith.study.errors import StudyError, one_line
 

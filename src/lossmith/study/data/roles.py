@@ -8,11 +8,8 @@ from numpy.typing import NDArray
 
 from lossmith._checks import nearest
 from lossmith.study.data.copies import Copies
-from lossmith.study.data.dataset import PARTS, Roles
+from lossmith.study.data.dataset import PARTS, WRITTEN, Roles
 from lossmith.study.errors import StudyError
-
-WRITTEN = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
-"""What a split column may say, in any case, and the part it means."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import integrate, stats
+import scipy
 
 from lossmith.study.statistics.paired import check_sizes, mean_and_error
 
@@ -79,7 +79,7 @@ def correlated_t(differences: np.ndarray, *, train_size: int, test_size: int, ro
     mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size, overlap=overlap)
     if error == 0:
         return Chances(0.0, 1.0, 0.0)
-    posterior = stats.t(len(differences) - 1, float(mean), float(error))
+    posterior = scipy.stats.t(len(differences) - 1, float(mean), float(error))
     worse, better = float(posterior.cdf(-rope)), float(posterior.sf(rope))
     return Chances(worse, 1 - worse - better, better)
 
@@ -153,10 +153,10 @@ def _largest(weights: tuple[float, float, float], place: int) -> float:
 
     def density(v: float) -> float:
         x = math.exp(v)  # over the logarithm, since the density of a weight below 1 has a pole at 0
-        return float(stats.gamma.pdf(x, weights[place])) * x * math.prod(float(stats.gamma.cdf(x, other)) for other in others)
+        return float(scipy.stats.gamma.pdf(x, weights[place])) * x * math.prod(float(scipy.stats.gamma.cdf(x, other)) for other in others)
 
     middle = math.log(weights[place])
-    left, right = (integrate.quad(density, *ends, epsabs=1e-12)[0] for ends in ((middle - 40, middle), (middle, middle + 8)))
+    left, right = (scipy.integrate.quad(density, *ends, epsabs=1e-12)[0] for ends in ((middle - 40, middle), (middle, middle + 8)))
     return left + right
 
 

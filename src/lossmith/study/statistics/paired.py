@@ -37,7 +37,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
+import scipy  # so in all of this room: `scipy.stats` is loaded when first used, and takes half a second that a worker needs not spend
 
 from lossmith.study.statistics.sequential import anytime_t
 from lossmith.study.statistics.signed_rank import signed_rank
@@ -184,8 +184,8 @@ def corrected_t(
     n = differences.shape[-1]
     mean, error = mean_and_error(differences, train_size=train_size, test_size=test_size, overlap=overlap)
     t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
-    reach = stats.t.isf(alpha / 2, n - 1) * error
-    return mean, mean - reach, mean + reach, 2 * stats.t.sf(np.abs(t), n - 1)
+    reach = scipy.stats.t.isf(alpha / 2, n - 1) * error
+    return mean, mean - reach, mean + reach, 2 * scipy.stats.t.sf(np.abs(t), n - 1)
 
 
 def mean_and_error(differences: np.ndarray, *, train_size: int, test_size: int, overlap: bool = True) -> tuple[_Numbers, _Numbers]:

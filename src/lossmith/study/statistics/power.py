@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from lossmith.study.statistics.paired import Test, check_sizes, shared_variance
 from lossmith.study.statistics.sequential import fewest_seeds, log_evidence, seeds_until_excluded
@@ -241,9 +241,9 @@ class _Plan:
             return float((evidence.max(-1) >= -math.log(self.level)).mean())
         # Over data sets the mean varies by s² (1/n + ratio) and s² is the variance within one, so that the statistic is a
         # noncentral t in the model that the correction assumes.
-        critical = stats.t.isf(self.level / 2, n - 1)
+        critical = scipy.stats.t.isf(self.level / 2, n - 1)
         centre = effect / math.sqrt(1 / n + self.ratio)
-        return float(stats.nct.sf(critical, n - 1, centre))
+        return float(scipy.stats.nct.sf(critical, n - 1, centre))
 
     def _lost(self, effect: float, n: int) -> float:
         """The probability that it would have been found, had it not been ended early; three standard errors above what is counted."""
@@ -258,7 +258,7 @@ class _Plan:
             found = rank_sums(d)[1] >= (math.inf if least is None else least)
         else:
             error = d.std(-1, ddof=1) * math.sqrt(1 / n + self.ratio)
-            found = d.mean(-1) >= stats.t.isf(self.level / 2, n - 1) * error
+            found = d.mean(-1) >= scipy.stats.t.isf(self.level / 2, n - 1) * error
         lost = float(found.sum()) / _ENDED_DRAWS
         return lost + 3 * math.sqrt(lost * (1 - lost) / _ENDED_DRAWS)
 

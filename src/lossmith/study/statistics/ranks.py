@@ -27,7 +27,7 @@ from itertools import combinations
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from lossmith.study.statistics.paired import direction, holm, rounded
 from lossmith.study.statistics.signed_rank import fewest_pairs, signed_rank
@@ -131,7 +131,7 @@ def rank(
     higher = direction(metric, higher_is_better)
     labels = list(values)
     table = _checked(values, method, alpha)
-    ranks = stats.rankdata(-table if higher else table, axis=1)
+    ranks = scipy.stats.rankdata(-table if higher else table, axis=1)
     mean_ranks = dict(sorted(zip(labels, ranks.mean(0).tolist(), strict=True), key=lambda one: one[1]))
     n, k = table.shape
     critical = nemenyi_critical_difference(n, k, alpha) if method == "nemenyi" else None
@@ -161,7 +161,7 @@ def friedman(values: np.ndarray) -> Friedman:
         7.6
     """
     n, k = values.shape
-    ranks = stats.rankdata(values, axis=1)
+    ranks = scipy.stats.rankdata(values, axis=1)
     spread = ((ranks - (k + 1) / 2) ** 2).sum()
     if spread == 0:
         return Friedman(0.0, 1.0, 0.0, 1.0)
@@ -169,7 +169,7 @@ def friedman(values: np.ndarray) -> Friedman:
     chi_squared = float((k - 1) * n**2 * ((ranks.mean(0) - (k + 1) / 2) ** 2).sum() / spread)
     left = n * (k - 1) - chi_squared
     f = (n - 1) * chi_squared / left if left > 1e-9 * n * (k - 1) else math.inf
-    return Friedman(chi_squared, float(stats.chi2.sf(chi_squared, k - 1)), f, float(stats.f.sf(f, k - 1, (k - 1) * (n - 1))))
+    return Friedman(chi_squared, float(scipy.stats.chi2.sf(chi_squared, k - 1)), f, float(scipy.stats.f.sf(f, k - 1, (k - 1) * (n - 1))))
 
 
 def nemenyi_critical_difference(data_sets: int, objectives: int, alpha: float = 0.05) -> float:
@@ -180,7 +180,7 @@ def nemenyi_critical_difference(data_sets: int, objectives: int, alpha: float = 
         >>> round(nemenyi_critical_difference(14, 4), 2)  # Demšar 2006, section 3.2.2
         1.25
     """
-    return float(stats.studentized_range.isf(alpha, objectives, np.inf)) * math.sqrt(objectives * (objectives + 1) / (12 * data_sets))
+    return float(scipy.stats.studentized_range.isf(alpha, objectives, np.inf)) * math.sqrt(objectives * (objectives + 1) / (12 * data_sets))
 
 
 def _by_signed_ranks(table: np.ndarray, labels: Sequence[str], mean_ranks: Mapping[str, float], higher: bool, alpha: float) -> list[Pair]:
@@ -203,7 +203,7 @@ def _by_mean_ranks(mean_ranks: Mapping[str, float], data_sets: int, alpha: float
     pairs = []
     for one, other in combinations(mean_ranks, 2):
         distance = (mean_ranks[other] - mean_ranks[one]) / math.sqrt(k * (k + 1) / (12 * data_sets))
-        p = float(stats.studentized_range.sf(distance, k, np.inf))
+        p = float(scipy.stats.studentized_range.sf(distance, k, np.inf))
         pairs.append(Pair(one, other, p, p, p <= alpha))
     return pairs
 

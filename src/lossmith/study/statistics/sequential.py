@@ -38,9 +38,8 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import root_scalar
-from scipy.special import logsumexp
 
 KAPPA = 1.5**2
 """Prior variance of mu / sigma under the alternative: effects of about the size that studies are planned for."""
@@ -196,7 +195,7 @@ def _excluding_shift(n: int, information: float, effect: float, miss: float) -> 
     most = effect * math.sqrt(information)  # of any differences, by Cauchy and Schwarz
     if short(-most) > 0:
         return -math.inf
-    return most if short(most) <= 0 else root_scalar(short, bracket=(-most, most), xtol=1e-12).root
+    return most if short(most) <= 0 else scipy.optimize.root_scalar(short, bracket=(-most, most), xtol=1e-12).root
 
 
 def _log_scale_integral(n: int, shift: np.ndarray) -> np.ndarray:
@@ -210,4 +209,4 @@ def _log_scale_integral(n: int, shift: np.ndarray) -> np.ndarray:
     below = int(np.ceil(_NEGLIGIBLE / (n * step.min()))) + 8 * _PER_DEVIATION
     nodes = np.log(top)[..., None] + step[..., None] * np.arange(-below, 10 * _PER_DEVIATION + 1)
     u = np.exp(nodes)
-    return logsumexp(n * nodes - u**2 / 2 + u * shift[..., None], axis=-1) + np.log(step)
+    return scipy.special.logsumexp(n * nodes - u**2 / 2 + u * shift[..., None], axis=-1) + np.log(step)

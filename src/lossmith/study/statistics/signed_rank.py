@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def fewest_pairs(comparisons: int, alpha: float = 0.05) -> int:
 
 def rank_sums(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray | np.integer]:
     """Twice the rank of each size along the last axis, which is whole even in ties, and twice the positive rank sum."""
-    ranks = np.rint(2 * rankdata(np.abs(differences), axis=-1)).astype(np.int64)
+    ranks = np.rint(2 * scipy.stats.rankdata(np.abs(differences), axis=-1)).astype(np.int64)
     return ranks, np.where(differences > 0, ranks, 0).sum(-1)
 
 
