@@ -1,4 +1,4 @@
-"""Logits kept where the head's gradient will be: three and a half matrix products where four were needed, in hardly more memory.
+"""Logits kept where the head's gradient will be: for their rows three matrix products in place of four, in hardly more memory.
 
 A backward pass writes a gradient of the head's size, classes times d numbers, for which nobody has any use before. Until then its room
 can hold the logits of d rows, which need not be computed again: all of a batch, or its first blocks. The peak of memory is what it was
