@@ -69,7 +69,7 @@ class Other(torch.Tensor):
 
 
 @pytest.mark.compile
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning", "ignore:`isinstance.treespec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
 @pytest.mark.parametrize("rows", [8, 1000])
 @pytest.mark.parametrize("way", ["torch.compile", "torch.export", "torch.export, strict", "torch.jit.trace"])
 def test_what_is_traced_takes_any_number_of_rows(way: str, rows: int) -> None:
