@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     def mask(self, input: Tensor) -> Tensor:
         """The input with every masked row replaced by zeros, so that what it held reaches neither value nor gradient."""
-        return input if self.whole else torch.where(self.keep.unsqueeze(self.axis), input, 0)
+        return input if self.whole and _can_be_saved(input) else torch.where(self.keep.unsqueeze(self.axis), input, 0)
 
     def like(self, x: Tensor) -> "Batch":
         """The same with its weights in the dtype of x."""
@@ -93,7 +93,12 @@ def _all_labels(opt: Call, target: Integer[Tensor, "*rows"], classes: int) -> bo
         return low.item() >= 0 and high.item() < classes
 
     usual = target.dtype == torch.int64 and target.numel() > 0 and not 0 <= opt.ignore_index < classes
-    return usual and is_seen(within, target)
+    return usual and is_seen(within, target) and _can_be_saved(target)
+
+
+def _can_be_saved(x: Tensor) -> bool:
+    """Whether autograd may save it for a backward pass: not what was made in inference mode, of which a mask makes a tensor like any."""
+    return not (x.is_inference() and torch.is_grad_enabled())
 
 
 def _layout(opt: Call, input: Logits | Source) -> tuple[int, torch.Size, int]:

@@ -76,9 +76,16 @@ def holds(condition: Callable[[], Tensor], on: Tensor, *, always_on_cpu: bool = 
 
 
 def is_seen(condition: Callable[[], Tensor | bool], on: Tensor) -> bool:
-    """Whether a condition on values can be seen to hold at no more than the price of computing it: on the CPU, not while tracing."""
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not tracing and on.device.type == "cpu" and _asked(condition) is True
+    """Whether a condition on values can be seen to hold at no more than the price of computing it: on the CPU, not while tracing.
+
+    Other kinds of tensors are not asked: of one that is spread over ranks each would see its own part, and go another way than the rest.
+    """
+    return not tracing() and type(on) is Tensor and on.device.type == "cpu" and _asked(condition) is True
+
+
+def tracing() -> bool:
+    """Whether what runs is written down, to be run on other values and sizes: by Dynamo, by export or by ``torch.jit.trace``."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _asked(condition: Callable[[], Tensor | bool]) -> bool | None:

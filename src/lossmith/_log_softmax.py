@@ -10,6 +10,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from lossmith._checks import tracing
 from lossmith._typing import Logits
 
 WORTHWHILE = 1 << 13
@@ -18,10 +19,9 @@ WORTHWHILE = 1 << 13
 
 def log_softmax(z: Logits, axis: int, dtype: torch.dtype) -> Logits:
     """``F.log_softmax(z, axis, dtype=dtype)``, to the bit, value and gradient."""
-    n, c = z.shape if z.ndim == 2 else (0, 0)
-    short = axis == 1 and n * c >= WORTHWHILE and z.device.type == "cpu" and z.dtype == dtype and c < _lanes(dtype)
-    if not short or torch.compiler.is_compiling():  # what is compiled is laid out by the compiler
+    if tracing() or not _short(z, axis, dtype):  # what is traced is laid out by the compiler, and is for other sizes too
         return F.log_softmax(z, axis, dtype=dtype)
+    n, c = z.shape
     # through one axis and back, so that the gradient comes row by row, as the values leave: laid out otherwise, what lies before
     # and after would be rounded otherwise
     columns = z.flatten().view(n, c).t()
@@ -29,6 +29,12 @@ def log_softmax(z: Logits, axis: int, dtype: torch.dtype) -> Logits:
     if spare:
         columns = F.pad(columns, (0, spare))
     return F.log_softmax(columns, 0)[:, :n].t().contiguous()
+
+
+def _short(z: Logits, axis: int, dtype: torch.dtype) -> bool:
+    """Whether rows are shorter than a vector, and many enough; of a plain tensor, whose layout is nobody else's concern."""
+    usual = type(z) is torch.Tensor and z.ndim == 2 and axis == 1 and z.device.type == "cpu" and z.dtype == dtype
+    return usual and z.numel() >= WORTHWHILE and z.shape[1] < _lanes(dtype)
 
 
 @cache

@@ -152,13 +152,16 @@ def reduce(value: Tensor, each: Tensor, opt: Call) -> Tensor:
     return value.sum() / divisor(each, opt)
 
 
-def divisor(each: Tensor, opt: Call) -> Tensor | float:
-    """What a mean divides by: the total weight of what is kept, or the denominator given; never 0."""
+def divisor(each: Tensor, opt: Call) -> Tensor:
+    """What a mean divides by: the total weight of what is kept, or the denominator given; never 0.
+
+    A tensor, because forward mode widens the slope of a 0-d sum that is divided by a number.
+    """
     if opt.denominator is None:
         return nonzero(each.sum())
     if isinstance(opt.denominator, Tensor):
         return nonzero(opt.denominator.to(each.dtype))
-    return opt.denominator or 1.0
+    return scalar(opt.denominator or 1.0, each)
 
 
 def nonzero(total: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -64,6 +65,15 @@ def everything(p: Problem, schedule: str, **how: object) -> torch.Tensor:
 def test_every_statistic_has_the_gradients_of_a_recomputation(p: Problem, how: dict[str, float]) -> None:
     kept, again = (gradients(everything(p, schedule, **how), p.inputs) for schedule in ("auto", "recompute"))
     assert_close(kept, again, 1e-12)
+
+
+def test_learnt_class_weights(p: Problem) -> None:
+    v = leaf(torch.linspace(0, 2, 1100, dtype=torch.float64))
+    found, expected = (
+        gradients(lossmith.cross_entropy(z, p.target, label_smoothing=0.2, weight=v), (*p.inputs, v))
+        for z in (LinearLogits(*p.inputs), dense(p))
+    )
+    assert_close(found, expected)
 
 
 def test_a_learnt_softcap_and_temperature(p: Problem) -> None:
@@ -205,6 +215,54 @@ def test_the_gradient_is_the_room_itself() -> None:
     assert explain(LinearLogits(hidden, weight), loss="rows").path == "kept"
     held = most_held(lambda: lossmith.focal_loss(LinearLogits(hidden, weight), target).backward())
     assert held < 4 * weight.numel() + 4 * 2**20
+
+
+def test_no_collector_is_needed_to_be_rid_of_the_room(p: Problem) -> None:
+    """A cycle would hold what is as large as the head until the next collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        value = lossmith.focal_loss(LinearLogits(*p.inputs), p.target)
+        assert room.is_held(p.weight)
+        del value
+        assert not room.is_held(p.weight)
+        value = lossmith.focal_loss(LinearLogits(*p.inputs), p.target)
+        value.backward()
+        assert not room.is_held(p.weight)
+    finally:
+        gc.enable()
+
+
+def test_many_threads_under_one_head() -> None:
+    p = problem(20, width=24, classes=700)
+    expected = gradients(lossmith.focal_loss(dense(p), p.target), p.inputs)
+
+    def work(_: int) -> None:
+        hidden = leaf(p.hidden)
+        for _ in range(5):
+            value = lossmith.focal_loss(LinearLogits(hidden, p.weight, p.bias), p.target)
+            assert_close(gradients(value, (hidden, p.weight, p.bias)), expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(work, range(8)))) == 8
+    assert not room.is_held(p.weight)
+
+
+@pytest.mark.parametrize("temperatures", [(), (2.0, 3.0)])
+def test_the_peak_is_above_that_of_a_recomputation_by_20_mib_at_most(temperatures: tuple[float, ...]) -> None:
+    """Where what lies beside the room is as much as it may be."""
+    hidden, weight = leaf(torch.randn(1448, 1448)), leaf(torch.randn(1100, 1448) / 38)
+    target = torch.randint(1100, (1448,))
+    assert explain(LinearLogits(hidden, weight), loss="rows").path == "kept"
+
+    def step(schedule: str) -> None:
+        source = LinearLogits(hidden, weight, schedule=schedule, softcap=3.0)
+        found = source.row_stats(("log_prob", "entropy"), target, temperatures=temperatures)
+        total = sum(part.sum() for part in found if part is not None)
+        gradients(total, (hidden, weight))
+
+    kept, again = (most_held(lambda how=how: step(how)) for how in ("auto", "recompute"))
+    assert 0 < kept - again < 20 * 2**20
 
 
 def test_kept_rows() -> None:

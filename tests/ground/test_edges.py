@@ -117,6 +117,26 @@ def test_a_wide_hyper_parameter_or_denominator_does_not_widen_the_loss():
         assert loss.dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cross_entropy", {}),
+        ("cross_entropy", {"denominator": 5.0}),
+        ("crammer_singer", {}),
+        ("dice_cross_entropy", {}),
+        ("dice_cross_entropy", {"dice_weight": 0.3, "cross_entropy_weight": 2.0}),
+    ],
+    ids=str,
+)
+def test_a_slope_in_forward_mode_is_as_wide_as_the_loss(name, ignored, options):
+    # torch widens that of a 0-d tensor beside a number to float64
+    z, y = logits(6, 4), torch.tensor([0, 1, 2, 3, 2, -100 if ignored else 1])
+    value, slope = torch.func.jvp(lambda x: getattr(lossmith, name)(x, y, **options), (z,), (z,))
+    assert value.dtype == slope.dtype == torch.float32
+
+
 @pytest.mark.parametrize("share", [{"weight": torch.tensor([0.0, 1.0])}, {"label_smoothing": torch.tensor(0.0)}, {"label_smoothing": 1.0}])
 @pytest.mark.parametrize("soft", [False, True])
 def test_no_share_of_an_infinite_loss_is_nothing(share, soft):

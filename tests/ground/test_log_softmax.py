@@ -58,7 +58,38 @@ def test_short_rows_do_go_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
     log_softmax(drawn(100, 10), 1, torch.float32)  # so few that the calls would cost more
     log_softmax(drawn(1000, 16), 1, torch.float32)  # torch adds lane by lane, and so in another order
     log_softmax(drawn(1000, 10).to(torch.bfloat16), 1, torch.float32)
-    assert axes == [0, 1, 1, 1]
+    log_softmax(drawn(1000, 10).as_subclass(Other), 1, torch.float32)  # spread over ranks, say, and not to be flattened
+    assert axes == [0, 1, 1, 1, 1]
+
+
+class Other(torch.Tensor):
+    """A kind of tensor that is not torch's own."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("rows", [8, 1000])
+@pytest.mark.parametrize("way", ["torch.compile", "torch.export", "torch.export, strict", "torch.jit.trace"])
+def test_what_is_traced_takes_any_number_of_rows(way: str, rows: int) -> None:
+    """Few rows and many alike: the size from which the other way is worthwhile is no part of what was traced."""
+
+    class Whole(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return log_softmax(z, 1, torch.float32)
+
+    z, others = drawn(rows, 10).detach(), drawn(1008 - rows, 10).detach()
+    if way == "torch.compile":
+        torch._dynamo.reset()
+        traced = torch.compile(Whole(), backend="eager", fullgraph=True, dynamic=True)
+    elif way == "torch.jit.trace":
+        traced = torch.jit.trace(Whole(), (z,), check_trace=False)
+    else:
+        sizes = {"z": {0: torch.export.Dim("n", max=10_000)}}
+        traced = torch.export.export(Whole(), (z,), dynamic_shapes=sizes, strict=way.endswith("strict")).module()
+    for some in (z, others):
+        assert torch.equal(traced(some), F.log_softmax(some, 1))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, from forward over reverse

@@ -38,6 +38,38 @@ def test_what_is_seen_to_be_whole() -> None:
     assert not is_whole(y, ignore_index=2)
     assert not is_whole(y, sample_weight=torch.ones(6))
     assert not is_whole(torch.tensor([0, -100, 3]))
+    assert not is_whole(y.as_subclass(Spread))
+    assert not is_whole(made_in_inference_mode(y))
+    with torch.inference_mode():
+        assert is_whole(y)
+
+
+class Spread(Tensor):
+    """A kind of tensor of which every rank may see another part, as DTensor is: ranks that see differently would wait for each other."""
+
+
+def made_in_inference_mode(x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return x.clone()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_labels_and_logits_made_in_inference_mode(name: str) -> None:
+    """Pseudo-labels are: autograd does not keep such tensors."""
+    objective = getattr(lossmith, name)
+    z, y = rows()
+    z.requires_grad_()
+    found, wanted = (torch.autograd.grad(objective(z, labels), z)[0] for labels in (made_in_inference_mode(y), y))
+    assert torch.equal(found, wanted)
+
+
+def test_logits_made_in_inference_mode_reach_a_row_function_as_others() -> None:
+    """So that a hyper-parameter can be learnt on them."""
+    z, y = rows()
+    strange = made_in_inference_mode(z)
+    batch = frame(read(_log_loss, {}, {"label_smoothing": 0.0}), strange, y)
+    assert batch.whole
+    assert not batch.mask(strange).is_inference()
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -41,9 +41,9 @@ class LinearLogits:
     Rows that are ignored, or have a sample weight of 0, cost nothing and may hold anything.
 
     A sum or mean of cross-entropies forms its gradients in the forward pass, in three matrix products. Where more is made of the
-    log-probabilities, the logits of d rows wait for the backward pass in the room of the head's gradient, and those of the others are
-    computed again, a fourth product; under a head without gradients two are enough. :func:`explain` says which it is. Everything is
-    differentiable twice, forwards, and under ``torch.func``; then the logits of a block of rows exist at a time.
+    log-probabilities, the logits of d rows (under a wide head, of fewer) wait for the backward pass in the room of the head's gradient, and
+    those of the others are computed again, a fourth product; under a head without gradients two are enough. :func:`explain` says which it
+    is. Everything is differentiable twice, forwards, and under ``torch.func``; then the logits of a block of rows exist at a time.
 
     Args:
         hidden: hidden states `(*rows, d)`; a target has the shape of the rows.

@@ -1,8 +1,8 @@
-"""Logits kept where the head's gradient will be: three and a half matrix products where four were needed, in no more memory.
+"""Logits kept where the head's gradient will be: for their rows three matrix products in place of four, in hardly more memory.
 
 A backward pass writes a gradient of the head's size, classes times d numbers, for which nobody has any use before. Until then its room
-can hold the logits of d rows, which need not be computed again: all of a batch, or its first blocks. The peak of memory is what it was,
-since the gradient takes the place of the logits, a tile of classes at a time.
+can hold the logits of d rows, which need not be computed again: all of a batch, or its first blocks. The peak of memory is what it was
+but for :data:`BESIDE` and a tile of all these rows, since the gradient takes the place of the logits, a tile of classes at a time.
 
 The logits of a tile lie where the gradient of its classes will be. So the way back through these rows goes over the classes outside and
 over the blocks of rows inside, where the engine otherwise does the reverse.

@@ -39,7 +39,7 @@ def linear_stats(
         \log p_y, \quad z_y, \quad \log\textstyle\sum_k e^{z_k}, \quad H = -\sum_k p_k \log p_k, \quad \bar z = \sum_k v_k z_k
 
     of the logits of :class:`LinearLogits`. What is made of them afterwards is ordinary torch, and the logits are computed again
-    once in the backward pass, however many of these there are. Further statistics take a pass, or a head, of their own: the
+    once at most in the backward pass, however many of these there are. Further statistics take a pass, or a head, of their own: the
     cross-entropy :math:`-\sum_k q_k \log p_k` to a teacher's prediction q and the mean :math:`\sum_k q_k z_k` under it; the logarithm of
     the probability of the k most likely classes together; and the logits of given classes, which take no pass over the vocabulary.
 

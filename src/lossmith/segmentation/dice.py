@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from lossmith._batch import frame, weigh
 from lossmith._options import SetOptions
-from lossmith._reduce import Call, along_axis, check_weight, full_precision, in_dtype, times
+from lossmith._reduce import Call, along_axis, check_weight, full_precision, in_dtype, scalar, times
 from lossmith._rows import expected, log_probabilities
 from lossmith._sets import channel_frame, mean_over, of_counts, read_set
 from lossmith._typing import Float, Hyper, Integer, Over, Shaped, Tensor
@@ -192,7 +192,8 @@ def dice_cross_entropy(
     with full_precision(input):
         value, each = (_channel_log_losses if activation == "sigmoid" else _class_log_losses)(opt, input, target)
         scale = in_dtype(weights, input)
-        return scale["dice_weight"] * dice + times(scale["cross_entropy_weight"], mean_over(value, each, opt))
+        log_loss = mean_over(value, each, opt)
+        return scalar(scale["dice_weight"], dice) * dice + times(scalar(scale["cross_entropy_weight"], log_loss), log_loss)
 
 
 def _class_log_losses(opt: Call, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
