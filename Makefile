@@ -16,7 +16,7 @@ TEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist wo
 # An int where a float is annotated is right, as for any type checker; beartype has to be told.
 TYPECHECKER = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
-# Many container images say that no bytecode be written. The tests start a hundred processes, each of which would then compile torch anew.
+# Many container images say that no bytecode be written. The tests start many processes, each of which would then compile torch anew.
 export PYTHONDONTWRITEBYTECODE =
 
 STAMP = $(VENV)/.installed

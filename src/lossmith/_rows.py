@@ -11,8 +11,8 @@ form           row function                                               contra
 ``logits``     ``row(z, y)``, ``z`` `(*rows, c)`, ``y`` `(*rows)` indices  anything, along the last axis of ``z``
 =============  =========================================================  ==================================================
 
-Each gives one loss a row. Class probabilities mean one thing throughout: the expectation of the loss over labels drawn from them,
-:math:`\\sum_k t_k w_k \\ell(z, k)`.
+Each gives one loss a row, and writes in none of its arguments, which may be the caller's own. Class probabilities mean one thing
+throughout: the expectation of the loss over labels drawn from them, :math:`\\sum_k t_k w_k \\ell(z, k)`.
 """
 
 from collections.abc import Callable, Mapping

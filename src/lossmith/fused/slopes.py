@@ -85,14 +85,15 @@ class BlockSlope:
             z += self.mean.unsqueeze(1) * v
         return z
 
-    def _of_p(self, z: Tensor, beside: Tensor) -> Tensor:
+    def _of_p(self, z: Tensor, beside: Tensor) -> None:
         """The slope at temperature 1 but for the labels, from log-probabilities."""
-        if self.on_h is None:
-            return exponentials(z, z).mul_(self.on_p)
-        torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
-        return exponentials(z, z).mul_(torch.sub(self.on_p, beside, out=beside))
+        factor = self.on_p
+        if self.on_h is not None:
+            torch.mul(z.clamp_min_(NOTHING), self.on_h, out=beside)
+            factor = torch.sub(self.on_p, beside, out=beside)
+        exponentials(z, z).mul_(factor)
 
-    def _of_every_p(self, z: Tensor, beside: Tensor, hit: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _of_every_p(self, z: Tensor, beside: Tensor, hit: tuple[Tensor, Tensor] | None) -> None:
         """The slope at all temperatures: where one is half another, its exponentials are squared."""
         slope, sum_of = None, self._third(z)
         for beta, shift, weights in self.chains:
@@ -111,7 +112,6 @@ class BlockSlope:
                 torch.addcmul(slope, e, weight, out=z)
         if hit is not None:
             z[hit] += self.at_label[hit[0]]
-        return z
 
     def _third(self, z: Tensor) -> Tensor:
         """Room for a tile, the same for every one of the block."""
